@@ -1,0 +1,36 @@
+# Each target makes .venv first where it is missing or older than the lock, so that any of them is one command on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo test check bench lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, found ' + sys.version.split()[0] + ': make setup PYTHON=python3.11')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev,docs]'
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/python -m flows.demo --out demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+# The tested set of versions: installed fresh, tested, then frozen.
+lock: setup
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^muse-nuclei' > requirements.lock
+
+clean:
+	rm -rf .venv build demo *.egg-info

@@ -1,0 +1,1 @@
+"""Prefect flows, one a file: each task is a decorator, a log line and one call into muse_core."""

@@ -1,0 +1,97 @@
+"""TOML file and --set overrides to a frozen settings object; errors in the user's words."""
+
+import json
+import tomllib
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from muse_core.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of every stage's settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def load_settings(kind: type[AnySettings], path: Path | None = None, overrides: Iterable[str] = ()) -> AnySettings:
+    """Read `kind` from a TOML file and `a.b=value` overrides, later ones winning.
+
+    Args:
+        kind: the settings class.
+        path: a TOML file; None for the defaults.
+        overrides: strings `key=value` with dotted keys; values are TOML (`3`, `0.5`, `true`, `[1, 2]`) or else plain text.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type or range.
+    """
+    values: dict[str, Any] = _read_toml(path) if path else {}
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, kind, path)) from None
+
+
+def settings_hash(settings: Settings) -> str:
+    """Twelve hex digits that change whenever a setting does."""
+    text = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:12]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {path}: {error.strerror or error}; give an existing TOML file with --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: not TOML: {error}") from None
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r}: expected key=value, such as --set rois.max_per_slide=20")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
+        values = child
+    values[last] = value
+
+
+def _explain(error: ValidationError, kind: type[Settings], path: Path | None) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r} (known here: {', '.join(_siblings(kind, problem['loc']))})")
+        else:
+            lines.append(f"{key} = {problem['input']!r}: {problem['msg']}")
+    return f"config {path or 'values'}: " + "; ".join(lines)
+
+
+def _siblings(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that would have been accepted where an unknown one stood."""
+    for part in location[:-1]:
+        annotation = kind.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        kind = annotation
+    return sorted(kind.model_fields)

@@ -1,0 +1,81 @@
+"""Everything a caller may meet and handle.
+
+    MuseError
+    ├── ManifestError     the manifest or one of its rows
+    ├── AcquireError      a slide file could not be had whole
+    ├── SlideReadError    a slide file could not be opened or decoded
+    ├── MppError          the slide's µm/px is missing or of no use
+    ├── TissueError       the slide holds nothing to work on
+    ├── DatasetError      a table or dataset is not what it should be
+    ├── ConfigError       a setting or command-line value
+    └── OutputError       the output folder: locked, read-only or full
+
+Each instance carries `reason`, the short machine-readable word of the slides table, and a message of one line that says what,
+which file, the value found, the value needed and what to do next. Catch `MuseError` for all of them.
+"""
+
+
+class MuseError(Exception):
+    """Base of all errors raised on purpose; `reason` is a word for tables, the text is a line for people."""
+
+    default_reason = "failed"
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(" ".join(message.split()))
+        self.reason = reason or self.default_reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders (Dask); the keyword-only reason would be lost by the default.
+        return (_rebuild, (type(self), str(self), self.reason))
+
+
+def _rebuild(kind: type[MuseError], message: str, reason: str) -> MuseError:
+    return kind(message, reason=reason)
+
+
+class ManifestError(MuseError, ValueError):
+    """A manifest that cannot be read, or a row of it that makes no sense."""
+
+    default_reason = "manifest_invalid"
+
+
+class AcquireError(MuseError, OSError):
+    """A slide file could not be fetched whole: not_found, download_failed, size_mismatch, checksum_mismatch."""
+
+    default_reason = "download_failed"
+
+
+class SlideReadError(MuseError, OSError):
+    """A slide file that no reader opens, or a region of it that none decodes."""
+
+    default_reason = "unreadable"
+
+
+class MppError(MuseError, ValueError):
+    """The slide's µm/px is missing (mpp_missing) or coarser than the work needs (mpp_too_coarse)."""
+
+    default_reason = "mpp_missing"
+
+
+class TissueError(MuseError, ValueError):
+    """Nothing to work on: no_tissue, or no_rois where the tissue has no room for one."""
+
+    default_reason = "no_tissue"
+
+
+class DatasetError(MuseError, ValueError):
+    """A table, a ROI image or a label file is not what its schema says."""
+
+    default_reason = "dataset_invalid"
+
+
+class ConfigError(MuseError, ValueError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+    default_reason = "config_invalid"
+
+
+class OutputError(MuseError, OSError):
+    """The output cannot be written: locked by another run, read-only, or the disk is full."""
+
+    default_reason = "output_unwritable"

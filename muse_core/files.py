@@ -1,0 +1,66 @@
+"""Files written whole or not at all, and names that stay inside their folder."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from muse_core.errors import OutputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success it is flushed to disk and renamed to `path`, on failure removed.
+
+    Raises:
+        OutputError: the disk is full (reason disk_full) or the folder cannot be written (output_unwritable).
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise as_output_error(error, path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def as_output_error(error: OSError, path: Path) -> OSError:
+    """The OutputError that tells a person what a failed write means; other errors come back as they are."""
+    if isinstance(error, OutputError):
+        return error
+    if error.errno in _FULL:
+        return OutputError(f"{path}: no space left on the disk; free some or give another --out", reason="disk_full")
+    if error.errno in _READ_ONLY:
+        return OutputError(f"{path}: cannot be written ({error.strerror}); give a writable --out")
+    return error
+
+
+def safe_name(name: str) -> str:
+    """A reversible file name for any identifier: letters, digits, '.', '_', '-' stay, all else is percent-encoded.
+
+    The result never is '.', '..', hidden or a path: `safe_name('../a b')` is '%2E.%2Fa%20b'.
+    """
+    encoded = quote(name, safe="").replace("~", "%7E")
+    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+
+
+def _umask() -> int:
+    # Reading the mask means setting it; there is no other portable way.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

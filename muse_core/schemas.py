@@ -1,0 +1,84 @@
+"""One Arrow schema a table, with the unit or frame of each column in its field metadata."""
+
+import pyarrow as pa
+
+from muse_core.errors import DatasetError
+
+
+def _field(name: str, kind: pa.DataType, *, unit: str = "", nullable: bool = True) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"unit": unit} if unit else None)
+
+
+NUCLEUS = pa.struct(
+    [
+        _field("x", pa.float32(), unit="px, roi frame"),
+        _field("y", pa.float32(), unit="px, roi frame"),
+        _field("score", pa.float32(), unit="0..1"),
+    ]
+)
+
+SLIDES = pa.schema(
+    [
+        _field("slide_id", pa.string(), nullable=False),
+        _field("case_id", pa.string()),
+        _field("project", pa.string()),
+        _field("uri", pa.string()),
+        _field("status", pa.string(), nullable=False),  # done, failed, skipped
+        _field("reason", pa.string()),  # a word: unreadable, mpp_missing, no_tissue, checksum_mismatch, ...
+        _field("message", pa.string()),  # a line for people
+        _field("md5", pa.string()),
+        _field("size", pa.int64(), unit="byte"),
+        _field("vendor", pa.string()),
+        _field("reader", pa.string()),  # cucim, openslide or tifffile
+        _field("reader_check", pa.string()),  # how the reader was checked before it was trusted
+        _field("mpp_x", pa.float64(), unit="um/px"),
+        _field("mpp_y", pa.float64(), unit="um/px"),
+        _field("mpp_source", pa.string()),
+        _field("width_level0", pa.int64(), unit="px, level0 frame"),
+        _field("height_level0", pa.int64(), unit="px, level0 frame"),
+        _field("level_count", pa.int32()),
+        _field("tissue_mm2", pa.float64(), unit="mm2"),
+        _field("n_rois", pa.int64()),
+        _field("n_nuclei", pa.int64()),
+        _field("n_failed_rois", pa.int64()),
+        _field("seconds", pa.float64(), unit="s"),
+        _field("versions", pa.string()),  # JSON: package to version
+    ]
+)
+
+ROIS = pa.schema(
+    [
+        _field("roi_id", pa.string(), nullable=False),
+        _field("slide_id", pa.string(), nullable=False),
+        _field("case_id", pa.string()),
+        _field("project", pa.string()),
+        _field("x_level0", pa.float64(), unit="px, level0 frame", nullable=False),
+        _field("y_level0", pa.float64(), unit="px, level0 frame", nullable=False),
+        _field("width_level0", pa.float64(), unit="px, level0 frame", nullable=False),
+        _field("height_level0", pa.float64(), unit="px, level0 frame", nullable=False),
+        _field("mpp", pa.float64(), unit="um/px", nullable=False),
+        _field("width_px", pa.int32(), unit="px, roi frame", nullable=False),
+        _field("height_px", pa.int32(), unit="px, roi frame", nullable=False),
+        _field("tissue_fraction", pa.float32(), unit="0..1"),
+        _field("n_nuclei", pa.int32()),
+        _field("nuclei", pa.list_(pa.field("element", NUCLEUS, nullable=False))),
+        _field("image", pa.binary(), nullable=False),
+        _field("image_format", pa.string(), nullable=False),
+    ]
+)
+
+
+def check_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    """The table cast to the schema, in the schema's column order.
+
+    Raises:
+        DatasetError: a column is missing, is too many or cannot be cast.
+    """
+    missing = [field.name for field in schema if field.name not in table.column_names]
+    extra = [column for column in table.column_names if column not in schema.names]
+    if missing or extra:
+        raise DatasetError(f"{name}: columns missing: {missing or 'none'}; not expected: {extra or 'none'}")
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
+        raise DatasetError(f"{name}: {error}") from None

@@ -1,0 +1,1 @@
+"""Slides: one interface over cuCIM, OpenSlide and tifffile."""
