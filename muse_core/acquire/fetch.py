@@ -1,0 +1,177 @@
+"""One slide to a verified local file."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from muse_core.acquire.partial import PartialFile, md5_of
+from muse_core.acquire.settings import AcquireSettings
+from muse_core.acquire.transfer import Transfer, fsspec_transfer, http_transfer
+from muse_core.errors import AcquireError
+from muse_core.files import safe_name, whole_file
+from muse_core.retry import TransientError, with_retries
+from muse_core.uris import local_path, public_uri, scheme_of, uri_suffix
+
+_log = logging.getLogger(__name__)
+
+
+class SlideSource(Protocol):
+    """What is to be fetched: a manifest row, or anything like it."""
+
+    @property
+    def slide_id(self) -> str: ...  # noqa: D102
+    @property
+    def uri(self) -> str: ...  # noqa: D102
+    @property
+    def size(self) -> int | None: ...  # noqa: D102
+    @property
+    def md5(self) -> str | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Acquired:
+    """A whole, verified slide file."""
+
+    path: Path
+    md5: str
+    size: int  # byte
+    transient: bool = False  # to be deleted after use
+
+
+def acquire(source: SlideSource, folder: Path, settings: AcquireSettings) -> Acquired:
+    """Get one slide: a local file is used where it is, any other is fetched to `folder/ID/ID.suffix`.
+
+    A download that was cut, even by a killed run, goes on where it ended; a whole file is not fetched again.
+
+    Raises:
+        AcquireError: not_found, size_mismatch, checksum_mismatch or download_failed.
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    local = local_path(source.uri)
+    if local is not None:
+        return _in_place(source, local)
+    target = slide_file(source, folder)
+    there = _already_there(source, target)
+    if there is None:
+        target.unlink(missing_ok=True)  # of another version of the manifest; not to take the room of two
+    return there or _fetch(source, target, settings)
+
+
+def slide_file(source: SlideSource, folder: Path) -> Path:
+    """Where a fetched slide is put: in a folder of its own, so that no two slides share a file, whatever their ids."""
+    name = safe_name(source.slide_id)
+    return folder / name / (name + uri_suffix(source.uri))
+
+
+def source_fingerprint(source: SlideSource) -> str:
+    """A short text that changes when the source does, had without reading it: to tell whether work must be redone.
+
+    For a local file its size and time of change count, for others what the manifest says.
+    """
+    local = local_path(source.uri)
+    parts = [source.uri, str(source.size), str(source.md5)]
+    if local is not None and local.is_file():
+        status = local.stat()
+        parts += [str(status.st_size), str(status.st_mtime_ns)]
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _in_place(source: SlideSource, path: Path) -> Acquired:
+    if path.is_dir():
+        raise AcquireError(f"{path} is a folder; the uri must name the slide file", reason="not_found")
+    try:
+        size = path.stat().st_size
+        if source.size is not None and size != source.size:
+            raise AcquireError(f"{path} has {size} bytes, the manifest says {source.size}", reason="size_mismatch")
+        md5 = md5_of(path)
+    except FileNotFoundError:
+        raise AcquireError(f"no file {path}; check the uri in the manifest", reason="not_found") from None
+    except AcquireError:
+        raise
+    except OSError as error:
+        raise AcquireError(f"{path}: {error.strerror or error}") from error
+    if source.md5 is not None and md5 != source.md5:
+        raise AcquireError(f"{path} has md5 {md5}, the manifest says {source.md5}", reason="checksum_mismatch")
+    return Acquired(path, md5, size)
+
+
+def _already_there(source: SlideSource, target: Path) -> Acquired | None:
+    """A file that an earlier run finished, if it is what the manifest now asks for."""
+    if not target.is_file():
+        return None
+    size, recorded = target.stat().st_size, _recorded_md5(source, target)
+    if source.size is not None and size != source.size:
+        return None
+    if recorded is None and source.md5 is not None:
+        recorded = md5_of(target)
+    if recorded is None or (source.md5 is not None and recorded != source.md5):
+        return None
+    return Acquired(target, recorded, size)
+
+
+def _fetch(source: SlideSource, target: Path, settings: AcquireSettings) -> Acquired:
+    with PartialFile(target, _source_key(source)) as part:
+        try:
+            if scheme_of(source.uri) not in {"http", "https", "gdc"}:
+                md5 = _fetch_part(source, part, fsspec_transfer(source.uri, settings), settings)
+            else:
+                timeout = httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s)
+                with httpx.Client(timeout=timeout, follow_redirects=True) as client:
+                    url = source.uri.replace("gdc://", settings.gdc_url.rstrip("/") + "/data/", 1)
+                    transfer = http_transfer(client, url, settings, size=source.size, md5=source.md5)
+                    md5 = _fetch_part(source, part, transfer, settings)
+        except TransientError as error:
+            message = f"{source.slide_id}: {public_uri(source.uri)}: {error}; given up, run again later"
+            raise AcquireError(message, reason=error.reason) from error
+    _record_md5(source, target, md5)
+    return Acquired(target, md5, part.size)
+
+
+def _fetch_part(source: SlideSource, part: PartialFile, transfer: Transfer, settings: AcquireSettings) -> str:
+    """Try until the part is whole and right; its md5."""
+    fruitless = bad_files = 0
+
+    def attempt() -> str:
+        nonlocal fruitless, bad_files
+        had = part.size
+        try:
+            total = part.size if part.size and part.size == source.size else transfer(part)
+            return part.finish(size=source.size or total, md5=source.md5)
+        except TransientError as error:
+            bad_files += error.reason != "download_failed"
+            fruitless = 1 if part.size - had >= settings.min_progress_bytes else fruitless + 1
+            error.attempt = fruitless if bad_files < settings.max_bad_files else settings.retry.max_attempts
+            raise
+
+    return with_retries(attempt, settings.retry)
+
+
+def _source_key(source: SlideSource) -> str:
+    """Tells sources apart without writing their secrets to the disk."""
+    return hashlib.sha256(f"{source.uri}\n{source.md5}\n{source.size}".encode()).hexdigest()
+
+
+def _record_md5(source: SlideSource, target: Path, md5: str) -> None:
+    """Write `NAME.md5`, which `md5sum -c` reads too, so that a later run need not read the slide to know it."""
+    with whole_file(_md5_file(target)) as temporary:
+        temporary.write_text(f"# source {_source_key(source)}\n{md5}  {target.name}\n", encoding="utf-8")
+
+
+def _recorded_md5(source: SlideSource, target: Path) -> str | None:
+    """The md5 on record, if it is of this source and the file was not touched since."""
+    record = _md5_file(target)
+    try:
+        if record.stat().st_mtime_ns < target.stat().st_mtime_ns:
+            return None
+        key, md5 = record.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    return md5[:32] if key == f"# source {_source_key(source)}" else None
+
+
+def _md5_file(target: Path) -> Path:
+    return target.with_name(target.name + ".md5")

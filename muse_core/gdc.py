@@ -1,0 +1,261 @@
+"""The TCGA cohort from GDC's API, and the patients that a benchmark tests on held out of it.
+
+Source: https://docs.gdc.cancer.gov/API/Users_Guide/Search_and_Retrieval/
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import httpx
+from pydantic import Field
+
+from muse_core.config import Settings
+from muse_core.errors import AcquireError, ManifestError
+from muse_core.retry import RetrySettings, TransientError, raise_if_busy, with_retries
+from muse_core.tcga import patient_barcode, patient_barcodes, slide_ids
+
+_log = logging.getLogger(__name__)
+_FIELDS = "file_id,file_name,md5sum,file_size,cases.submitter_id,cases.project.project_id"
+
+
+class GdcSettings(Settings):
+    """Where and how GDC is asked."""
+
+    api_url: str = Field(default="https://api.gdc.cancer.gov", description="base of GDC's API")
+    page_size: int = Field(default=1000, ge=1, le=10_000, description="slides asked for at a time")
+    timeout_s: float = Field(default=60.0, gt=0)
+    retry: RetrySettings = RetrySettings()
+
+
+@dataclass(frozen=True)
+class GdcSlide:
+    """One diagnostic slide as GDC tells of it; has the attributes of a manifest row."""
+
+    file_id: str
+    file_name: str
+    slide_id: str
+    case_id: str
+    project: str
+    size: int | None  # byte
+    md5: str | None
+    mpp: float | None = None  # GDC does not say; the slide does
+
+    @property
+    def uri(self) -> str:
+        """The slide's source as a manifest has it."""
+        return f"gdc://{self.file_id}"
+
+
+class CohortSlide(Protocol):
+    """A slide with its patient."""
+
+    @property
+    def slide_id(self) -> str: ...  # noqa: D102
+    @property
+    def case_id(self) -> str: ...  # noqa: D102
+
+
+AnyCohortSlide = TypeVar("AnyCohortSlide", bound=CohortSlide)
+
+
+@dataclass(frozen=True)
+class HoldOutList:
+    """Patients whose slides must not be trained on."""
+
+    name: str
+    patients: frozenset[str]
+
+
+def query_slides(
+    projects: Sequence[str] = (),
+    settings: GdcSettings | None = None,
+    *,
+    on_page: Callable[[int, int], None] | None = None,
+) -> tuple[GdcSlide, ...]:
+    """All open-access diagnostic SVS slides of TCGA, or of the projects named, sorted by file id.
+
+    Args:
+        projects: project ids such as TCGA-BRCA; none for every project of the TCGA program.
+        settings: where and how to ask.
+        on_page: called with the slides had so far and the total.
+
+    Raises:
+        AcquireError: GDC cannot be reached, or its answer is not whole.
+        ManifestError: a project named has no such slide.
+    """
+    settings = settings or GdcSettings()
+    hits: dict[str, dict[str, Any]] = {}
+    total, asked_from = 1, 0
+    with httpx.Client(timeout=settings.timeout_s, follow_redirects=True) as client:
+        while asked_from < total:
+            page, total = _page(client, settings, slide_filters(projects), asked_from)
+            hits |= {str(hit["file_id"]): hit for hit in page}
+            if not page:
+                break
+            asked_from += len(page)
+            if on_page:
+                on_page(asked_from, total)
+    if len(hits) != total:
+        raise AcquireError(
+            f"{settings.api_url}: {len(hits)} of {total} slides came; its data may just be changing, ask again"
+        )
+    slides = _to_slides([hits[file_id] for file_id in sorted(hits)])
+    found = {slide.project for slide in slides}
+    if unknown := [project for project in projects if project not in found]:
+        raise ManifestError(
+            f"GDC has no open diagnostic slide of project {', '.join(unknown)}; ids look like TCGA-BRCA"
+        )
+    return slides
+
+
+def slide_filters(projects: Sequence[str]) -> dict[str, Any]:
+    """GDC's filter for open-access diagnostic slides of the projects, or of all of TCGA."""
+    of_whom = {"cases.project.project_id": list(projects)} if projects else {"cases.project.program.name": ["TCGA"]}
+    wanted = of_whom | {
+        "files.data_type": ["Slide Image"],
+        "files.experimental_strategy": ["Diagnostic Slide"],
+        "files.data_format": ["SVS"],
+        "files.access": ["open"],
+    }
+    content = [{"op": "in", "content": {"field": field, "value": values}} for field, values in wanted.items()]
+    return {"op": "and", "content": content}
+
+
+def read_hold_out(path: Path, *, subsets: Sequence[str] = ("test",)) -> HoldOutList:
+    """The patients of a list: any text with TCGA barcodes, or OCELOT's metadata.json.
+
+    Args:
+        path: BRCA-M2C's list of patches, a CSV, a manifest, barcodes a line; text after '#' does not count.
+        subsets: of OCELOT's samples, those to hold out; samples that name no subset are all held out.
+
+    Raises:
+        ManifestError: the list cannot be read or has no barcode in it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ManifestError(f"hold-out list {path}: {error.strerror or error}; give an existing file") from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"hold-out list {path}: not UTF-8 text; give one TCGA barcode or slide id a line") from None
+    if path.suffix.lower() == ".json":
+        patients = _ocelot_patients(path, text, subsets)
+    else:
+        patients = patient_barcodes("\n".join(line.partition("#")[0] for line in text.splitlines()))
+    if not patients:
+        raise ManifestError(
+            f"hold-out list {path}: no TCGA barcode such as TCGA-A8-A099 in it; nothing would be held out"
+        )
+    return HoldOutList(path.name, patients)
+
+
+def hold_out(
+    slides: Iterable[AnyCohortSlide], lists: Sequence[HoldOutList]
+) -> tuple[tuple[AnyCohortSlide, ...], dict[str, int]]:
+    """The slides of patients on no list, in order, and how many slides each list holds out (on two lists: for both)."""
+    kept, counts = [], dict.fromkeys((one.name for one in lists), 0)
+    for slide in slides:
+        patients = {patient_barcode(slide.case_id), patient_barcode(slide.slide_id)} - {None}
+        hits = {one.name for one in lists if patients & one.patients}
+        for name in hits:
+            counts[name] += 1
+        if not hits:
+            kept.append(slide)
+    for name, count in counts.items():
+        _log.info("hold-out list %s: %d slides held out", name, count)
+    return tuple(kept), counts
+
+
+def default_hold_out_paths() -> tuple[Path, ...]:
+    """The hold-out lists that come with the project, in data_manifests/.
+
+    Raises:
+        ManifestError: the code is installed without that folder.
+    """
+    folder = Path(__file__).resolve().parents[1] / "data_manifests"
+    paths = tuple(sorted(folder.glob("holdout_*.txt")))
+    if not paths:
+        raise ManifestError(f"no holdout_*.txt in {folder}; run from a checkout, or name the lists with --hold-out")
+    return paths
+
+
+def _page(
+    client: httpx.Client, settings: GdcSettings, filters: dict[str, Any], start: int
+) -> tuple[list[dict[str, Any]], int]:
+    """One page of hits, and how many there are in all."""
+    url = settings.api_url.rstrip("/") + "/files"
+    body = {
+        "filters": filters,
+        "fields": _FIELDS,
+        "format": "JSON",
+        "sort": "file_id:asc",
+        "size": settings.page_size,
+        "from": start,
+    }
+
+    def ask() -> tuple[list[dict[str, Any]], int]:
+        try:
+            response = client.post(url, json=body)
+        except httpx.TransportError as error:
+            raise TransientError(f"{type(error).__name__}: {error}") from error
+        raise_if_busy(response)
+        if response.is_error:
+            raise AcquireError(f"{url}: GDC answered {response.status_code}: {response.text[:200]}")
+        try:
+            data = response.json()["data"]
+            hits = [hit for hit in data["hits"] if hit["file_id"] and hit["file_name"]]
+            return hits, int(data["pagination"]["total"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise TransientError(f"an answer that is not GDC's: {type(error).__name__} {error}") from error
+
+    try:
+        return with_retries(ask, settings.retry)
+    except TransientError as error:
+        raise AcquireError(f"{url}: {error}; check the network, then ask again") from error
+
+
+def _to_slides(hits: list[dict[str, Any]]) -> tuple[GdcSlide, ...]:
+    ids = slide_ids([str(hit["file_name"]) for hit in hits])
+    slides = []
+    for hit, slide_id in zip(hits, ids, strict=True):
+        case = (hit.get("cases") or [{}])[0]
+        slides.append(
+            GdcSlide(
+                file_id=str(hit["file_id"]),
+                file_name=str(hit["file_name"]),
+                slide_id=slide_id,
+                case_id=str(case.get("submitter_id") or patient_barcode(slide_id) or slide_id),
+                project=str((case.get("project") or {}).get("project_id") or "unknown"),
+                size=int(hit["file_size"]) if hit.get("file_size") else None,
+                md5=str(hit["md5sum"]) if hit.get("md5sum") else None,
+            )
+        )
+    return _with_unique_ids(slides)
+
+
+def _with_unique_ids(slides: list[GdcSlide]) -> tuple[GdcSlide, ...]:
+    """Slides of one and the same file name told apart by their file id."""
+    times: dict[str, int] = {}
+    for slide in slides:
+        times[slide.slide_id] = times.get(slide.slide_id, 0) + 1
+    return tuple(
+        slide if times[slide.slide_id] == 1 else replace(slide, slide_id=f"{slide.slide_id}.{slide.file_id}")
+        for slide in slides
+    )
+
+
+def _ocelot_patients(path: Path, text: str, subsets: Sequence[str]) -> frozenset[str]:
+    """Patients of OCELOT's metadata: `sample_pairs`, each with a `slide_name` and a `subset`; else of any JSON text."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ManifestError(f"hold-out list {path}: not JSON: {error}") from None
+    pairs = data.get("sample_pairs") if isinstance(data, dict) else None
+    samples = list(pairs.values()) if isinstance(pairs, dict) else pairs
+    if not isinstance(samples, list):
+        return patient_barcodes(text)
+    wanted = [one for one in samples if isinstance(one, dict) and one.get("subset", subsets[0]) in subsets]
+    return patient_barcodes("\n".join(str(one.get("slide_name", "")) for one in wanted))

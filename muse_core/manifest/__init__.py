@@ -1,0 +1,9 @@
+"""Slide manifests: which slides a run works on, where they are and what they should be.
+
+`read_manifest` takes our CSV, GDC's own manifest, a folder, a glob or one slide file; `write_manifest` writes our CSV.
+"""
+
+from muse_core.manifest.read import read_manifest, write_manifest
+from muse_core.manifest.rows import Manifest, ManifestRow, Problem
+
+__all__ = ["Manifest", "ManifestRow", "Problem", "read_manifest", "write_manifest"]

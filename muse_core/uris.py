@@ -1,0 +1,108 @@
+"""Where a slide is: paths, file://, http(s)://, gdc://UUID and whatever fsspec knows; and the suffixes slides have."""
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import fsspec
+
+SLIDE_SUFFIXES = (
+    ".ome.tiff",  # the two-part suffixes first: the longest that fits is the suffix
+    ".ome.tif",
+    ".svs",
+    ".tiff",
+    ".tif",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".svslide",
+    ".bif",
+    ".vms",
+    ".vmu",
+    ".dcm",
+    ".czi",
+)
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme in lower case, '' for a plain path."""
+    found = _SCHEME.match(uri)
+    return found[1].lower() if found else ""
+
+
+def local_path(uri: str) -> Path | None:
+    """The file that a path or a file:// URI names; None where it is elsewhere."""
+    scheme = scheme_of(uri)
+    if scheme == "":
+        return Path(uri)
+    return Path(unquote(uri.partition("://")[2])) if scheme == "file" else None
+
+
+def absolute_uri(uri: str, folder: Path) -> str:
+    """The URI as it is, or for a plain path the absolute one, relative paths being counted from `folder`."""
+    if scheme_of(uri):
+        return uri
+    return os.path.abspath(folder / os.path.expanduser(uri))  # no symlink resolved: the name a person gave stays
+
+
+def uri_problem(uri: str) -> str | None:
+    """What is wrong with a URI, and what would be right; None where nothing is."""
+    scheme, rest = scheme_of(uri), uri.partition("://")[2]
+    if scheme == "":
+        return None
+    if scheme == "file":
+        return None if rest.startswith("/") else f"uri {uri!r} has no absolute path; write file:///folder/slide.svs"
+    if scheme == "gdc":
+        return (
+            None if _UUID.fullmatch(rest) else f"uri {uri!r}: {rest!r} is not a GDC file UUID (8-4-4-4-12 hex digits)"
+        )
+    if scheme in {"http", "https"}:
+        return None if _host(uri) else f"uri {public_uri(uri)!r} names no host"
+    first = scheme.partition("::")[0]
+    if first not in fsspec.available_protocols():
+        return (
+            f"uri {public_uri(uri)!r}: unknown scheme {first!r}; use a path, file, http, https, gdc or one of fsspec's"
+        )
+    return None
+
+
+def public_uri(uri: str) -> str:
+    """The URI without user, password, query and fragment, which may hold secrets: for logs, messages and tables."""
+    if not scheme_of(uri):
+        return uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # such as an unclosed '[' of an IPv6 host
+        return uri.split("?")[0].split("#")[0].rpartition("@")[2]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def slide_suffix(name: str) -> str:
+    """The slide suffix a file name ends with, in lower case; '' where it has none."""
+    lower = name.lower()
+    return next((suffix for suffix in SLIDE_SUFFIXES if lower.endswith(suffix)), "")
+
+
+def uri_suffix(uri: str) -> str:
+    """The slide suffix of what a URI names; GDC's slides are SVS, and their ids do not say so."""
+    if scheme_of(uri) == "gdc":
+        return ".svs"
+    return slide_suffix(unquote(public_uri(uri)))
+
+
+def slide_stem(name: str) -> str:
+    """A file name without its folder and its slide suffix, or without its last suffix where that is no slide's."""
+    last = PurePosixPath(name).name
+    suffix = slide_suffix(last)
+    return last[: -len(suffix)] if suffix else PurePosixPath(last).stem
+
+
+def _host(uri: str) -> str | None:
+    try:
+        return urlsplit(uri).hostname
+    except ValueError:
+        return None
