@@ -4,11 +4,10 @@ Source: https://docs.gdc.cancer.gov/API/Users_Guide/Search_and_Retrieval/
 """
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import httpx
 from pydantic import Field
@@ -18,14 +17,14 @@ from muse_core.errors import AcquireError, ManifestError
 from muse_core.retry import RetrySettings, TransientError, raise_if_busy, with_retries
 from muse_core.tcga import patient_barcode, patient_barcodes, slide_ids
 
-_log = logging.getLogger(__name__)
+GDC_API = "https://api.gdc.cancer.gov"
+
 _FIELDS = "file_id,file_name,md5sum,file_size,cases.submitter_id,cases.project.project_id"
 
 
 class GdcSettings(Settings):
-    """Where and how GDC is asked."""
+    """How GDC is asked."""
 
-    api_url: str = Field(default="https://api.gdc.cancer.gov", description="base of GDC's API")
     page_size: int = Field(default=1000, ge=1, le=10_000, description="slides asked for at a time")
     timeout_s: float = Field(default=60.0, gt=0)
     retry: RetrySettings = RetrySettings()
@@ -51,36 +50,45 @@ class GdcSlide:
 
 
 class CohortSlide(Protocol):
-    """A slide with its patient."""
+    """A slide with its patient and its size in bytes."""
 
     @property
     def slide_id(self) -> str: ...  # noqa: D102
     @property
     def case_id(self) -> str: ...  # noqa: D102
+    @property
+    def size(self) -> int | None: ...  # noqa: D102
 
 
 AnyCohortSlide = TypeVar("AnyCohortSlide", bound=CohortSlide)
 
 
 @dataclass(frozen=True)
-class HoldOutList:
-    """Patients whose slides must not be trained on."""
+class Cohort(Generic[AnyCohortSlide]):
+    """The slides that are left, and how many each hold-out list took (a slide on two lists counts for both)."""
 
-    name: str
-    patients: frozenset[str]
+    rows: tuple[AnyCohortSlide, ...]
+    held_out: dict[str, int]
+
+    @property
+    def size_bytes(self) -> int:
+        """What all of them take on a disk, as far as the sizes are known."""
+        return sum(row.size or 0 for row in self.rows)
 
 
 def query_slides(
+    api: str = GDC_API,
     projects: Sequence[str] = (),
-    settings: GdcSettings | None = None,
     *,
+    settings: GdcSettings | None = None,
     on_page: Callable[[int, int], None] | None = None,
 ) -> tuple[GdcSlide, ...]:
     """All open-access diagnostic SVS slides of TCGA, or of the projects named, sorted by file id.
 
     Args:
+        api: base URL of GDC's API.
         projects: project ids such as TCGA-BRCA; none for every project of the TCGA program.
-        settings: where and how to ask.
+        settings: how to ask.
         on_page: called with the slides had so far and the total.
 
     Raises:
@@ -88,11 +96,19 @@ def query_slides(
         ManifestError: a project named has no such slide.
     """
     settings = settings or GdcSettings()
+    url = api.rstrip("/") + "/files"
+    body = {
+        "filters": slide_filters(projects),
+        "fields": _FIELDS,
+        "format": "JSON",
+        "sort": "file_id:asc",
+        "size": settings.page_size,
+    }
     hits: dict[str, dict[str, Any]] = {}
     total, asked_from = 1, 0
     with httpx.Client(timeout=settings.timeout_s, follow_redirects=True) as client:
         while asked_from < total:
-            page, total = _page(client, settings, slide_filters(projects), asked_from)
+            page, total = _page(client, url, settings, body | {"from": asked_from})
             hits |= {str(hit["file_id"]): hit for hit in page}
             if not page:
                 break
@@ -100,9 +116,7 @@ def query_slides(
             if on_page:
                 on_page(asked_from, total)
     if len(hits) != total:
-        raise AcquireError(
-            f"{settings.api_url}: {len(hits)} of {total} slides came; its data may just be changing, ask again"
-        )
+        raise AcquireError(f"{url}: {len(hits)} of {total} slides came; its data may just be changing, ask again")
     slides = _to_slides([hits[file_id] for file_id in sorted(hits)])
     found = {slide.project for slide in slides}
     if unknown := [project for project in projects if project not in found]:
@@ -125,7 +139,7 @@ def slide_filters(projects: Sequence[str]) -> dict[str, Any]:
     return {"op": "and", "content": content}
 
 
-def read_hold_out(path: Path, *, subsets: Sequence[str] = ("test",)) -> HoldOutList:
+def read_hold_out(path: Path, *, subsets: Sequence[str] = ("test",)) -> frozenset[str]:
     """The patients of a list: any text with TCGA barcodes, or OCELOT's metadata.json.
 
     Args:
@@ -149,24 +163,25 @@ def read_hold_out(path: Path, *, subsets: Sequence[str] = ("test",)) -> HoldOutL
         raise ManifestError(
             f"hold-out list {path}: no TCGA barcode such as TCGA-A8-A099 in it; nothing would be held out"
         )
-    return HoldOutList(path.name, patients)
+    return patients
 
 
-def hold_out(
-    slides: Iterable[AnyCohortSlide], lists: Sequence[HoldOutList]
-) -> tuple[tuple[AnyCohortSlide, ...], dict[str, int]]:
-    """The slides of patients on no list, in order, and how many slides each list holds out (on two lists: for both)."""
-    kept, counts = [], dict.fromkeys((one.name for one in lists), 0)
+def select_slides(slides: Iterable[AnyCohortSlide], hold_out: Mapping[str, frozenset[str]]) -> Cohort[AnyCohortSlide]:
+    """The slides of all patients but those held out, in order.
+
+    Args:
+        slides: GDC slides or manifest rows.
+        hold_out: name of a list to its patient barcodes, see `read_hold_out`.
+    """
+    kept, held_out = [], dict.fromkeys(hold_out, 0)
     for slide in slides:
-        patients = {patient_barcode(slide.case_id), patient_barcode(slide.slide_id)} - {None}
-        hits = {one.name for one in lists if patients & one.patients}
-        for name in hits:
-            counts[name] += 1
-        if not hits:
+        own = {patient_barcode(slide.case_id), patient_barcode(slide.slide_id)}
+        lists = [name for name, patients in hold_out.items() if own & patients]
+        for name in lists:
+            held_out[name] += 1
+        if not lists:
             kept.append(slide)
-    for name, count in counts.items():
-        _log.info("hold-out list %s: %d slides held out", name, count)
-    return tuple(kept), counts
+    return Cohort(tuple(kept), held_out)
 
 
 def default_hold_out_paths() -> tuple[Path, ...]:
@@ -183,18 +198,9 @@ def default_hold_out_paths() -> tuple[Path, ...]:
 
 
 def _page(
-    client: httpx.Client, settings: GdcSettings, filters: dict[str, Any], start: int
+    client: httpx.Client, url: str, settings: GdcSettings, body: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], int]:
     """One page of hits, and how many there are in all."""
-    url = settings.api_url.rstrip("/") + "/files"
-    body = {
-        "filters": filters,
-        "fields": _FIELDS,
-        "format": "JSON",
-        "sort": "file_id:asc",
-        "size": settings.page_size,
-        "from": start,
-    }
 
     def ask() -> tuple[list[dict[str, Any]], int]:
         try:

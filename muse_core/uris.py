@@ -34,7 +34,7 @@ def scheme_of(uri: str) -> str:
     return found[1].lower() if found else ""
 
 
-def local_path(uri: str) -> Path | None:
+def path_of(uri: str) -> Path | None:
     """The file that a path or a file:// URI names; None where it is elsewhere."""
     scheme = scheme_of(uri)
     if scheme == "":

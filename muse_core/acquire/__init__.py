@@ -3,8 +3,8 @@
 `acquire` gets one slide; a `SlideStore` gets many, a bounded number at a time and on the disk.
 """
 
-from muse_core.acquire.fetch import Acquired, SlideSource, acquire, source_fingerprint
+from muse_core.acquire.fetch import Acquired, SlideSource, acquire, local_path
 from muse_core.acquire.settings import AcquireSettings
 from muse_core.acquire.store import SlideStore
 
-__all__ = ["AcquireSettings", "Acquired", "SlideSource", "SlideStore", "acquire", "source_fingerprint"]
+__all__ = ["AcquireSettings", "Acquired", "SlideSource", "SlideStore", "acquire", "local_path"]

@@ -14,7 +14,7 @@ from muse_core.acquire.transfer import Transfer, fsspec_transfer, http_transfer
 from muse_core.errors import AcquireError
 from muse_core.files import safe_name, whole_file
 from muse_core.retry import TransientError, with_retries
-from muse_core.uris import local_path, public_uri, scheme_of, uri_suffix
+from muse_core.uris import path_of, public_uri, scheme_of, uri_suffix
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def acquire(source: SlideSource, folder: Path, settings: AcquireSettings) -> Acq
         AcquireError: not_found, size_mismatch, checksum_mismatch or download_failed.
         OutputError: the disk is full or the folder cannot be written.
     """
-    local = local_path(source.uri)
+    local = local_path(source)
     if local is not None:
         return _in_place(source, local)
     target = slide_file(source, folder)
@@ -67,17 +67,9 @@ def slide_file(source: SlideSource, folder: Path) -> Path:
     return folder / name / (name + uri_suffix(source.uri))
 
 
-def source_fingerprint(source: SlideSource) -> str:
-    """A short text that changes when the source does, had without reading it: to tell whether work must be redone.
-
-    For a local file its size and time of change count, for others what the manifest says.
-    """
-    local = local_path(source.uri)
-    parts = [source.uri, str(source.size), str(source.md5)]
-    if local is not None and local.is_file():
-        status = local.stat()
-        parts += [str(status.st_size), str(status.st_mtime_ns)]
-    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+def local_path(source: SlideSource) -> Path | None:
+    """The file of a slide that is on this machine already; None for one that must be fetched."""
+    return path_of(source.uri)
 
 
 def _in_place(source: SlideSource, path: Path) -> Acquired:

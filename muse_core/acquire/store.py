@@ -2,22 +2,20 @@
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import BoundedSemaphore, Event, Lock
+from threading import BoundedSemaphore, Event
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from muse_core.acquire.fetch import Acquired, SlideSource, acquire
+from muse_core.acquire.fetch import Acquired, SlideSource, acquire, local_path
 from muse_core.acquire.settings import AcquireSettings
-from muse_core.errors import AcquireError, MuseError, OutputError
+from muse_core.errors import AcquireError, OutputError
 from muse_core.files import as_output_error, safe_name
-from muse_core.uris import local_path
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.05  # how soon a freed slot is noticed; small beside fetching a slide
@@ -26,28 +24,32 @@ AnySource = TypeVar("AnySource", bound=SlideSource)
 
 
 class SlideStore:
-    """Slides for a while: `with store.slide(row) as acquired: ...`.
+    """Slides for a while: `with store.slide(row) as acquired: ...`; usable from many threads.
 
-    Without kept slides, a fetched slide takes one of `max_slides_on_disk` slots from its first byte until it is
-    released, and is then deleted; where all are taken, fetching waits. A slot is a folder with a lock file beside it, so that the
-    bound holds for all processes that share the folder, and what a killed run left in a slot is resumed or replaced,
-    never added to. Local files are used in place; they take no slot and are never deleted.
+    Without kept slides, a slide to be fetched takes one of `max_slides_on_disk` slots before its first byte comes, and is
+    deleted when its block ends; where all slots are taken, `slide` waits. A slot is a folder with a lock file beside it,
+    so the bound holds over all processes that share the folder, and what a killed run left in a slot is resumed or
+    replaced, never added to. Local files are used in place: they take no slot and are never deleted.
 
     With kept slides nothing is deleted, and a slide that is there whole is not fetched again.
     """
 
-    def __init__(self, folder: Path, settings: AcquireSettings, *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: AcquireSettings | None = None,
+        *,
+        keep: bool = True,
+        max_slides_on_disk: int | None = None,
+    ) -> None:
         self.folder = folder
-        self.settings = settings
+        self.settings = settings or AcquireSettings()
         self.keep = keep
-        self._downloads = BoundedSemaphore(settings.max_downloads)
+        self.max_slides_on_disk = max_slides_on_disk or self.settings.max_slides_on_disk
+        self._downloads = BoundedSemaphore(self.settings.max_downloads)
         self._closed = Event()
-        self._mutex = Lock()
-        self._held: dict[Path, FileLock] = {}  # slide file to the lock of its slot
 
     def __enter__(self) -> Self:
-        if not self.keep:
-            self._empty_slots_beyond_bound()
         return self
 
     def __exit__(
@@ -56,112 +58,72 @@ class SlideStore:
         self.close()
 
     def close(self) -> None:
-        """Release what is still held and end the waiting for slots."""
+        """End the waiting for slots; slides in use stay until their blocks end."""
         self._closed.set()
-        with self._mutex:
-            left = list(self._held)
-        for path in left:
-            self._free(path)
 
     @contextmanager
-    def slide(self, source: SlideSource) -> Iterator[Acquired]:
-        """The slide's file for the time of the block.
+    def slide(
+        self, source: AnySource, fetch: Callable[[AnySource, Path], Acquired] | None = None
+    ) -> Iterator[Acquired]:
+        """The slide's verified file for the time of the block.
 
-        Raises:
-            AcquireError: the slide could not be had whole.
-            OutputError: the disk is full or the folder cannot be written.
-        """
-        acquired = self.fetch(source)
-        try:
-            yield acquired
-        finally:
-            self.release(acquired)
-
-    def fetch(self, source: SlideSource) -> Acquired:
-        """Get a slide, waiting for a slot and a connection; hand it to `release` after use.
+        Args:
+            source: a manifest row.
+            fetch: gets the slide into a folder, which this store chooses; `acquire` unless given.
 
         Raises:
             AcquireError: the slide could not be had whole, or the store was closed.
             OutputError: the disk is full or the folder cannot be written.
         """
-        if local_path(source.uri) is not None:
-            return acquire(source, self.folder, self.settings)
-        if self.keep:
+        get = fetch or self._acquire
+        if local_path(source) is not None:
+            yield get(source, self.folder)
+        elif self.keep:
             with self._alone(source), self._downloads:
-                return acquire(source, self.folder, self.settings)
-        slot, lock = self._take_slot(source)
+                acquired = get(source, self.folder)
+            yield acquired
+        else:
+            with self._slot_for(source) as slot:
+                with self._downloads:
+                    acquired = get(source, slot)
+                yield replace(acquired, transient=True)
+
+    def _acquire(self, source: SlideSource, folder: Path) -> Acquired:
+        return acquire(source, folder, self.settings)
+
+    @contextmanager
+    def _slot_for(self, source: SlideSource) -> Iterator[Path]:
+        """A slot of one's own, empty but for what an earlier run had of this very slide; emptied at the end."""
+        slot, lock = self._take_slot(safe_name(source.slide_id), source.slide_id)
         try:
-            with self._downloads:
-                acquired = replace(acquire(source, slot, self.settings), transient=True)
-        except BaseException:  # not handled, only tidied: the slot must not stay taken, whatever came
-            _empty(slot)
-            lock.release()
-            raise
-        with self._mutex:
-            self._held[acquired.path] = lock
-        return acquired
-
-    def release(self, acquired: Acquired) -> None:
-        """Delete a transient slide and free its slot; nothing for others."""
-        if acquired.transient:
-            self._free(acquired.path)
-
-    def fetch_ahead(self, sources: Iterable[AnySource]) -> "Iterator[Ahead[AnySource]]":
-        """Fetch in the background, as far ahead as slots and connections allow; yields in the order of completion.
-
-        The caller releases each slide it gets; with all slots held by the caller, no further one comes.
-        """
-        waiting = iter(sources)
-        pending: dict[Future[Acquired], AnySource] = {}
-        pool = ThreadPoolExecutor(self.settings.max_downloads, thread_name_prefix="fetch")
-        try:
-            while True:
-                # Only as many as threads are handed in, so that closing early leaves little to cancel.
-                while len(pending) < self.settings.max_downloads and (source := next(waiting, None)) is not None:
-                    pending[pool.submit(self.fetch, source)] = source
-                if not pending:
-                    return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    yield Ahead(pending.pop(future), future)
+            _empty(slot, but=safe_name(source.slide_id))
+            yield slot
         finally:
-            for future in pending:
-                future.add_done_callback(self._release_unwanted)
-                future.cancel()
-            pool.shutdown(wait=False, cancel_futures=True)
+            try:
+                _empty(slot)
+            finally:
+                lock.release()
 
-    def _release_unwanted(self, future: Future[Acquired]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            self.release(future.result())
-
-    def _take_slot(self, source: SlideSource) -> tuple[Path, FileLock]:
-        """A slot of one's own, that which holds a part of this slide if there is one; emptied of anything else."""
-        name = safe_name(source.slide_id)
+    def _take_slot(self, name: str, slide_id: str) -> tuple[Path, FileLock]:
         while not self._closed.is_set():
-            slots = [self._slot(number) for number in range(self.settings.max_slides_on_disk)]
+            self._clear_slots_beyond_bound()
+            slots = [self.folder / f"slot-{number:03d}" for number in range(self.max_slides_on_disk)]
             for slot in sorted(slots, key=lambda slot: not (slot / name).exists()):
-                if lock := self._try_lock(slot):
-                    _empty(slot, but=name)
+                if lock := _try_lock(slot):
                     return slot, lock
             self._closed.wait(_POLL_S)
-        raise AcquireError(f"{source.slide_id}: not fetched, the run is ending")
+        raise AcquireError(f"{slide_id}: not fetched, the run is ending")
 
-    def _try_lock(self, slot: Path) -> FileLock | None:
-        lock = FileLock(f"{slot}.lock", thread_local=False)
-        try:
-            slot.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
-        except Timeout:
-            return None
-        except OSError as error:
-            raise as_output_error(error, slot) from error
-        return lock
-
-    def _free(self, path: Path) -> None:
-        with self._mutex:
-            lock = self._held.pop(path, None)
-        if lock is not None:
-            _empty(path.parent.parent)
-            lock.release()
+    def _clear_slots_beyond_bound(self) -> None:
+        """Delete what a killed run with a larger bound left behind; slots that a live run holds are left alone."""
+        for slot in self.folder.glob("slot-*/"):
+            number = slot.name.removeprefix("slot-")
+            if number.isdigit() and int(number) >= self.max_slides_on_disk and (lock := _try_lock(slot)):
+                try:
+                    _empty(slot)
+                    slot.rmdir()
+                finally:
+                    lock.release()
 
     @contextmanager
     def _alone(self, source: SlideSource) -> Iterator[None]:
@@ -169,45 +131,27 @@ class SlideStore:
         folder = self.folder / safe_name(source.slide_id)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock", thread_local=False)
+            lock.acquire()
         except OSError as error:
             raise as_output_error(error, folder) from error
-        with FileLock(folder / ".lock", thread_local=False):
+        try:
             yield
-
-    def _empty_slots_beyond_bound(self) -> None:
-        """Delete what an earlier run with a larger bound left behind."""
-        for slot in self.folder.glob("slot-*/"):
-            number = slot.name.removeprefix("slot-")
-            if number.isdigit() and int(number) >= self.settings.max_slides_on_disk and (lock := self._try_lock(slot)):
-                _empty(slot)
-                slot.rmdir()
-                lock.release()
-
-    def _slot(self, number: int) -> Path:
-        return self.folder / f"slot-{number:03d}"
+        finally:
+            lock.release()
 
 
-class Ahead(Generic[AnySource]):
-    """A slide fetched ahead, or why it was not: `result()` gives the file or raises."""
-
-    def __init__(self, source: AnySource, future: Future[Acquired]) -> None:
-        self.source = source
-        self._future = future
-
-    def result(self) -> Acquired:
-        """The slide's file.
-
-        Raises:
-            AcquireError: the slide could not be had whole.
-            OutputError: the disk is full or the folder cannot be written.
-        """
-        return self._future.result()
-
-    @property
-    def error(self) -> MuseError | None:
-        """Why the slide was not had; None if it was."""
-        error = self._future.exception()
-        return error if isinstance(error, MuseError) else None
+def _try_lock(slot: Path) -> FileLock | None:
+    """The lock of a slot, held; None where another thread or process holds it."""
+    lock = FileLock(f"{slot}.lock", thread_local=False)
+    try:
+        slot.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise as_output_error(error, slot) from error
+    return lock
 
 
 def _empty(slot: Path, *, but: str = "") -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from muse_core.files import safe_name
 from muse_core.tcga import patient_barcode
-from muse_core.uris import absolute_uri, local_path, public_uri, uri_problem
+from muse_core.uris import absolute_uri, path_of, public_uri, uri_problem
 
 COLUMNS = ("slide_id", "case_id", "project", "uri", "size", "md5", "mpp")
 UNKNOWN_PROJECT = "unknown"
@@ -159,7 +159,7 @@ def _listed(rows: list[ManifestRow]) -> str:
 
 
 def _file_problem(row: ManifestRow) -> Problem | None:
-    path = local_path(row.uri)
+    path = path_of(row.uri)
     if path is None:
         return None
     if path.is_dir():
