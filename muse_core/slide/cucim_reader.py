@@ -1,0 +1,125 @@
+"""Reading through cuCIM: the fast way, for the TIFF kinds it decodes.
+
+Three traps are handled here. Locations are level-0 px whatever the level, and arrays of them must be int64 and contiguous.
+The batch loader hands out one buffer again and again. And a tile whose bytes are broken raises nothing: the pixels are
+whatever the memory held, so every tile's bytes are looked at once before cuCIM may decode them.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muse_core.errors import SlideReadError
+from muse_core.slide.info import Mpp
+from muse_core.slide.quiet import quiet_stderr
+from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
+from muse_core.slide.tiff_pages import JPEG
+from muse_core.slide.tile_check import TileCheck
+
+# TIFF compressions it decodes: none, LZW, JPEG, deflate, JPEG 2000 as Aperio writes it. It opens others and fails on the pixels.
+_CODECS = (1, 5, JPEG, 8, 32946, 33003, 33005)
+_REGIONS_AHEAD = 2  # decoded before they are asked for, a loader thread
+
+
+class CucimReader:
+    """One cuCIM handle, decoding on the CPU."""
+
+    name = "cucim"
+
+    def __init__(self, path: Path, *, read_threads: int = 1, tile_check: TileCheck | None = None) -> None:
+        """Open the file.
+
+        Args:
+            path: the slide.
+            read_threads: threads that the batch loader decodes with.
+            tile_check: shared by the handles of one slide; None makes one.
+
+        Raises:
+            SlideReadError: cuCIM is not installed, or does not know the file.
+        """
+        self._read_threads = read_threads
+        try:
+            with quiet_stderr():
+                from cucim import CuImage
+
+                self._image = CuImage(str(path))
+                self.source, self._downsamples = _describe(self._image)
+        except (ImportError, ValueError, RuntimeError, TypeError, OSError) as error:
+            raise SlideReadError(f"cucim: {error}") from error
+        self._check = tile_check or TileCheck(path, self.source.levels)
+        refusal = self._check.refusal(_CODECS)
+        if refusal:
+            raise SlideReadError(f"cucim: {refusal}")
+
+    def read(self, corner: Corner, width: int, height: int, *, level: int) -> Pixels:
+        """A rectangle inside the level, (height, width, 3); see `Reader.read`."""
+        self._check.region(corner, width, height, level=level)
+        try:
+            region = self._image.read_region(self._locations([corner], level), (width, height), level)
+            return to_rgb(np.asarray(region))
+        except (ValueError, RuntimeError) as error:
+            raise SlideReadError(f"cucim: {error}") from error
+
+    def read_many(self, corners: Sequence[Corner], width: int, height: int, *, level: int) -> Iterator[Pixels]:
+        """In order through the batch loader, a few regions ahead; see `Reader.read_many`."""
+        if len(corners) < 2:
+            for corner in corners:
+                yield self.read(corner, width, height, level=level)
+            return
+        try:
+            batches = self._image.read_region(
+                self._locations(corners, level),
+                (width, height),
+                level,
+                num_workers=self._read_threads,
+                batch_size=1,
+                prefetch_factor=_REGIONS_AHEAD,
+            )
+            for corner, batch in zip(corners, batches, strict=True):
+                self._check.region(corner, width, height, level=level)
+                # The loader writes the next region into the same memory.
+                yield to_rgb(np.asarray(batch).reshape(height, width, -1)).copy()
+        except (ValueError, RuntimeError) as error:
+            raise SlideReadError(f"cucim: {error}") from error
+
+    def read_associated(self, name: str) -> Pixels:
+        """The label, macro, ... image."""
+        try:
+            return to_rgb(np.asarray(self._image.associated_image(name)))
+        except (ValueError, RuntimeError) as error:
+            raise SlideReadError(f"cucim: {error}") from error
+
+    def close(self) -> None:
+        """Close the handle."""
+        self._image.close()
+
+    def _locations(self, corners: Sequence[Corner], level: int) -> list[int]:
+        """Level px to what cuCIM divides back to them: the middle of the pixel survives its single-precision division."""
+        scale = self._downsamples[level]
+        middle = 0.5 * scale if level else 0.0
+        return [int(value * scale + middle) for corner in corners for value in corner]
+
+
+def _describe(image: Any) -> tuple[Source, tuple[float, ...]]:
+    if image.dims != "YXC" or image.dtype.bits != 8:
+        raise ValueError(f"dimensions {image.dims} of {image.dtype.bits} bits; 8-bit RGB is needed")
+    levels = image.resolutions
+    metadata = json.loads(image.metadata) if isinstance(image.metadata, str) else dict(image.metadata)
+    candidates = []
+    aperio = metadata.get("aperio", {}).get("MPP")
+    if aperio:
+        candidates.append(Mpp(float(aperio), float(aperio), "aperio.MPP"))
+    elif "aperio" not in metadata and image.spacing_units()[:2] == ["micrometer", "micrometer"]:
+        # For Aperio the spacing is 1.0 whatever the slide. The order is that of dims: y first.
+        y, x = image.spacing()[:2]
+        candidates.append(Mpp(float(x), float(y), "cucim.spacing"))
+    source = Source(
+        vendor="aperio" if "aperio" in metadata else "tiff",
+        levels=make_levels(levels["level_dimensions"], levels["level_tile_sizes"]),
+        mpp_candidates=tuple(candidates),
+        associated=tuple(sorted(image.associated_images)),
+    )
+    return source, tuple(levels["level_downsamples"])
