@@ -1,0 +1,119 @@
+"""A slide's tissue: the overview's mask, less what is out of focus, as polygons."""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely import Polygon
+
+from muse_core.errors import TissueError
+from muse_core.geometry import Frame, frame_at
+from muse_core.slide import Slide, SlideInfo
+from muse_core.tissue.focus import blurred_mask
+from muse_core.tissue.mask import MaskResult, find_mask, looks_fluorescent
+from muse_core.tissue.polygons import clip_polygons, mask_to_polygons
+from muse_core.tissue.settings import TissueSettings
+
+logger = logging.getLogger(__name__)
+
+_COARSE = 2.0  # a slide that many times coarser than focus_mpp shows no detail to judge focus by
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Where a slide's tissue is.
+
+    Attributes:
+        polygons: valid, disjoint polygons in level-0 px, largest first.
+        background: RGB 0..255 of the glass; white where it is not known.
+        refused_mm2: area that was dark or stained but isn't usable tissue, by cause: ink, black, neutral, blur.
+        source: "found", or the name of the file that the polygons were read from.
+    """
+
+    polygons: tuple[Polygon, ...]
+    background: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    refused_mm2: dict[str, float] = field(default_factory=dict)
+    source: str = "found"
+
+
+def tissue_area_mm2(tissue: Tissue, mpp_x: float, mpp_y: float) -> float:
+    """Area of a slide's tissue in mm²."""
+    return float(shapely.area(np.asarray(tissue.polygons, object)).sum()) * mpp_x * mpp_y * 1e-6
+
+
+def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
+    """Find a slide's tissue on its overview.
+
+    Args:
+        slide: an open slide of known mpp.
+        settings: what counts as tissue.
+
+    Returns:
+        At least one polygon.
+
+    Raises:
+        TissueError: reason no_tissue: nothing is stained like tissue; the message says what there is instead.
+        SlideReadError: the overview cannot be read.
+    """
+    info = slide.info
+    mpp = overview_mpp(info, settings)
+    overview = slide.read_overview(mpp)
+    if looks_fluorescent(overview):
+        level = float(np.median(overview))
+        raise TissueError(
+            f"{info.path}: no tissue: dark background (median {level:.0f} of 255): looks like fluorescence; "
+            "only stained bright-field slides (H&E, IHC) have tissue to find"
+        )
+    found = find_mask(overview, mpp, settings)
+    blur = _blur(slide, found.tissue, mpp, settings)
+    frame = frame_at(0.0, 0.0, mpp, (info.mpp.x, info.mpp.y))
+    polygons = _polygons(found.tissue & ~blur, frame, info, settings=settings, mpp=mpp)
+    refused = {**found.refused, "blur": blur & found.tissue}
+    refused_mm2 = {name: round(float(mask.sum()) * mpp**2 * 1e-6, 4) for name, mask in refused.items() if mask.any()}
+    if not polygons:
+        raise TissueError(_nothing(info, found, refused, settings))
+    if refused_mm2:
+        logger.info("%s: not taken for tissue (mm2): %s", info.path.name, refused_mm2)
+    return Tissue(tuple(polygons), found.background, refused_mm2)
+
+
+def overview_mpp(info: SlideInfo, settings: TissueSettings) -> float:
+    """µm/px of the overview: as set, but never finer than the slide nor larger than `max_overview_px` a side."""
+    longest_um = max(info.width_level0 * info.mpp.x, info.height_level0 * info.mpp.y)
+    return max(settings.overview_mpp, info.mpp.x, info.mpp.y, longest_um / settings.max_overview_px)
+
+
+def _blur(slide: Slide, tissue: NDArray[np.bool_], mpp: float, settings: TissueSettings) -> NDArray[np.bool_]:
+    slide_mpp = slide.info.mpp
+    if settings.min_focus == 0 or max(slide_mpp.x, slide_mpp.y) > _COARSE * settings.focus_mpp:
+        return np.zeros_like(tissue)
+    side = settings.focus_window_px
+
+    def read_window(x_um: float, y_um: float) -> NDArray[np.uint8]:
+        half_um = side * settings.focus_mpp / 2
+        x_level0, y_level0 = (x_um - half_um) / slide_mpp.x, (y_um - half_um) / slide_mpp.y
+        return slide.read_region(x_level0, y_level0, side, side, mpp=settings.focus_mpp)
+
+    return blurred_mask(tissue, mpp, read_window, settings)
+
+
+def _polygons(
+    mask: NDArray[np.bool_], frame: Frame, info: SlideInfo, *, settings: TissueSettings, mpp: float
+) -> list[Polygon]:
+    # The overview's last row and column reach past the slide where its size is not a whole number of overview px.
+    regions = mask_to_polygons(mask, frame, settings, mpp=mpp)
+    return clip_polygons(regions, info.width_level0, info.height_level0)
+
+
+def _nothing(
+    info: SlideInfo, found: MaskResult, refused: dict[str, NDArray[np.bool_]], settings: TissueSettings
+) -> str:
+    shares = ", ".join(f"{name} {mask.mean():.0%}" for name, mask in refused.items() if mask.mean() >= 0.005)
+    stained = f"{found.tissue.mean():.1%} of it is stained like tissue" if found.tissue.any() else "nothing is stained"
+    return (
+        f"{info.path}: no tissue: {stained}, in no piece of {settings.min_area_um2:.0f} um2 "
+        f"(refused: {shares or 'nothing'}); "
+        "lower tissue.min_stain_od or tissue.min_area_um2, or give the tissue as GeoJSON"
+    )

@@ -1,0 +1,178 @@
+"""Overview pixels to a tissue mask: what is stained like tissue, and what only looks dark.
+
+All tests are on optical density relative to the slide's own glass, where a stain is a direction whatever its amount:
+haematoxylin, eosin and DAB all take more from green light than from the lesser of red and blue; neutral dirt, shade,
+black borders and glass edges take equally from all three; inks point elsewhere.
+"""
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from muse_core.stain import optical_density
+from muse_core.tissue.settings import TissueSettings
+
+Mask = NDArray[np.bool_]
+Image = NDArray[np.uint8]
+
+_BLACK = 25  # brightest channel of scanner background and missing tiles, with room for JPEG ringing
+_GLASS_MIN = 160  # glass is bright in its darkest channel, whatever the white balance,
+_GLASS_MAX_SPREAD = 32  # nearly colourless,
+_GLASS_MAX_STD = 2.5  # and flat over a few px of overview, which tissue hardly ever is
+_MIN_GLASS_SHARE = 0.005  # of the slide; less is not enough to tell its colour
+_USUAL_GLASS = 235.0  # the least taken for glass where a slide shows none
+
+
+@dataclass(frozen=True)
+class MaskResult:
+    """A tissue mask and what was refused.
+
+    Attributes:
+        tissue: bool (H, W) in overview px.
+        background: RGB 0..255 of the glass.
+        refused: name to bool (H, W): "ink", "black" (borders, missing tiles), "neutral" (dirt, shade, glass edges).
+    """
+
+    tissue: Mask
+    background: tuple[float, float, float]
+    refused: dict[str, Mask] = field(default_factory=dict)
+
+
+def tissue_mask(overview: Image, mpp: float, settings: TissueSettings) -> Mask:
+    """Which pixels of an overview are tissue.
+
+    Args:
+        overview: uint8 (H, W, 3) RGB of a whole slide.
+        mpp: its µm/px.
+        settings: thresholds.
+
+    Returns:
+        bool (H, W).
+    """
+    return find_mask(overview, mpp, settings).tissue
+
+
+def find_mask(overview: Image, mpp: float, settings: TissueSettings) -> MaskResult:
+    """As `tissue_mask`, with the glass colour found and what was refused."""
+    glass = glass_mask(overview)
+    background = estimate_background(overview, glass)
+    black = _disk_dilate(overview.max(axis=2) <= _BLACK, 1)
+    smooth = cv2.GaussianBlur(overview, (0, 0), max(settings.smoothing_um / mpp, 0.5))
+    density = optical_density(smooth, background=background)
+    ink = ink_mask(density, mpp, settings)
+    stain = density[..., 1] - np.minimum(density[..., 0], density[..., 2])
+    stained = (stain > stain_threshold(stain[glass], settings)) & ~ink & ~black
+    tissue = _clean(stained, mpp, settings) & ~ink & ~black
+    neutral = (density.mean(axis=2) > settings.max_stain_od) & ~stained & ~ink & ~black & ~tissue
+    return MaskResult(tissue, background, {"ink": ink, "black": black, "neutral": neutral})
+
+
+def looks_fluorescent(overview: Image) -> bool:
+    """Whether the slide is dark with bright spots, not bright with dark tissue."""
+    dark = overview.max(axis=2) < 60
+    glass = overview.min(axis=2) >= _GLASS_MIN
+    return bool(dark.mean() > 0.5 and glass.mean() < 0.02)
+
+
+def glass_mask(overview: Image) -> Mask:
+    """Empty glass: bright, flat and nearly colourless. Padding of exact 255 counts only where there is no other."""
+    low, high = overview.min(axis=2), overview.max(axis=2)
+    bright = (low >= _GLASS_MIN) & (high.astype(np.int16) - low <= _GLASS_MAX_SPREAD)
+    flat = bright & (_local_std(overview[..., 1]) < _GLASS_MAX_STD)
+    padding: Mask = low == 255
+    glass: Mask = flat & ~padding
+    return glass if glass.mean() > _MIN_GLASS_SHARE else padding
+
+
+def estimate_background(overview: Image, glass: Mask) -> tuple[float, float, float]:
+    """RGB 0..255 of empty glass: the commonest colour there.
+
+    A slide without glass gets its brightest colour, at least 235 in each channel.
+    """
+    if glass.mean() > _MIN_GLASS_SHARE:
+        green = overview[..., 1][glass]
+        counts = np.convolve(np.bincount(green, minlength=256), np.ones(5), "same")
+        near = np.abs(green.astype(np.int16) - int(counts.argmax())) <= 3
+        colour = np.median(overview[glass][near], axis=0)
+    else:
+        colour = np.maximum(np.percentile(overview[::2, ::2], 99.5, axis=(0, 1)), _USUAL_GLASS)
+    red, green_level, blue = colour.tolist()
+    return red, green_level, blue
+
+
+def stain_threshold(glass_stain: NDArray[np.float32], settings: TissueSettings) -> float:
+    """The least stain that is not noise of this slide's glass: twice its 99th percentile, within the settings' bounds.
+
+    Not Otsu's threshold: that lies half way to the dark parts, loses pale stroma, and splits a slide that is all tissue.
+    """
+    noise = 2.0 * float(np.percentile(glass_stain, 99)) if glass_stain.size else 0.0
+    return float(np.clip(noise, settings.min_stain_od, settings.max_stain_od))
+
+
+def ink_mask(density: NDArray[np.float32], mpp: float, settings: TissueSettings) -> Mask:
+    """Which pixels carry pen or surgical ink.
+
+    Args:
+        density: float32 (H, W, 3) optical density of the smoothed overview.
+        mpp: µm/px of the overview.
+        settings: the least width of a stroke.
+    """
+    red, green, blue = density[..., 0], density[..., 1], density[..., 2]
+    total = density.sum(axis=2)
+    # The directions of inks, as ratios that no mixture of haematoxylin, eosin and DAB has (see stain.py for theirs).
+    blue_green = (green < 0.8 * red) & (red > 0.12)  # haematoxylin and DAB take at least 0.95 as much green as red
+    scarlet = (red < 0.3 * green) & (blue > 0.72 * green) & (blue < 1.25 * green) & (green > 0.35)  # eosin: 0.1 to 0.6
+    yellow = (blue > 2.2 * green) & (blue > 0.2)  # DAB: 1.4 to 1.7
+    spread = density.max(axis=2) - density.min(axis=2)
+    black = (spread < 0.2 * total) & (total > 1.5)
+    violet = (red > 0.9 * green) & (blue < 0.8 * green) & (red > 0.6)  # as haematoxylin, but denser than tissue gets
+    radius = max(1, round(settings.min_ink_width_um / 2 / mpp))
+    found = np.zeros(red.shape, bool)
+    for colour in (blue_green, scarlet, yellow, black, violet):
+        stroke = cv2.morphologyEx(colour.view(np.uint8), cv2.MORPH_OPEN, _disk(radius))
+        found |= _grow(stroke.astype(bool), colour)
+    grown: Mask = _disk_dilate(found, radius) & (total > 0.1)
+    return grown
+
+
+def _grow(seed: Mask, into: Mask) -> Mask:
+    """The connected parts of `into` that hold a seed pixel."""
+    if not seed.any():
+        return seed
+    _, labels = cv2.connectedComponents(into.view(np.uint8), connectivity=8)
+    keep = np.zeros(int(labels.max()) + 1, bool)
+    keep[labels[seed]] = True
+    keep[0] = False
+    grown: Mask = keep[labels]
+    return grown
+
+
+def _clean(stained: Mask, mpp: float, settings: TissueSettings) -> Mask:
+    """Gaps closed, then thin things and specks dropped."""
+    radius = round(settings.closing_um / mpp)
+    image = stained.view(np.uint8)
+    # A replicated border, so that closing doesn't eat tissue that runs off the slide's edge.
+    image = cv2.copyMakeBorder(image, radius, radius, radius, radius, cv2.BORDER_REPLICATE)
+    image = cv2.morphologyEx(image, cv2.MORPH_CLOSE, _disk(radius))
+    image = cv2.morphologyEx(image, cv2.MORPH_OPEN, _disk(round(settings.opening_um / mpp)))
+    height, width = stained.shape
+    cleaned: Mask = image[radius : radius + height, radius : radius + width].astype(bool)
+    return cleaned
+
+
+def _local_std(channel: NDArray[np.uint8], size_px: int = 5) -> NDArray[np.float32]:
+    values = channel.astype(np.float32)
+    mean = cv2.blur(values, (size_px, size_px))
+    square = cv2.blur(values * values, (size_px, size_px))
+    return np.sqrt(np.maximum(square - mean * mean, 0.0)).astype(np.float32)
+
+
+def _disk(radius_px: int) -> NDArray[np.uint8]:
+    side = 2 * radius_px + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def _disk_dilate(mask: Mask, radius_px: int) -> Mask:
+    return np.asarray(cv2.dilate(mask.view(np.uint8), _disk(radius_px)), bool)
