@@ -119,6 +119,8 @@ def query_slides(
         raise AcquireError(f"{url}: {len(hits)} of {total} slides came; its data may just be changing, ask again")
     slides = _to_slides([hits[file_id] for file_id in sorted(hits)])
     found = {slide.project for slide in slides}
+    if not slides and not projects:
+        raise AcquireError(f"{url}: no slide came for the TCGA program; is this the GDC API?")
     if unknown := [project for project in projects if project not in found]:
         raise ManifestError(
             f"GDC has no open diagnostic slide of project {', '.join(unknown)}; ids look like TCGA-BRCA"

@@ -1,7 +1,6 @@
 """One slide to a verified local file."""
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +14,6 @@ from muse_core.errors import AcquireError
 from muse_core.files import safe_name, whole_file
 from muse_core.retry import TransientError, with_retries
 from muse_core.uris import path_of, public_uri, scheme_of, uri_suffix
-
-_log = logging.getLogger(__name__)
 
 
 class SlideSource(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from muse_core.errors import OutputError
-from muse_core.files import as_output_error, whole_file
+from muse_core.files import whole_file
 from muse_core.retry import TransientError
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class PartialFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)  # unbuffered: what a killed run had written is there
         except OSError as error:
-            raise _output_error(error, self.path) from error
+            raise output_error(error, self.path) from error
         if self._load_note():
             self._hash_what_is_there()
         else:
@@ -67,7 +67,7 @@ class PartialFile:
                 self.size += written
                 rest = rest[written:]
         except OSError as error:
-            failure = _output_error(error, self.path)
+            failure = output_error(error, self.path)
             if failure.reason == "disk_full":
                 self.restart(None)
             raise failure from error
@@ -98,7 +98,7 @@ class PartialFile:
             os.fsync(self._file.fileno())
             self.path.replace(self.target)
         except OSError as error:
-            raise _output_error(error, self.target) from error
+            raise output_error(error, self.target) from error
         self.note_path.unlink(missing_ok=True)
         return digest
 
@@ -131,6 +131,7 @@ def _new_md5() -> "hashlib._Hash":
     return hashlib.md5(usedforsecurity=False)  # detects damage, which is what servers publish it for
 
 
-def _output_error(error: OSError, path: Path) -> OutputError:
+def output_error(error: OSError, path: Path) -> OutputError:
+    """Any failed write as an OutputError, with the disk's own words where they mean neither full nor read-only."""
     failure = as_output_error(error, path)
     return failure if isinstance(failure, OutputError) else OutputError(f"{path}: cannot be written: {error}")

@@ -1,6 +1,5 @@
 """Many slides through little disk: slots of one slide each, shared by the threads and processes of a machine."""
 
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +12,11 @@ from typing import Self, TypeVar
 from filelock import FileLock, Timeout
 
 from muse_core.acquire.fetch import Acquired, SlideSource, acquire, local_path
+from muse_core.acquire.partial import output_error
 from muse_core.acquire.settings import AcquireSettings
 from muse_core.errors import AcquireError, OutputError
-from muse_core.files import as_output_error, safe_name
+from muse_core.files import safe_name
 
-_log = logging.getLogger(__name__)
 _POLL_S = 0.05  # how soon a freed slot is noticed; small beside fetching a slide
 
 AnySource = TypeVar("AnySource", bound=SlideSource)
@@ -26,9 +25,9 @@ AnySource = TypeVar("AnySource", bound=SlideSource)
 class SlideStore:
     """Slides for a while: `with store.slide(row) as acquired: ...`; usable from many threads.
 
-    Without kept slides, a slide to be fetched takes one of `max_slides_on_disk` slots before its first byte comes, and is
-    deleted when its block ends; where all slots are taken, `slide` waits. A slot is a folder with a lock file beside it,
-    so the bound holds over all processes that share the folder, and what a killed run left in a slot is resumed or
+    Without kept slides, a slide to be fetched takes one of `max_slides_on_disk` slots before its first byte comes, and
+    is deleted when its block ends; where all slots are taken, `slide` waits. A slot is a folder with a lock file beside
+    it, so the bound holds over all processes that share the folder, and what a killed run left in a slot is resumed or
     replaced, never added to. Local files are used in place: they take no slot and are never deleted.
 
     With kept slides nothing is deleted, and a slide that is there whole is not fetched again.
@@ -45,6 +44,7 @@ class SlideStore:
         self.folder = folder
         self.settings = settings or AcquireSettings()
         self.keep = keep
+        self._slots = folder / ".slots"  # no slide's folder has a name that starts with a dot
         self.max_slides_on_disk = max_slides_on_disk or self.settings.max_slides_on_disk
         self._downloads = BoundedSemaphore(self.settings.max_downloads)
         self._closed = Event()
@@ -107,7 +107,7 @@ class SlideStore:
     def _take_slot(self, name: str, slide_id: str) -> tuple[Path, FileLock]:
         while not self._closed.is_set():
             self._clear_slots_beyond_bound()
-            slots = [self.folder / f"slot-{number:03d}" for number in range(self.max_slides_on_disk)]
+            slots = [self._slots / f"slot-{number:03d}" for number in range(self.max_slides_on_disk)]
             for slot in sorted(slots, key=lambda slot: not (slot / name).exists()):
                 if lock := _try_lock(slot):
                     return slot, lock
@@ -116,7 +116,7 @@ class SlideStore:
 
     def _clear_slots_beyond_bound(self) -> None:
         """Delete what a killed run with a larger bound left behind; slots that a live run holds are left alone."""
-        for slot in self.folder.glob("slot-*/"):
+        for slot in self._slots.glob("slot-*/"):
             number = slot.name.removeprefix("slot-")
             if number.isdigit() and int(number) >= self.max_slides_on_disk and (lock := _try_lock(slot)):
                 try:
@@ -134,7 +134,7 @@ class SlideStore:
             lock = FileLock(folder / ".lock", thread_local=False)
             lock.acquire()
         except OSError as error:
-            raise as_output_error(error, folder) from error
+            raise output_error(error, folder) from error
         try:
             yield
         finally:
@@ -150,7 +150,7 @@ def _try_lock(slot: Path) -> FileLock | None:
     except Timeout:
         return None
     except OSError as error:
-        raise as_output_error(error, slot) from error
+        raise output_error(error, slot) from error
     return lock
 
 
