@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from muse_core.errors import OutputError
-from muse_core.files import whole_file
+from muse_core.files import as_output_error, whole_file
 from muse_core.retry import TransientError
 
 _log = logging.getLogger(__name__)
