@@ -18,7 +18,7 @@ from pydantic import Field
 
 from muse_core.config import Settings
 from muse_core.errors import DatasetError
-from muse_core.roi_tiff import RGB, YCBCR, TileLayout, parse_tiff, write_tiff
+from muse_core.roi_tiff import RGB, YCBCR, TileLayout, parse_tiff, sampling_of, share_tables, write_tiff
 
 TILED_JPEG = "tiff-jpeg-tiles"
 WHOLE_FORMATS = ("jpeg", "png")  # from other tools: decoded whole, then cropped
@@ -61,7 +61,6 @@ class JpegTiles(Protocol):
     tiles_y: int
     jpegtables: bytes | None
     photometric: int
-    subsampling: tuple[int, int] | None
 
     def read_tile(self, tx: int, ty: int) -> bytes:
         """The JPEG stream of a tile, b"" where the slide stores none."""
@@ -100,7 +99,7 @@ def encode_roi(
         return bytes(imagecodecs.jpeg_encode(tile, level=quality, subsampling=_FACTORS[subsampling]))
 
     run = map if pool is None else pool.map
-    tables, tiles = _share_tables(list(run(encode, _cut_tiles(rgb, tile_px))))
+    tables, tiles = share_tables(list(run(encode, _cut_tiles(rgb, tile_px))))
     layout = TileLayout(width, height, tile_px, tile_px, YCBCR, _FACTORS[subsampling], tables)
     return write_tiff(layout, tiles, mpp)
 
@@ -119,25 +118,26 @@ def copy_roi(
         mpp: µm/px, written as the TIFF's resolution.
 
     Returns:
-        The file's bytes; None where tiles cannot be copied (some lie outside the level or are not stored, or the
-        samples are neither RGB nor YCbCr) and the ROI has to be encoded from its pixels.
+        The file's bytes; None where tiles cannot be copied (some lie outside the level, are not stored or are not JPEGs
+        of the tile size, or the samples are neither RGB nor YCbCr) and the ROI has to be encoded from its pixels.
     """
     source = jpeg_tiles
     columns, rows = -(-width_px // source.tile_width), -(-height_px // source.tile_height)
     fits = tile_x >= 0 and tile_y >= 0 and tile_x + columns <= source.tiles_x and tile_y + rows <= source.tiles_y
     if not fits or source.photometric not in (RGB, YCBCR):
         return None
-    tiles = []
+    tiles, samplings = [], set()
     for ty in range(tile_y, tile_y + rows):
         for tx in range(tile_x, tile_x + columns):
             tile = source.read_tile(tx, ty)
-            if not tile:
-                return None
+            samplings.add(sampling_of(tile, source.tile_width, source.tile_height))
             tiles.append(tile)
-    # TIFF 6.0 reads a missing subsampling tag as 2 x 2.
-    subsampling = (1, 1) if source.photometric == RGB else source.subsampling or (2, 2)
+    sampling = samplings.pop()
+    if samplings or sampling is None:
+        return None
+    # Taken from the streams: readers refuse a tag that differs from them, and slides' own tags are not always right.
     layout = TileLayout(
-        width_px, height_px, source.tile_width, source.tile_height, source.photometric, subsampling, source.jpegtables
+        width_px, height_px, source.tile_width, source.tile_height, source.photometric, sampling, source.jpegtables
     )
     return write_tiff(layout, tiles, mpp)
 
@@ -260,26 +260,6 @@ def _cut_tiles(rgb: NDArray[np.uint8], tile_px: int) -> Iterator[NDArray[np.uint
             tile = rgb[y : y + tile_px, x : x + tile_px]
             below, right = tile_px - tile.shape[0], tile_px - tile.shape[1]
             yield np.pad(tile, ((0, below), (0, right), (0, 0)), mode="edge") if below or right else tile
-
-
-def _share_tables(streams: list[bytes]) -> tuple[bytes, list[bytes]]:
-    """Move the quantisation and Huffman tables, equal in all streams, into one; saves 3 % of a ROI.
-
-    Our encoder's streams are of one size, quality and table set, so that they are equal up to the start of the scan.
-    """
-    head = streams[0]
-    tables, frame = b"", b""
-    at = 2
-    while head[at + 1] != 0xDA:  # start of scan
-        end = at + 2 + int.from_bytes(head[at + 2 : at + 4], "big")
-        if head[at + 1] in (0xDB, 0xC4):  # quantisation, Huffman
-            tables += head[at:end]
-        elif head[at + 1] != 0xE0:  # JFIF is dropped: the TIFF says what the samples are
-            frame += head[at:end]
-        at = end
-    assert all(stream.startswith(head[:at]) for stream in streams), "JPEG headers differ between tiles of one ROI"
-    start = head[:2] + frame
-    return head[:2] + tables + b"\xff\xd9", [start + stream[at:] for stream in streams]
 
 
 def _decode_whole(data: bytes, image_format: str, name: str) -> NDArray[np.uint8]:
