@@ -1,0 +1,230 @@
+"""A nucleus detector without training: haematoxylin, then the places its edges point at.
+
+Three steps, all at physical sizes, so that any µm/px gives the same points:
+
+    1. amount of haematoxylin, squashed to 0..1 about the slide's own level between nuclei and the rest, so that a pale
+       nucleus counts nearly as much as a dark one;
+    2. two maps of "a nucleus is centred here": a sum of scale-normalised blob filters (differences of Gaussians at
+       nuclear radii), and votes that each edge casts along its gradient at nuclear radii, which hold a large vesicular
+       nucleus together and part touching ones;
+    3. local maxima of their sum, placed between pixels by a quadratic fit.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from muse_core.config import Settings
+from muse_core.errors import MppError
+from muse_core.stain import StainMatrix, estimate_stains, separate
+
+_BORDER = cv2.BORDER_REFLECT
+_KERNEL_SIGMAS = 3.0  # where Gaussian kernels are cut off; sets the margin together with the widest of them
+_MIN_SLOPE_PER_UM = 0.02  # edges weaker than this are texture; leaving them out saves most of the votes' time
+_HISTOGRAM_TOP_OD = 1.5  # haematoxylin above this is all "dark" to the threshold search
+
+
+class DetectSettings(Settings):
+    """Settings of the classical detector; lengths in µm, found on the BRCA-M2C training patches."""
+
+    threshold: float = Field(default=0.5, ge=0, le=1)  # lowest score kept
+    min_distance_um: float = Field(default=2.0, gt=0)  # two nuclei are not closer than this
+    image_mpp: float = Field(default=0.5, gt=0)  # about the µm/px of the haematoxylin map and its gradients
+    map_mpp: float = Field(default=1.0, gt=0)  # about the µm/px of the maps whose maxima are taken
+    max_mpp: float = Field(default=1.5, gt=0)  # coarser images show a small nucleus in two pixels
+    softness: float = Field(default=0.5, gt=0)  # width of the squash about the nuclear level, as a share of that level
+    min_level_od: float = Field(default=0.15, gt=0)  # haematoxylin below this is background even on a pale slide
+    edge_sigma_um: float = Field(
+        default=0.75, gt=0
+    )  # smoothing before gradients: over chromatin grains, under a nucleus
+    vote_radii_um: tuple[float, ...] = (1.5, 2.5, 3.5, 4.5, 5.5, 6.5)  # nuclear radii from lymphocyte to large tumour
+    vote_sigma_um: float = Field(default=1.5, gt=0)  # spread of a vote: how far from round a nucleus may be
+    vote_weight: float = Field(default=0.4, ge=0)  # of the votes against the blob filters
+    blob_sigmas_um: tuple[float, ...] = (1.75, 2.5, 3.5)  # blob filters; a disc of radius r answers most to r / 1.41
+    blob_ratio: float = Field(default=2.2, gt=1)  # outer over inner Gaussian
+    half_score: float = Field(default=0.33, gt=0)  # map value that scores 0.5
+
+
+@dataclass(frozen=True)
+class SlideStain:
+    """What the detector knows of a slide.
+
+    Attributes:
+        stains: the slide's stain vectors.
+        level_od: amount of haematoxylin that parts nuclei from the rest of the tissue.
+    """
+
+    stains: StainMatrix
+    level_od: float
+
+
+@dataclass(frozen=True)
+class ClassicalDetector:
+    """RGB at a known mpp to nuclei; callable, without state, the same points for the same pixels.
+
+    Not adapted to a slide it takes each image's own stain, so crops of one image differ; adapted by `for_slide`, a
+    point depends on nothing farther away than `margin_um`.
+    """
+
+    settings: DetectSettings = field(default_factory=DetectSettings)
+    stain: SlideStain | None = None
+
+    @property
+    def margin_um(self) -> float:
+        """How much surrounding a point needs to come out the same in a crop."""
+        widest = max(self.settings.blob_sigmas_um) * self.settings.blob_ratio * _KERNEL_SIGMAS
+        votes = max(self.settings.vote_radii_um) + self.settings.vote_sigma_um * _KERNEL_SIGMAS
+        return max(widest, votes + self.settings.edge_sigma_um * _KERNEL_SIGMAS) + 2 * self.settings.map_mpp
+
+    def for_slide(self, tissue_rgb: NDArray[np.uint8]) -> "ClassicalDetector":
+        """The detector with a slide's stain fixed.
+
+        Args:
+            tissue_rgb: uint8 (N, 3), pixels of the slide's tissue at about 0.5 µm/px; at more than 1 µm/px nuclei are
+                averaged with their surroundings and the level comes out too low.
+        """
+        return replace(self, stain=estimate_slide_stain(tissue_rgb, min_level_od=self.settings.min_level_od))
+
+    def __call__(self, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
+        """Find nuclei.
+
+        Args:
+            rgb: uint8 (H, W, 3).
+            mpp: µm/px of `rgb`.
+
+        Returns:
+            float32 (N, 3): x, y in px of `rgb` (continuous, first pixel's centre at 0.5), score 0..1; by row.
+
+        Raises:
+            MppError: the image is too coarse to show nuclei.
+        """
+        if mpp > self.settings.max_mpp:
+            raise MppError(
+                f"image at {mpp} µm/px: at most {self.settings.max_mpp} needed to see nuclei; read it finer",
+                reason="mpp_too_coarse",
+            )
+        binning = max(1, round(self.settings.image_mpp / mpp))
+        image = _binned(rgb, binning)
+        stain = self.stain or estimate_slide_stain(image.reshape(-1, 3), min_level_od=self.settings.min_level_od)
+        nuclear = _nuclear_map(image, stain, self.settings.softness)
+        step = max(1, round(self.settings.map_mpp / (binning * mpp)))
+        centres = _centre_map(nuclear, binning * mpp, step, self.settings)
+        points = _peaks(centres, max(1, round(self.settings.min_distance_um / (step * binning * mpp))))
+        return self._scored(points, step * binning, rgb.shape)
+
+    def _scored(self, points: NDArray[np.float32], px_per_map_px: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Map px and map values to image px and scores; weak points and those of the padding dropped."""
+        points[:, :2] *= px_per_map_px
+        points[:, 2] /= points[:, 2] + self.settings.half_score
+        inside = (points[:, :2] < (shape[1], shape[0])).all(axis=1) & (points[:, :2] >= 0).all(axis=1)
+        return points[inside & (points[:, 2] >= self.settings.threshold)]
+
+
+def estimate_slide_stain(tissue_rgb: NDArray[np.uint8], *, min_level_od: float) -> SlideStain:
+    """Stain vectors and nuclear level of a slide.
+
+    Args:
+        tissue_rgb: uint8 (N, 3) pixels; glass among them is ignored.
+        min_level_od: lower bound of the level.
+    """
+    pixels = tissue_rgb[:: max(1, len(tissue_rgb) // 200_000)]
+    stains = estimate_stains(pixels)
+    haematoxylin = separate(pixels[:, None], stains)[:, 0, 0]
+    return SlideStain(stains, max(min_level_od, _otsu(haematoxylin)))
+
+
+def _otsu(amounts: NDArray[np.float32]) -> float:
+    """The value that best parts the amounts (N,) in two classes.
+
+    Source: Otsu, A threshold selection method from gray-level histograms, 1979.
+    """
+    levels = (np.clip(amounts, 0, _HISTOGRAM_TOP_OD) * (255 / _HISTOGRAM_TOP_OD)).astype(np.uint8)
+    value, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return float(value) * _HISTOGRAM_TOP_OD / 255
+
+
+def _binned(rgb: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """The image in means of factor x factor pixels.
+
+    A whole factor keeps the scale exact and the grid fixed to the pixels, which a resize to a round mpp does not: the
+    remaining difference in mpp goes into the filters' sizes.
+    """
+    if factor == 1:
+        return rgb
+    height, width = rgb.shape[:2]
+    padded = cv2.copyMakeBorder(rgb, 0, -height % factor, 0, -width % factor, cv2.BORDER_REPLICATE)
+    size = (padded.shape[1] // factor, padded.shape[0] // factor)
+    return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA))
+
+
+def _nuclear_map(image: NDArray[np.uint8], stain: SlideStain, softness: float) -> NDArray[np.float32]:
+    """(H, W) float32 0..1: haematoxylin through a logistic curve that is 0.5 at the slide's nuclear level."""
+    amount = np.ascontiguousarray(separate(image, stain.stains)[..., 0])
+    return np.asarray(1 / (1 + np.exp((stain.level_od - amount) / (softness * stain.level_od))), np.float32)
+
+
+def _centre_map(nuclear: NDArray[np.float32], mpp: float, step: int, settings: DetectSettings) -> NDArray[np.float32]:
+    """Blob filters plus votes, on a grid of step x step pixels of the nuclear map."""
+    height, width = nuclear.shape
+    padded = cv2.copyMakeBorder(nuclear, 0, -height % step, 0, -width % step, cv2.BORDER_REPLICATE)
+    size = (padded.shape[1] // step, padded.shape[0] // step)
+    small = cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
+    map_mpp = mpp * step
+    votes = _votes(padded, mpp, step, settings)
+    centres = settings.vote_weight * _blurred(votes, settings.vote_sigma_um / map_mpp)
+    for sigma_um in settings.blob_sigmas_um:
+        inner = sigma_um / map_mpp
+        centres += (_blurred(small, inner) - _blurred(small, inner * settings.blob_ratio)) / len(
+            settings.blob_sigmas_um
+        )
+    return np.asarray(centres, np.float32)
+
+
+def _votes(nuclear: NDArray[np.float32], mpp: float, step: int, settings: DetectSettings) -> NDArray[np.float32]:
+    """Each edge pixel votes for the points up its gradient at the nuclear radii, by the gradient's strength per µm.
+
+    Source: after Loy and Zelinsky, Fast radial symmetry for detecting points of interest, 2003.
+    """
+    smooth = _blurred(nuclear, settings.edge_sigma_um / mpp)
+    # Scharr's weights sum to 32 px a unit slope.
+    first = step // 2
+    slope_x, slope_y = (
+        cv2.Scharr(smooth, cv2.CV_32F, along_x, 1 - along_x, borderType=_BORDER)[first::step, first::step] / (32 * mpp)
+        for along_x in (1, 0)
+    )
+    slope = np.hypot(slope_x, slope_y)
+    rows, columns = np.nonzero(slope > _MIN_SLOPE_PER_UM)
+    weight = slope[rows, columns]
+    start = np.stack([columns, rows]).astype(np.float32) + (first + 0.5) / step
+    direction = np.stack([slope_x[rows, columns], slope_y[rows, columns]]) / weight
+    total = np.zeros(slope.size)
+    for radius_um in settings.vote_radii_um:
+        column, row = np.floor(start + direction * (radius_um / (mpp * step))).astype(np.int32)
+        inside = (column >= 0) & (column < slope.shape[1]) & (row >= 0) & (row < slope.shape[0])
+        total += np.bincount(row[inside] * slope.shape[1] + column[inside], weight[inside], total.size)
+    return total.reshape(slope.shape).astype(np.float32)
+
+
+def _blurred(image: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
+    side = 2 * int(np.ceil(_KERNEL_SIGMAS * sigma_px)) + 1
+    return np.asarray(cv2.GaussianBlur(image, (side, side), sigma_px, borderType=_BORDER))
+
+
+def _peaks(centres: NDArray[np.float32], radius_px: int) -> NDArray[np.float32]:
+    """Local maxima within a disc, (N, 3): x, y in map px (continuous frame), value > 0; by row."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius_px + 1, 2 * radius_px + 1))
+    rows, columns = np.nonzero((centres >= cv2.dilate(centres, disc)) & (centres > 0))
+    padded = np.pad(centres, 1, mode="edge")
+    here = centres[rows, columns]
+    dx = _vertex(padded[rows + 1, columns], here, padded[rows + 1, columns + 2])
+    dy = _vertex(padded[rows, columns + 1], here, padded[rows + 2, columns + 1])
+    return np.column_stack([columns + 0.5 + dx, rows + 0.5 + dy, here]).astype(np.float32)
+
+
+def _vertex(before: NDArray[np.float32], here: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Offset in -0.5..0.5 of the top of the parabola through three neighbours."""
+    bend = before - 2 * here + after
+    return np.where(bend < 0, np.clip((before - after) / np.minimum(2 * bend, -1e-12), -0.5, 0.5), 0)
