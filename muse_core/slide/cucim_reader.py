@@ -65,10 +65,8 @@ class CucimReader:
 
     def read_many(self, corners: Sequence[Corner], width: int, height: int, *, level: int) -> Iterator[Pixels]:
         """In order through the batch loader, a few regions ahead; see `Reader.read_many`."""
-        if len(corners) < 2:
-            for corner in corners:
-                yield self.read(corner, width, height, level=level)
-            return
+        for corner in corners:
+            self._check.region(corner, width, height, level=level)
         try:
             batches = self._image.read_region(
                 self._locations(corners, level),
@@ -78,8 +76,7 @@ class CucimReader:
                 batch_size=1,
                 prefetch_factor=_REGIONS_AHEAD,
             )
-            for corner, batch in zip(corners, batches, strict=True):
-                self._check.region(corner, width, height, level=level)
+            for batch in batches:
                 # The loader writes the next region into the same memory.
                 yield to_rgb(np.asarray(batch).reshape(height, width, -1)).copy()
         except (ValueError, RuntimeError) as error:

@@ -23,23 +23,36 @@ class Handles:
         self._idle: list[Reader] = []
         self._closed = False
 
-    @contextmanager
-    def borrow(self) -> Iterator[Reader]:
-        """A handle for the length of the block; closed instead of kept when the block fails."""
+    def take(self) -> Reader:
+        """A handle that is the caller's until `give_back`."""
         with self._lock:
             if self._closed:
                 raise SlideReadError("the slide is closed; open it again")
             reader = self._idle.pop() if self._idle else None
-        reader = reader or self._open_reader()
+        return reader or self._open_reader()
+
+    def give_back(self, reader: Reader, *, healthy: bool) -> None:
+        """Keep a handle for the next caller; close it where a read on it failed or enough are kept."""
+        with self._lock:
+            keep = healthy and not self._closed and len(self._idle) < _MAX_IDLE
+            if keep:
+                self._idle.append(reader)
+        if not keep:
+            reader.close()
+
+    @contextmanager
+    def borrow(self) -> Iterator[Reader]:
+        """A handle for the length of the block; closed instead of kept when the block fails."""
+        reader = self.take()
         healthy = False
         try:
             yield reader
             healthy = True
         finally:
-            self._give_back(reader, healthy)
+            self.give_back(reader, healthy=healthy)
 
     def read(self, action: Callable[[Reader], Result]) -> Result:
-        """Run `action` on a handle; after a failure once more on a fresh one, for the failure may be an older one's echo.
+        """Run `action` on a handle; after a failure once more on a fresh one, for it may be the echo of an older failure.
 
         Raises:
             SlideReadError: it failed on the fresh handle too.
@@ -57,14 +70,6 @@ class Handles:
         with self._lock:
             self._closed = True
         self._drop_idle()
-
-    def _give_back(self, reader: Reader, healthy: bool) -> None:
-        with self._lock:
-            keep = healthy and not self._closed and len(self._idle) < _MAX_IDLE
-            if keep:
-                self._idle.append(reader)
-        if not keep:
-            reader.close()
 
     def _drop_idle(self) -> None:
         with self._lock:

@@ -50,7 +50,9 @@ class JpegTiles:
             SlideReadError: the tile lies outside the grid or beyond the end of the file.
         """
         if not (0 <= tile_x < self.tiles_x and 0 <= tile_y < self.tiles_y):
-            raise SlideReadError(f"{self._path}: no tile {tile_x}, {tile_y} in a grid of {self.tiles_x} x {self.tiles_y}")
+            raise SlideReadError(
+                f"{self._path}: no tile {tile_x}, {tile_y} in a grid of {self.tiles_x} x {self.tiles_y}"
+            )
         index = tile_y * self.tiles_x + tile_x
         count = int(self._page.bytecounts[index])
         data = os.pread(self._descriptor, count, int(self._page.offsets[index])) if count else b""

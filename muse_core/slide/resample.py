@@ -75,7 +75,8 @@ def grid_for(levels: Sequence[Level], scale_x: float, scale_y: float) -> Grid:
 
 def window_for(grid: Grid, x: float, y: float, width_px: int, height_px: int) -> Window:
     """The rectangle of level px under an output rectangle whose corner is (x, y) level px, filter margins included."""
-    margin = 0 if _needs_no_margin(grid, x, y) else _MARGIN
+    untouched = grid.step_x == grid.step_y == 1.0 and _on_lattice(x) and _on_lattice(y)
+    margin = 0 if untouched else _MARGIN
     left, origin_x, width = _span(x, grid.step_x, width_px, margin)
     top, origin_y, height = _span(y, grid.step_y, height_px, margin)
     return Window(left, top, width, height, origin_x, origin_y)
@@ -84,8 +85,10 @@ def window_for(grid: Grid, x: float, y: float, width_px: int, height_px: int) ->
 def resample(source: Pixels, grid: Grid, window: Window, width_px: int, height_px: int) -> Pixels:
     """The output rectangle from its window's pixels.
 
-    Untouched where scale and position are those of the level. Reductions average areas; where the origin is not on the
-    pixel lattice, a bilinear shift goes first, which for whole reductions is the same as weighting the cut pixels.
+    Untouched where scale and position are those of the level. Otherwise in steps that are each fast: a cubic shift where the
+    origin is not on the pixel lattice, averages of whole numbers of pixels, then what is left of the scale, cubic where it is
+    small and by areas where that would alias. OpenCV takes that scale from fx and fy themselves, not from rounded sizes, so
+    no position drifts.
 
     Args:
         source: (window.height, window.width, 3) uint8.
@@ -97,30 +100,61 @@ def resample(source: Pixels, grid: Grid, window: Window, width_px: int, height_p
     Returns:
         (height_px, width_px, 3) uint8.
     """
-    steps = (grid.step_x, grid.step_y)
-    if steps == (1.0, 1.0) and window.origin_x == window.origin_y == 0.0:
-        return source
-    if max(steps) < _AREA_FROM:
-        return _warp(source, steps, (window.origin_x, window.origin_y), (width_px, height_px), cv2.INTER_CUBIC)
-    area = tuple(step if step >= _AREA_FROM else 1.0 for step in steps)
-    rest = (steps[0] / area[0], steps[1] / area[1])
-    reduced_px = (math.ceil(width_px * rest[0]), math.ceil(height_px * rest[1]))
-    reduced = _reduce(source, area, (window.origin_x, window.origin_y), reduced_px)
-    if rest == (1.0, 1.0):
-        return reduced
-    return _warp(reduced, rest, (0.0, 0.0), (width_px, height_px), cv2.INTER_CUBIC)
+    steps = np.array((grid.step_x, grid.step_y))
+    pixels = _from_origin(source, window.origin_x, window.origin_y)
+    whole = np.maximum(np.floor(steps), 1).astype(int)
+    if whole.max() > 1:
+        width, height = pixels.shape[1] // whole[0], pixels.shape[0] // whole[1]
+        pixels = pixels[: height * whole[1], : width * whole[0]]
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    rest = steps / whole
+    for along, across in ((rest[0], 1.0), (1.0, rest[1])) if _differ(rest) else (tuple(rest),):
+        pixels = _scale(pixels, along, across)
+    return np.ascontiguousarray(pixels[:height_px, :width_px])
 
 
-def _needs_no_margin(grid: Grid, x: float, y: float) -> bool:
-    return grid.step_x == grid.step_y == 1.0 and _on_lattice(x) and _on_lattice(y)
+def _differ(rest: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
+    """Whether the axes need different filters; each is then scaled by itself."""
+    return bool((rest >= _AREA_FROM).any() and (rest < _AREA_FROM).any())
+
+
+def _scale(pixels: Pixels, step_x: float, step_y: float) -> Pixels:
+    """Steps below 2; the output's origin is that of `pixels`."""
+    if step_x == step_y == 1.0:
+        return pixels
+    filter_ = cv2.INTER_AREA if max(step_x, step_y) >= _AREA_FROM else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, None, fx=1 / step_x, fy=1 / step_y, interpolation=filter_), np.uint8)
+
+
+def _from_origin(source: Pixels, origin_x: float, origin_y: float) -> Pixels:
+    """The pixels right of and below a point, shifted by the fraction of a pixel that it lies off the lattice."""
+    whole_x, whole_y = math.floor(origin_x), math.floor(origin_y)
+    part_x, part_y = origin_x - whole_x, origin_y - whole_y
+    if part_x or part_y:
+        source = np.asarray(
+            cv2.sepFilter2D(source, -1, _shift_kernel(part_x), _shift_kernel(part_y), anchor=(1, 1)), np.uint8
+        )
+    return source[whole_y:, whole_x:]
+
+
+def _shift_kernel(part: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Weights of the px at -1, 0, 1, 2 for the value at `part`, 0 <= part < 1.
+
+    Source: Keys, "Cubic convolution interpolation for digital image processing", 1981, eq. 15 with a = -1/2.
+    """
+    near = np.abs(np.array([0.0, 1.0]) - part)
+    far = np.abs(np.array([-1.0, 2.0]) - part)
+    inner = 1.5 * near**3 - 2.5 * near**2 + 1
+    outer = -0.5 * far**3 + 2.5 * far**2 - 4 * far + 2
+    return np.array([outer[0], inner[0], inner[1], outer[1]])
 
 
 def _span(start: float, step: float, length_px: int, margin: int) -> tuple[int, float, int]:
     """First px, offset of the output's edge from it, and number of px, along one axis."""
     start = float(round(start)) if _on_lattice(start) else start
-    first = math.floor(start) - margin
+    first = math.floor(start) - (0 if start.is_integer() else margin)
     origin = start - first
-    return first, origin, math.ceil(origin + length_px * step - _SAME) + margin
+    return first, origin, math.ceil(origin + length_px * step - _SAME) + margin * max(1, int(step))
 
 
 def _on_lattice(position: float) -> bool:
@@ -130,36 +164,3 @@ def _on_lattice(position: float) -> bool:
 def _snap(step: float) -> float:
     """The whole number that a step is meant to be, where it is that close to one."""
     return float(round(step)) if round(step) >= 1 and abs(step / round(step) - 1) < _SAME else step
-
-
-def _reduce(source: Pixels, steps: tuple[float, ...], origin: tuple[float, float], size_px: tuple[int, int]) -> Pixels:
-    """Area averages of `steps` source px each, the first beginning at `origin`."""
-    whole_x, whole_y = math.floor(origin[0]), math.floor(origin[1])
-    shift = (origin[0] - whole_x, origin[1] - whole_y)
-    if shift == (0.0, 0.0):
-        moved = source[whole_y:, whole_x:]
-    else:
-        size = (source.shape[1] - whole_x, source.shape[0] - whole_y)
-        moved = _warp(source, (1.0, 1.0), origin, size, cv2.INTER_LINEAR)
-    # With no target size OpenCV takes the scale from fx and fy themselves, not from the rounded sizes.
-    reduced = cv2.resize(moved, None, fx=1 / steps[0], fy=1 / steps[1], interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(reduced[: size_px[1], : size_px[0]])
-
-
-def _warp(
-    source: Pixels,
-    steps: tuple[float, float],
-    origin: tuple[float, float],
-    size_px: tuple[int, int],
-    interpolation: int,
-) -> Pixels:
-    """Interpolate at origin + (u, v) * step for every output pixel centre (u, v)."""
-    # OpenCV counts pixel centres from 0: ours lie half a pixel further on either side.
-    matrix = np.array(
-        [
-            [steps[0], 0.0, origin[0] + 0.5 * steps[0] - 0.5],
-            [0.0, steps[1], origin[1] + 0.5 * steps[1] - 0.5],
-        ]
-    )
-    flags = interpolation | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(source, matrix, size_px, flags=flags, borderMode=cv2.BORDER_REPLICATE)

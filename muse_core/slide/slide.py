@@ -1,19 +1,20 @@
 """An open slide: RGB pixels at a level or at any µm/px, in level-0 coordinates."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from muse_core.errors import MppError, SlideReadError
+from muse_core.errors import ConfigError, MppError, SlideReadError
 from muse_core.slide.choose import Choice, choose_reader
 from muse_core.slide.info import Mpp, SlideInfo
 from muse_core.slide.jpeg_tiles import JpegTiles, open_jpeg_tiles
 from muse_core.slide.mpp import resolve_mpp
 from muse_core.slide.reader import WHITE, Pixels
+from muse_core.slide.regions import Regions
 from muse_core.slide.resample import Grid, Window, grid_for, resample, window_for
 
 _MAX_SOURCE_PX = 1 << 24  # level px held at once while reducing; 48 MiB of RGB
@@ -145,10 +146,34 @@ class Slide:
 
     def read_regions(
         self, corners_level0: Sequence[tuple[float, float]], width_px: int, height_px: int, *, mpp: float
-    ) -> Iterator[Pixels]:
-        """`read_region` for many corners of one size, in their order."""
-        for x_level0, y_level0 in corners_level0:
-            yield self.read_region(x_level0, y_level0, width_px, height_px, mpp=mpp)
+    ) -> Regions:
+        """`read_region` for many corners of one size, in their order, decoded ahead by cuCIM's batch loader.
+
+        Args:
+            corners_level0: left and top edges in level-0 px.
+            width_px: output width.
+            height_px: output height.
+            mpp: µm per output px.
+
+        Returns:
+            An iterator of (height_px, width_px, 3) uint8 RGB. A region that cannot be decoded raises SlideReadError, and the
+            following `next` goes on with the one after it.
+        """
+        grid = grid_for(self.info.levels, *self._scales(mpp))
+        size_px = (width_px, height_px)
+        if not self._in_one_read(size_px, grid):
+            raise ConfigError(
+                f"regions of {width_px}x{height_px} px at {mpp} µm/px need more than {_MAX_SOURCE_PX} px of level "
+                f"{grid.level} each; read them with read_region"
+            )
+        return Regions(
+            self._handles,
+            [self._window(corner, size_px, grid) for corner in corners_level0],
+            level=grid.level,
+            level_size=self.info.levels[grid.level],
+            read_one=lambda window: self._read_window(window, grid),
+            finish=lambda source, window: resample(source, grid, window, *size_px),
+        )
 
     def read_overview(self, mpp: float) -> Pixels:
         """The whole slide at `mpp` µm/px, from the coarsest level that is fine enough, block by block.
@@ -197,7 +222,7 @@ class Slide:
         self, corner: tuple[float, float], size_px: tuple[int, int], scales: tuple[float, float]
     ) -> Pixels:
         grid = grid_for(self.info.levels, *scales)
-        if size_px[0] * grid.step_x * size_px[1] * grid.step_y <= _MAX_SOURCE_PX:
+        if self._in_one_read(size_px, grid):
             return self._read_grid(corner, size_px, grid)
         output = np.empty((size_px[1], size_px[0], 3), np.uint8)
         block_width = max(1, int(_BLOCK_SOURCE_PX / grid.step_x))
@@ -209,10 +234,15 @@ class Slide:
                 output[v : v + block[1], u : u + block[0]] = self._read_grid(at, block, grid)
         return output
 
+    def _in_one_read(self, size_px: tuple[int, int], grid: Grid) -> bool:
+        return size_px[0] * grid.step_x * size_px[1] * grid.step_y <= _MAX_SOURCE_PX
+
     def _read_grid(self, corner: tuple[float, float], size_px: tuple[int, int], grid: Grid) -> Pixels:
         window = self._window(corner, size_px, grid)
-        source = self.read_level(window.x, window.y, window.width, window.height, level=grid.level)
-        return resample(source, grid, window, *size_px)
+        return resample(self._read_window(window, grid), grid, window, *size_px)
+
+    def _read_window(self, window: Window, grid: Grid) -> Pixels:
+        return self.read_level(window.x, window.y, window.width, window.height, level=grid.level)
 
     def _window(self, corner: tuple[float, float], size_px: tuple[int, int], grid: Grid) -> Window:
         level = self.info.levels[grid.level]
