@@ -18,6 +18,8 @@ import fsspec
 import pytest
 
 from muse_core.acquire import Acquired, AcquireSettings, SlideStore, acquire, local_path
+from muse_core.acquire.fetch import _source_key, slide_file
+from muse_core.acquire.partial import PartialFile
 from muse_core.errors import AcquireError, OutputError
 from muse_core.retry import RetrySettings
 from tests.data.gdc_server import (
@@ -534,3 +536,30 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(server, tmp_path, keep)
     with pytest.raises(OutputError, match="file"):
         fetch(server, blocked)
     assert server.requests == []
+
+
+def test_fsspec_parts_are_resumed_while_the_source_is_the_same(tmp_path):
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/slides/b.svs", DATA)
+    source = Source("memory://slides/b.svs", size=None, md5=None)
+    with PartialFile(slide_file(source, tmp_path), _source_key(source)) as part:
+        part.restart(str(files.ukey("/slides/b.svs")))
+        part.append(b"x" * 1000)  # told apart from the source's own bytes, to see that they are built on
+    acquired = acquire(source, tmp_path, AcquireSettings(retry=QUICK))
+    assert acquired.path.read_bytes() == b"x" * 1000 + DATA[1000:]
+
+    acquired.path.unlink()
+    with PartialFile(slide_file(source, tmp_path), _source_key(source)) as part:
+        part.restart(str(files.ukey("/slides/b.svs")))
+        part.append(b"x" * 1000)
+    files.pipe_file("/slides/b.svs", DATA[::-1])
+    assert acquire(source, tmp_path, AcquireSettings(retry=QUICK)).path.read_bytes() == DATA[::-1]
+
+
+def test_a_torn_note_costs_the_part_only(server, tmp_path):
+    server.faults[ID] = [cut(100_000)]
+    with pytest.raises(AcquireError):
+        fetch(server, tmp_path, retry=RetrySettings(max_attempts=1))
+    next(tmp_path.rglob("*.part.json")).write_text('{"sour')
+    assert_whole(fetch(server, tmp_path), tmp_path)
+    assert server.ranges == [None, None]

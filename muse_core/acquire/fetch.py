@@ -52,10 +52,7 @@ def acquire(source: SlideSource, folder: Path, settings: AcquireSettings) -> Acq
     if local is not None:
         return _in_place(source, local)
     target = slide_file(source, folder)
-    there = _already_there(source, target)
-    if there is None:
-        target.unlink(missing_ok=True)  # of another version of the manifest; not to take the room of two
-    return there or _fetch(source, target, settings)
+    return _already_there(source, target) or _fetch(source, target, settings)
 
 
 def slide_file(source: SlideSource, folder: Path) -> Path:

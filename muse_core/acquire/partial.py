@@ -41,6 +41,7 @@ class PartialFile:
     def __enter__(self) -> Self:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.target.unlink(missing_ok=True)  # damaged or of another version; not to take the room of two slides
             self._file = self.path.open("ab", buffering=0)  # unbuffered: what a killed run had written is there
         except OSError as error:
             raise output_error(error, self.path) from error
