@@ -1,6 +1,6 @@
 """Which reader to trust with a slide: the fast one where it decodes the same pixels as another."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -144,50 +144,57 @@ def _open_candidates(path: Path, read_threads: int) -> tuple[list[_Candidate], d
     return candidates, failures
 
 
-def _pick(candidates: list[_Candidate], failures: dict[str, str], wanted: str) -> tuple[_Candidate | None, str]:
-    """The first candidate whose samples decode and agree with the next one's, and the words for that."""
-    notes: list[str] = []
-    for index, candidate in enumerate(candidates):
+def _pick(
+    candidates: list[_Candidate], failures: dict[str, str], wanted: str
+) -> tuple[_Candidate | None, str]:
+    """The first candidate that decodes its samples and is not contradicted, and how that was found out, in words."""
+    notes = ["cucim does not open it"] if "cucim" in failures else []
+    for candidate in candidates:
         if wanted not in ("auto", candidate.name):
             continue
-        others = [one for one in candidates if one is not candidate and one.name != "cucim"] if index == 0 else []
+        others = [one for one in candidates if one is not candidate] if candidate.name == "cucim" else []
         verdict = _check(candidate, others)
         if verdict is not None:
             return candidate, "; ".join([*notes, verdict])
         failures[candidate.name] = candidate.failure
-        notes.append(
-            candidate.failure
-            if candidate.failure.startswith(candidate.name)
-            else f"{candidate.name} failed: {candidate.failure}"
-        )
+        notes.append(f"{candidate.name} failed: {candidate.failure.removeprefix(candidate.name + ': ')}")
     return None, ""
 
 
 def _check(candidate: _Candidate, others: list[_Candidate]) -> str | None:
-    """Compare samples with the first other reader that decodes any; None when the candidate is not to be trusted."""
+    """Compare samples with the first other reader that decodes any; None where the candidate is not to be trusted."""
     for other in others:
-        compared = 0
-        for mine, theirs in _sample_pairs(candidate, other):
-            if theirs is None:
-                continue
-            if mine is None:
-                return None
-            difference = float(np.abs(mine.astype(np.int16) - theirs).mean()) if mine.shape == theirs.shape else 255.0
-            if difference > _MAX_DIFFERENCE:
-                candidate.failure = f"differs from {other.name} by {difference:.1f} grey levels"
-                return None
-            compared += 1
-            if compared == _SAMPLES_WANTED:
-                break
+        compared = _agreeing_samples(candidate, other)
+        if compared is None:
+            return None
         if compared:
             return f"equal to {other.name} on {compared} region{'s' if compared > 1 else ''}"
-    if others and candidate.name == "cucim":
+    if others:
         # A reader that opens the file and decodes none of it says that the bytes are bad; cuCIM would not say so.
-        candidate.failure = candidate.failure or f"unconfirmed: {others[0].failure}"
+        candidate.failure = candidate.failure or f"not confirmed by {others[0].failure}"
         return None
-    if not any(candidate.sample(0, place) is not None for place in _PLACES):
+    decoded = sum(candidate.sample(0, place) is not None for place in _PLACES[:_SAMPLES_WANTED])
+    if not decoded and not any(candidate.sample(0, place) is not None for place in _PLACES[_SAMPLES_WANTED:]):
         return None
-    return "no second reader opens it"
+    return "no second reader opens it" if candidate.name == "cucim" else f"{candidate.name} decodes its sample regions"
+
+
+def _agreeing_samples(candidate: _Candidate, other: _Candidate) -> int | None:
+    """How many regions both decode to the same pixels; None at the first that only the other decodes, or differently."""
+    agreeing = 0
+    for mine, theirs in _sample_pairs(candidate, other):
+        if theirs is None:
+            continue
+        if mine is None:
+            return None
+        difference = float(np.abs(mine.astype(np.int16) - theirs).mean()) if mine.shape == theirs.shape else 255.0
+        if difference > _MAX_DIFFERENCE:
+            candidate.failure = f"differs from {other.name} by {difference:.1f} grey levels"
+            return None
+        agreeing += 1
+        if agreeing == _SAMPLES_WANTED:
+            break
+    return agreeing
 
 
 def _sample_pairs(one: _Candidate, other: _Candidate) -> Iterator[tuple[Pixels | None, Pixels | None]]:
