@@ -1,7 +1,7 @@
 """Tissue polygons as GeoJSON that QuPath opens as annotations, and back, however they were edited.
 
-Coordinates are level-0 px of the full image. QuPath counts from the scanner's bounds where a slide has any (MRXS); there
-its coordinates differ by the bounds' origin.
+Coordinates are level-0 px of the full image. QuPath counts from the scanner's bounds where a slide has any (MRXS);
+there its coordinates differ by the bounds' origin.
 """
 
 import json
@@ -47,8 +47,8 @@ def write_tissue(tissue: Tissue, path: Path) -> None:
 def read_tissue(path: Path, info: SlideInfo) -> Tissue:
     """Read tissue polygons that a person may have edited.
 
-    Takes a FeatureCollection, a bare array, a single Feature or geometry; polygons of any kind are repaired, joined where
-    they overlap and clipped to the slide; annotations that QuPath would ignore (class name ending in `*`) are cut out;
+    Takes a FeatureCollection, a bare array, a single Feature or geometry; polygons of any kind are repaired, joined
+    where they overlap and clipped to the slide; annotations that QuPath ignores (class name ending in `*`) are cut out;
     points and lines are left out with a warning.
 
     Args:
@@ -71,7 +71,7 @@ def read_tissue(path: Path, info: SlideInfo) -> Tissue:
     if not polygons:
         where = f"none of its {len(wanted)} polygons lies on" if wanted else "it holds no polygon for"
         raise TissueError(
-            f"{path}: no tissue: {where} slide {info.path.name}, {info.width_level0} x {info.height_level0} level-0 px; "
+            f"{path}: no tissue: {where} slide {info.path.name}, {info.width_level0} x {info.height_level0} px; "
             "draw at least one, or remove the file to have tissue found"
         )
     return Tissue(tuple(sorted(polygons, key=lambda polygon: -polygon.area)), source=path.name)

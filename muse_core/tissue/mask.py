@@ -105,7 +105,7 @@ def estimate_background(overview: Image, glass: Mask) -> tuple[float, float, flo
 def stain_threshold(glass_stain: NDArray[np.float32], settings: TissueSettings) -> float:
     """The least stain that is not noise of this slide's glass: twice its 99th percentile, within the settings' bounds.
 
-    Not Otsu's threshold: that lies half way to the dark parts, loses pale stroma, and splits a slide that is all tissue.
+    Not Otsu's threshold: it lies half way to the dark parts, loses pale stroma, and splits a slide that is all tissue.
     """
     noise = 2.0 * float(np.percentile(glass_stain, 99)) if glass_stain.size else 0.0
     return float(np.clip(noise, settings.min_stain_od, settings.max_stain_od))
@@ -166,7 +166,8 @@ def _local_std(channel: NDArray[np.uint8], size_px: int = 5) -> NDArray[np.float
     values = channel.astype(np.float32)
     mean = cv2.blur(values, (size_px, size_px))
     square = cv2.blur(values * values, (size_px, size_px))
-    return np.sqrt(np.maximum(square - mean * mean, 0.0)).astype(np.float32)
+    deviation: NDArray[np.float32] = np.sqrt(np.maximum(square - mean * mean, 0.0))
+    return deviation
 
 
 def _disk(radius_px: int) -> NDArray[np.uint8]:

@@ -1,0 +1,6 @@
+"""Tissue polygons to ROIs: regions of fixed physical size kept for training."""
+
+from muse_core.rois.select import RoiBox, choose_boxes, select_rois, tissue_fractions
+from muse_core.rois.settings import RoiSettings
+
+__all__ = ["RoiBox", "RoiSettings", "choose_boxes", "select_rois", "tissue_fractions"]
