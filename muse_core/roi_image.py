@@ -266,7 +266,7 @@ def _decode_whole(data: bytes, image_format: str, name: str) -> NDArray[np.uint8
     decode = imagecodecs.jpeg_decode if image_format == "jpeg" else imagecodecs.png_decode
     try:
         pixels = np.asarray(decode(data))
-    except (imagecodecs.Jpeg8Error, imagecodecs.PngError) as error:
+    except (imagecodecs.Jpeg8Error, imagecodecs.PngError, ValueError) as error:
         raise DatasetError(f"{name}: not a readable {image_format}: {error}") from None
     if pixels.dtype != np.uint8:
         raise DatasetError(f"{name}: {pixels.dtype} samples; needs 8 bits a channel")
