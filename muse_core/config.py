@@ -27,7 +27,7 @@ def load_settings(kind: type[AnySettings], path: Path | None = None, overrides: 
     Args:
         kind: the settings class.
         path: a TOML file; None for the defaults.
-        overrides: strings `key=value` with dotted keys; values are TOML (`3`, `0.5`, `true`, `[1, 2]`) or else plain text.
+        overrides: strings `key=value` with dotted keys; values are TOML (`3`, `0.5`, `true`, `[1, 2]`) or plain text.
 
     Returns:
         The validated settings.
@@ -54,7 +54,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config {path}: {error.strerror or error}; give an existing TOML file with --config") from None
+        raise ConfigError(
+            f"config {path}: {error.strerror or error}; give an existing TOML file with --config"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path}: not TOML: {error}") from None
 

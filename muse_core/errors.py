@@ -10,8 +10,8 @@
     ├── ConfigError       a setting or command-line value
     └── OutputError       the output folder: locked, read-only or full
 
-Each instance carries `reason`, the short machine-readable word of the slides table, and a message of one line that says what,
-which file, the value found, the value needed and what to do next. Catch `MuseError` for all of them.
+Each instance carries `reason`, the short machine-readable word of the slides table, and a message of one line that says
+what, which file, the value found, the value needed and what to do next. Catch `MuseError` for all of them.
 """
 
 

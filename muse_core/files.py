@@ -39,6 +39,12 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what killed writers left in a folder and below; nobody else may be writing there."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def as_output_error(error: OSError, path: Path) -> OSError:
     """The OutputError that tells a person what a failed write means; other errors come back as they are."""
     if isinstance(error, OutputError):

@@ -1,7 +1,7 @@
 """The only coordinate arithmetic: frames and the maps between them.
 
-Every frame is continuous: x right, y down, and the centre of the top-left pixel is (0.5, 0.5). A change of scale is then a
-plain multiplication, with no half-pixel term. The frames:
+Every frame is continuous: x right, y down, and the centre of the top-left pixel is (0.5, 0.5). A change of scale is
+then a plain multiplication, with no half-pixel term. The frames:
 
     level0   pixels of the slide's finest level, the full image (scanner bounds are not subtracted)
     level    pixels of one pyramid level: level0 divided by the level's downsample
@@ -67,7 +67,7 @@ class Frame:
 
 
 def frame_at(x_level0: float, y_level0: float, mpp: float, slide_mpp: tuple[float, float]) -> Frame:
-    """The frame of a grid at `mpp` (µm/px, both axes) whose corner lies at a level-0 point of a slide of (mpp_x, mpp_y)."""
+    """The frame of a grid at `mpp` (µm/px, both axes) with its corner at a level-0 point of a slide of that mpp."""
     return Frame(x_level0, y_level0, mpp / slide_mpp[0], mpp / slide_mpp[1])
 
 
@@ -77,6 +77,6 @@ def level0_to_um(xy_level0: Points, slide_mpp: tuple[float, float]) -> NDArray[n
 
 
 def inside(xy: Points, width: float, height: float) -> NDArray[np.bool_]:
-    """Which points (N, 2) lie in the half-open rectangle [0, width) x [0, height): each belongs to one cell of a grid."""
+    """Which points (N, 2) lie in the half-open rectangle [0, width) x [0, height): one cell of a grid owns each."""
     x, y = np.asarray(xy).reshape(-1, 2).T
     return np.asarray((x >= 0) & (x < width) & (y >= 0) & (y < height))

@@ -1,0 +1,315 @@
+"""build-tcga-nu: a manifest of slides to the ROI dataset, slide by slide, each isolated from the others.
+
+    manifest row ─ acquire ─▶ file ─ plan, then chunks, on workers ─▶ parts ─ commit ─▶ record ─▶ slides.parquet
+
+A slide is finished when its record stands; whatever a killed run left before that is taken up again by the next.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from distributed import KilledWorker
+
+from muse_core.acquire import Acquired, SlideStore, acquire, local_path
+from muse_core.build_settings import BuildSettings
+from muse_core.build_slide import (
+    ChunkResult,
+    SlideJob,
+    SlidePlan,
+    build_chunk,
+    commit_parts,
+    plan_slide,
+    remove_parts,
+    remove_staging,
+)
+from muse_core.cluster import Workers, open_workers
+from muse_core.contact_sheet import draw_contact_sheet
+from muse_core.errors import ConfigError, MuseError, OutputError, SlideReadError, TissueError
+from muse_core.files import safe_name, sweep_temporaries, whole_file
+from muse_core.manifest import Manifest, ManifestRow
+from muse_core.run_paths import RunPaths, locked
+from muse_core.slide_records import (
+    BuildSummary,
+    SlideRecord,
+    keep_record,
+    read_record,
+    read_records,
+    refused_row,
+    summarise,
+    write_slides_table,
+)
+
+logger = logging.getLogger(__name__)
+
+DEVICES = ("cpu", "cuda")
+RECORDED_PACKAGES = (
+    "muse-nuclei",
+    "openslide-bin",
+    "cucim-cu13",
+    "tifffile",
+    "imagecodecs",
+    "opencv-python-headless",
+    "numpy",
+)
+
+Fetch = Callable[[ManifestRow, Path], Acquired]
+OnRois = Callable[[int], None]
+Build = Callable[[ManifestRow], SlideRecord]
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a run is carried out; none of it changes the tables.
+
+    Attributes:
+        out: the output folder.
+        device: `cpu` or `cuda`: where slides are decoded.
+        workers: local worker processes; None for one a usable core, 0 for this process alone.
+        dask_scheduler: address of a Dask scheduler to use instead.
+        keep_slides: keep fetched slides; otherwise each is deleted after use.
+        max_slides_on_disk: with keep_slides off, fetched slides on the disk at once, partial ones included.
+        tissue_folder: edited tissue polygons `<slide_id>.geojson`, which replace those that would be found.
+    """
+
+    out: Path
+    device: str = "cpu"
+    workers: int | None = None
+    dask_scheduler: str | None = None
+    keep_slides: bool = True
+    max_slides_on_disk: int = 4
+    tissue_folder: Path | None = None
+
+
+class BuildRun:
+    """One run over one output folder: its workers, its slide store. `open_build` makes it and holds the lock."""
+
+    def __init__(self, options: BuildOptions, settings: BuildSettings, workers: Workers, store: SlideStore) -> None:
+        self.options = options
+        self.settings = settings
+        self.paths = RunPaths(options.out)
+        self.workers = workers
+        self.store = store
+        self.started = time.monotonic()
+
+    @property
+    def slides_in_flight(self) -> int:
+        """Slides worked on at once: one more than the workers, so that one is fetched while others are built."""
+        return self.workers.count + 1
+
+    def fetch(self, row: ManifestRow, folder: Path) -> Acquired:
+        """The slide's file on this machine, whole and checked, fetched into `folder`; raises what `acquire` does."""
+        return acquire(row, folder, self.settings.acquire)
+
+    def build(self, row: ManifestRow, *, fetch: Fetch | None = None, on_rois: OnRois = _ignore) -> SlideRecord:
+        """Build one slide, or find it built. A failure is a record, not an exception.
+
+        Args:
+            row: the slide.
+            fetch: gets its file into a folder; `self.fetch` unless given.
+            on_rois: told the number of ROIs of each chunk as it is done.
+
+        Raises:
+            OutputError: the output cannot be written any more; no other slide would fare better.
+        """
+        inputs_hash = self._inputs_hash(row)
+        known = read_record(self.paths.record(row.slide_id))
+        if known is not None and known.inputs_hash == inputs_hash and known.status != "failed":
+            return SlideRecord(known.row, inputs_hash, reused=True)
+        begun = time.monotonic()
+        values = self._attempt(row, inputs_hash, fetch or self.fetch, on_rois)
+        values["seconds"] = time.monotonic() - begun
+        record = SlideRecord({**_identity(row), **values}, inputs_hash)
+        keep_record(record, self.paths.record(row.slide_id))
+        remove_staging(self.paths.staging(row.slide_id))
+        return record
+
+    def finish(self, manifest: Manifest, records: Iterable[SlideRecord]) -> BuildSummary:
+        """Write the slides table over every slide this folder holds, and sum this run up.
+
+        Args:
+            manifest: what was asked for; its refused rows stand in the table as failed.
+            records: what `build` returned.
+
+        Raises:
+            OutputError: the table cannot be written.
+        """
+        mine = [*records, *(refused_row(problem) for problem in manifest.problems if problem.severity == "error")]
+        ids = {record.slide_id for record in mine}
+        older = [record for record in read_records(self.paths.records) if record.slide_id not in ids]
+        write_slides_table(self.paths.slides_table, [*older, *mine])
+        with whole_file(self.paths.settings) as path:
+            path.write_text(self.settings.model_dump_json(indent=2), encoding="utf-8")
+        summary = summarise(mine)
+        summary.seconds = time.monotonic() - self.started
+        built_mm2 = sum(record.row.get("tissue_mm2") or 0.0 for record in mine if not record.reused)
+        summary.seconds_per_mm2 = summary.seconds / built_mm2 if built_mm2 else None
+        summary.peak_rss_bytes = self.workers.peak_rss_bytes()
+        return summary
+
+    def _attempt(self, row: ManifestRow, inputs_hash: str, fetch: Fetch, on_rois: OnRois) -> dict[str, Any]:
+        """The values of the slide's row, whatever happens to it."""
+        try:
+            with self.store.slide(row, fetch) as acquired:
+                return {"status": "done", **self._build(self._job(row, acquired, inputs_hash), on_rois)}
+        except OutputError:
+            raise
+        except MuseError as error:
+            status, reason, message = (
+                "skipped" if isinstance(error, TissueError) else "failed",
+                error.reason,
+                str(error),
+            )
+        except KilledWorker as error:
+            status, reason = "failed", "worker_killed"
+            message = f"{row.slide_id}: worker after worker died over it ({error}); give the workers more memory"
+        logger.warning("%s: %s, %s: %s", row.slide_id, status, reason, message)
+        remove_parts(self.paths.out, row.slide_id)
+        return {"status": status, "reason": reason, "message": message, "n_rois": 0, "n_nuclei": 0}
+
+    def _build(self, job: SlideJob, on_rois: OnRois) -> dict[str, Any]:
+        executor = self.workers.executor
+        plan: SlidePlan = executor.submit(plan_slide, job).result()
+        results = _build_chunks(executor, job, plan, on_rois)
+        failed = sorted(pair for result in results for pair in result.failed)
+        if len(failed) == len(plan.boxes):
+            raise SlideReadError(f"{job.path}: none of its {len(failed)} ROIs could be read: {failed[0][1]}")
+        commit_parts(job, self.paths.out, len(results))
+        if self.settings.contact_sheets:
+            executor.submit(draw_contact_sheet, job, plan, self.paths.out.absolute()).result()
+        return {
+            **plan.facts,
+            "md5": job.md5,
+            "size": job.path.stat().st_size,
+            "tissue_mm2": plan.tissue_mm2,
+            "n_rois": sum(result.n_rois for result in results),
+            "n_nuclei": sum(result.n_nuclei for result in results),
+            "n_failed_rois": len(failed),
+            "reason": "bad_tiles" if failed else None,
+            "message": f"{len(failed)} of {len(plan.boxes)} ROIs could not be read: {failed[0][1]}" if failed else None,
+        }
+
+    def _job(self, row: ManifestRow, acquired: Acquired, inputs_hash: str) -> SlideJob:
+        # Absolute paths: a worker's current folder is not this process's.
+        return SlideJob(
+            slide_id=row.slide_id,
+            case_id=row.case_id,
+            project=row.project,
+            path=acquired.path.absolute(),
+            md5=acquired.md5,
+            mpp_override=row.mpp,
+            inputs_hash=inputs_hash,
+            staging=self.paths.staging(row.slide_id).absolute(),
+            tissue_file=self.paths.tissue(row.slide_id).absolute(),
+            tissue_edited=self._edited_tissue(row.slide_id),
+            settings=self.settings,
+            device=self.options.device,
+        )
+
+    def _edited_tissue(self, slide_id: str) -> Path | None:
+        if self.options.tissue_folder is None:
+            return None
+        path = self.options.tissue_folder / f"{safe_name(slide_id)}.geojson"
+        return path.absolute() if path.exists() else None
+
+    def _inputs_hash(self, row: ManifestRow) -> str:
+        """What a slide's rows depend on: its file, its manifest row, edited tissue, and the settings that matter."""
+        path, edited = local_path(row), self._edited_tissue(row.slide_id)
+        parts: list[Any] = [row.slide_id, row.case_id, row.project, row.uri, row.size, row.md5, row.mpp]
+        parts.append(self.settings.tables_hash())
+        if path is not None and path.exists():
+            parts += [path.stat().st_size, path.stat().st_mtime_ns]
+        if edited is not None:
+            parts.append(sha256(edited.read_bytes()).hexdigest())
+        return sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[BuildRun]:
+    """Lock the output folder, start the workers, and clean up at the end.
+
+    Raises:
+        OutputError: the folder is locked, read-only or full.
+        ConfigError: the device, the worker count or the scheduler is of no use.
+    """
+    if options.device not in DEVICES:
+        raise ConfigError(f"--device {options.device}: needs one of auto, {', '.join(DEVICES)}")
+    paths = RunPaths(options.out)
+    with ExitStack() as stack:
+        stack.enter_context(locked(paths))
+        sweep_temporaries(options.out)
+        workers = stack.enter_context(open_workers(options.workers, options.dask_scheduler))
+        store = SlideStore(
+            paths.downloads, settings.acquire, keep=options.keep_slides, max_slides_on_disk=options.max_slides_on_disk
+        )
+        stack.callback(store.close)
+        logger.info("building into %s with %s", options.out, workers.description)
+        yield BuildRun(options, settings, workers, store)
+
+
+def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: Build | None = None) -> Iterator[SlideRecord]:
+    """Build slides, `run.slides_in_flight` at once, and yield each record as it is done (not in manifest order).
+
+    Args:
+        run: the run they belong to.
+        rows: the slides.
+        build: what builds one; `run.build` unless given. It runs in threads that see the caller's context variables.
+
+    Raises:
+        OutputError: the output cannot be written any more; nothing further is begun.
+    """
+    build = build or run.build
+    threads = ThreadPoolExecutor(run.slides_in_flight, thread_name_prefix="slide")
+    pending: set[Future[SlideRecord]] = set()
+    try:
+        for row in rows:
+            pending.add(threads.submit(copy_context().run, build, row))
+            if len(pending) >= run.slides_in_flight:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(pending))
+    finally:
+        # After an error or Ctrl-C nobody waits for slides that are half done: the next run takes them up.
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _build_chunks(executor: Executor, job: SlideJob, plan: SlidePlan, on_rois: OnRois) -> list[ChunkResult]:
+    futures = [executor.submit(build_chunk, job, plan, chunk) for chunk in range(plan.chunks(job.settings.chunk_rois))]
+    for future in as_completed(futures):
+        on_rois(future.result().n_rois)
+    return [future.result() for future in futures]
+
+
+def _identity(row: ManifestRow) -> dict[str, Any]:
+    return {
+        "slide_id": row.slide_id,
+        "case_id": row.case_id,
+        "project": row.project,
+        "uri": row.uri,
+        "md5": row.md5,
+        "size": row.size,
+        "versions": json.dumps(_versions()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # cuCIM has no build for every platform
+    return found

@@ -1,0 +1,41 @@
+"""Settings of build-tcga-nu: what the tables depend on, and what only the run does."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from muse_core.acquire import AcquireSettings
+from muse_core.config import Settings, settings_hash
+from muse_core.roi_image import RoiImageSettings
+from muse_core.rois import RoiSettings
+from muse_core.tissue import TissueSettings
+
+# Raised by hand whenever code changes what a build writes for the same inputs, so that reruns redo it.
+BUILD_VERSION = 1
+
+
+class BuildSettings(Settings):
+    """Everything configurable about a build; one TOML section a field.
+
+    Attributes:
+        tissue: how tissue is found.
+        rois: how ROIs are chosen.
+        image: how ROI images are stored.
+        acquire: how slides are fetched (never changes the tables).
+        detector: `classical`, `none`, or the dotted name of a callable.
+        chunk_rois: ROIs a piece of work and a Parquet part; 16 ROIs are a few seconds of one core.
+        contact_sheets: whether to draw a picture a slide (never changes the tables).
+    """
+
+    tissue: TissueSettings = TissueSettings()
+    rois: RoiSettings = RoiSettings()
+    image: RoiImageSettings = RoiImageSettings()
+    acquire: AcquireSettings = AcquireSettings()
+    detector: str = "classical"
+    chunk_rois: Annotated[int, Field(ge=1)] = 16
+    contact_sheets: bool = True
+
+    def tables_hash(self) -> str:
+        """Changes exactly when the tables would: how slides are fetched and drawn is left out."""
+        neutral = self.model_copy(update={"acquire": AcquireSettings(), "contact_sheets": True})
+        return f"{BUILD_VERSION}-{settings_hash(neutral)}"

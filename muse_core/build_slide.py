@@ -1,0 +1,307 @@
+"""One slide to its ROI rows: plan, build in chunks, commit. Each step is picklable and may run in any process.
+
+plan_slide     slide file -> SlidePlan (tissue, ROI boxes, stain sample), kept as JSON in the staging folder
+build_chunk    SlidePlan + chunk number -> one Parquet part in the staging folder
+commit_parts   staging folder -> the dataset, by renames that a second call can finish
+"""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muse_core.build_settings import BuildSettings
+from muse_core.errors import SlideReadError
+from muse_core.files import whole_file
+from muse_core.geometry import Box, frame_at
+from muse_core.nuclei import Detector, adapted, detect_in_core, load_detector, margin_um
+from muse_core.roi_dataset import RoiRow, part_path, parts_of_slide, write_rois
+from muse_core.roi_image import TILED_JPEG, copy_roi, encode_roi
+from muse_core.rois import RoiBox, select_rois
+from muse_core.slide import Slide, open_slide
+from muse_core.tissue import Tissue, find_tissue, read_tissue, tissue_area_mm2, write_tissue
+
+logger = logging.getLogger(__name__)
+
+STAIN_SAMPLE_MPP = 0.5  # nuclei are resolved, so that their colour is not mixed with their surroundings'
+STAIN_SAMPLE_PX = 192
+STAIN_SAMPLE_ROIS = 12
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """One slide as a worker needs it: small and picklable."""
+
+    slide_id: str
+    case_id: str
+    project: str
+    path: Path
+    md5: str
+    mpp_override: float | None
+    inputs_hash: str
+    staging: Path
+    tissue_file: Path
+    tissue_edited: Path | None
+    settings: BuildSettings
+    device: str = "cpu"
+
+    @property
+    def folder(self) -> Path:
+        """The staging folder of exactly these inputs."""
+        return self.staging / self.inputs_hash
+
+    def staged_part(self, chunk: int) -> Path:
+        """Where a chunk's rows wait for the commit."""
+        return self.folder / f"part-{chunk:04d}.parquet"
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """What is known of a slide once its overview has been seen.
+
+    Attributes:
+        facts: columns of the slides table that come from the file itself (reader, vendor, mpp, levels).
+        tissue_mm2: tissue area.
+        boxes: the chosen ROIs, in chunk order.
+    """
+
+    facts: dict[str, Any]
+    tissue_mm2: float
+    boxes: tuple[RoiBox, ...]
+
+    def chunks(self, chunk_rois: int) -> int:
+        """How many pieces of work the ROIs make."""
+        return -(-len(self.boxes) // chunk_rois)
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What one chunk wrote; failed holds (roi_id, message) of ROIs that could not be read."""
+
+    n_rois: int
+    n_nuclei: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def plan_slide(job: SlideJob) -> SlidePlan:
+    """Open the slide, find its tissue, choose its ROIs and take a stain sample; a plan already staged is read back.
+
+    Raises:
+        SlideReadError, MppError: the file or its µm/px is of no use.
+        TissueError: there is no tissue, or no room for a ROI.
+    """
+    staged = job.folder / "plan.json"
+    if staged.exists():
+        return _read_plan(staged)
+    with open_slide(job.path, mpp_override=job.mpp_override) as slide:
+        tissue = _tissue_of(slide, job)
+        boxes = tuple(select_rois(slide, tissue, job.settings.rois, key=job.slide_id))
+        sample = _stain_sample(slide, boxes)
+        mpp = slide.info.mpp
+        plan = SlidePlan(_facts(slide), tissue_area_mm2(tissue, mpp.x, mpp.y), boxes)
+    with whole_file(job.tissue_file) as file:
+        write_tissue(tissue, file)
+    with whole_file(job.folder / "stain.npy") as file, file.open("wb") as stream:
+        np.save(stream, sample, allow_pickle=False)
+    with whole_file(staged) as file:
+        file.write_text(json.dumps({**asdict(plan), "boxes": [asdict(box) for box in boxes]}), encoding="utf-8")
+    logger.info(
+        "%s: %.2f mm2 of tissue, %d ROIs, read by %s", job.slide_id, plan.tissue_mm2, len(boxes), plan.facts["reader"]
+    )
+    return plan
+
+
+def build_chunk(job: SlideJob, plan: SlidePlan, chunk: int) -> ChunkResult:
+    """Write the rows of one chunk of ROIs to the staging folder; a chunk already staged is not built again.
+
+    A ROI that cannot be read is left out and named in the result; the slide goes on.
+
+    Raises:
+        SlideReadError: the slide no longer opens.
+        OutputError: the disk is full.
+    """
+    part = job.staged_part(chunk)
+    done = part.with_suffix(".json")
+    if done.exists():
+        return _read_result(done)
+    failed: list[tuple[str, str]] = []
+    size = job.settings.chunk_rois
+    numbered = list(enumerate(plan.boxes))[chunk * size : (chunk + 1) * size]
+    with open_slide(job.path, mpp_override=job.mpp_override, reader=plan.facts["reader"], device=job.device) as slide:
+        n_rois, n_nuclei = write_rois(part, _rows(slide, job, numbered, failed), _provenance(job, plan))
+    result = ChunkResult(n_rois, n_nuclei, tuple(failed))
+    with whole_file(done) as file:
+        file.write_text(json.dumps(asdict(result)), encoding="utf-8")
+    return result
+
+
+def commit_parts(job: SlideJob, out: Path, n_chunks: int) -> None:
+    """Put the staged parts in place of whatever the dataset holds of this slide, then drop the staging folder.
+
+    A call that was cut short is finished by the next: parts already moved are recognised by the commit list.
+    """
+    commit = job.folder / "commit.json"
+    if not commit.exists():
+        chunks = [
+            chunk for chunk in range(n_chunks) if _read_result(job.staged_part(chunk).with_suffix(".json")).n_rois
+        ]
+        remove_parts(out, job.slide_id)
+        with whole_file(commit) as file:
+            file.write_text(json.dumps(chunks), encoding="utf-8")
+    for chunk in json.loads(commit.read_text(encoding="utf-8")):
+        staged, final = job.staged_part(chunk), part_path(out, job.project, job.slide_id, chunk)
+        if staged.exists():
+            final.parent.mkdir(parents=True, exist_ok=True)
+            staged.replace(final)
+
+
+def remove_parts(out: Path, slide_id: str) -> None:
+    """Delete what the dataset holds of a slide."""
+    for part in parts_of_slide(out, slide_id):
+        part.unlink(missing_ok=True)
+
+
+def remove_staging(staging: Path) -> None:
+    """Delete every unfinished attempt at a slide."""
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _tissue_of(slide: Slide, job: SlideJob) -> Tissue:
+    if job.tissue_edited is not None:
+        return read_tissue(job.tissue_edited, slide.info)
+    return find_tissue(slide, job.settings.tissue)
+
+
+def _facts(slide: Slide) -> dict[str, Any]:
+    info = slide.info
+    return {
+        "vendor": info.vendor,
+        "reader": info.reader,
+        "reader_check": info.reader_check,
+        "mpp_x": info.mpp.x,
+        "mpp_y": info.mpp.y,
+        "mpp_source": info.mpp.source,
+        "width_level0": info.width_level0,
+        "height_level0": info.height_level0,
+        "level_count": len(info.levels),
+    }
+
+
+def _stain_sample(slide: Slide, boxes: tuple[RoiBox, ...]) -> NDArray[np.uint8]:
+    """RGB pixels (n, 3) from the middle of evenly spread ROIs: what a detector adapts to."""
+    chosen = [boxes[i] for i in np.linspace(0, len(boxes) - 1, min(len(boxes), STAIN_SAMPLE_ROIS)).astype(int)]
+    side = STAIN_SAMPLE_PX
+    windows = []
+    for box in chosen:
+        half_x, half_y = (side * STAIN_SAMPLE_MPP / 2 / mpp for mpp in (slide.info.mpp.x, slide.info.mpp.y))
+        x_level0, y_level0 = box.x_level0 + box.width_level0 / 2 - half_x, box.y_level0 + box.height_level0 / 2 - half_y
+        try:
+            windows.append(slide.read_region(x_level0, y_level0, side, side, mpp=STAIN_SAMPLE_MPP).reshape(-1, 3))
+        except SlideReadError as error:
+            logger.warning("stain sample: %s", error)
+    return np.concatenate(windows) if windows else np.empty((0, 3), np.uint8)
+
+
+def _rows(
+    slide: Slide, job: SlideJob, numbered: list[tuple[int, RoiBox]], failed: list[tuple[str, str]]
+) -> Iterator[RoiRow]:
+    detector = _slide_detector(job)
+    for number, box in numbered:
+        roi_id = f"{job.slide_id}_{number:05d}"
+        try:
+            image, nuclei = _read_roi(slide, box, detector, job.settings)
+        except SlideReadError as error:
+            logger.warning("%s: %s", roi_id, error)
+            failed.append((roi_id, str(error)))
+            continue
+        yield RoiRow(
+            roi_id=roi_id,
+            slide_id=job.slide_id,
+            case_id=job.case_id,
+            project=job.project,
+            x_level0=box.x_level0,
+            y_level0=box.y_level0,
+            width_level0=box.width_level0,
+            height_level0=box.height_level0,
+            mpp=box.mpp,
+            width_px=box.width_px,
+            height_px=box.height_px,
+            tissue_fraction=box.tissue_fraction,
+            nuclei=nuclei,
+            image=image,
+            image_format=TILED_JPEG,
+        )
+
+
+def _slide_detector(job: SlideJob) -> Detector | None:
+    if job.settings.detector == "none":
+        return None
+    return adapted(load_detector(job.settings.detector), np.load(job.folder / "stain.npy", allow_pickle=False))
+
+
+def _read_roi(
+    slide: Slide, box: RoiBox, detector: Detector | None, settings: BuildSettings
+) -> tuple[bytes, NDArray[np.float32] | None]:
+    """The stored image of a ROI and its nuclei (N, 3) x, y, score in ROI px; None without a detector."""
+    copied = _copy_tiles(slide, box, settings)
+    if detector is None:
+        return copied or _encode(
+            slide.read_region(box.x_level0, box.y_level0, box.width_px, box.height_px, mpp=box.mpp), settings
+        ), None
+    margin = math.ceil(margin_um(detector) / box.mpp)
+    frame = frame_at(box.x_level0, box.y_level0, box.mpp, (slide.info.mpp.x, slide.info.mpp.y))
+    (x_level0, y_level0) = frame.to_level0(np.array([[-margin, -margin]]))[0]
+    width, height = box.width_px + 2 * margin, box.height_px + 2 * margin
+    rgb = slide.read_region(x_level0, y_level0, width, height, mpp=box.mpp)
+    core = Box(margin, margin, box.width_px, box.height_px)
+    nuclei = detect_in_core(detector, rgb, box.mpp, core=core)
+    return copied or _encode(rgb[margin : -margin or None, margin : -margin or None], settings), nuclei
+
+
+def _encode(rgb: NDArray[np.uint8], settings: BuildSettings) -> bytes:
+    return encode_roi(
+        rgb, quality=settings.image.quality, subsampling=settings.image.subsampling, tile_px=settings.image.tile_px
+    )
+
+
+def _copy_tiles(slide: Slide, box: RoiBox, settings: BuildSettings) -> bytes | None:
+    """The slide's own compressed tiles, where a level has the ROI's mpp and the ROI starts on its tile grid."""
+    if not settings.image.copy_tiles:
+        return None
+    for number, level in enumerate(slide.info.levels):
+        mpp_x, mpp_y = slide.info.mpp.x * level.downsample_x, slide.info.mpp.y * level.downsample_y
+        x, y = box.x_level0 / level.downsample_x, box.y_level0 / level.downsample_y
+        if not np.allclose((mpp_x, mpp_y), box.mpp, rtol=1e-6, atol=0):
+            continue
+        tiles = slide.jpeg_tiles(number)
+        if tiles is None or x % tiles.tile_width or y % tiles.tile_height:
+            continue
+        return copy_roi(tiles, int(x // tiles.tile_width), int(y // tiles.tile_height), box.width_px, box.height_px)
+    return None
+
+
+def _provenance(job: SlideJob, plan: SlidePlan) -> dict[str, Any]:
+    return {
+        "slide_id": job.slide_id,
+        "inputs_hash": job.inputs_hash,
+        "settings": job.settings.model_dump(mode="json", exclude={"acquire", "contact_sheets"}),
+        "md5": job.md5,
+        **{key: plan.facts[key] for key in ("reader", "reader_check", "mpp_x", "mpp_y", "mpp_source")},
+    }
+
+
+def _read_plan(path: Path) -> SlidePlan:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return SlidePlan(values["facts"], values["tissue_mm2"], tuple(RoiBox(**box) for box in values["boxes"]))
+
+
+def _read_result(path: Path) -> ChunkResult:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return ChunkResult(values["n_rois"], values["n_nuclei"], tuple((roi_id, text) for roi_id, text in values["failed"]))

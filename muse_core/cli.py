@@ -1,0 +1,320 @@
+"""`muse`: one sub-command a stage. Parses, loads settings, calls one function, and says in one line what went wrong."""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from muse_core.build_cohort import BuildOptions, build_all, open_build
+from muse_core.build_report import write_summary
+from muse_core.build_settings import BuildSettings
+from muse_core.config import load_settings
+from muse_core.demo import clear_demo, draw_demo
+from muse_core.doctor import diagnose
+from muse_core.errors import ManifestError, MuseError
+from muse_core.gdc import GDC_API, query_slides, read_hold_out, select_slides
+from muse_core.machine import resolve_device
+from muse_core.manifest import Manifest, read_manifest, write_manifest
+from muse_core.slide_records import BuildSummary
+
+OK, FAILED = 0, 1
+
+app = typer.Typer(
+    name="muse",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="From a manifest of whole-slide images to a queryable dataset of ROIs and nuclei.",
+)
+manifest_app = typer.Typer(no_args_is_help=True, help="Check manifests, and write the TCGA cohort's.")
+app.add_typer(manifest_app, name="manifest")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="F.toml", help="Settings as TOML; see the README.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. rois.max_per_slide=20."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.")]
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Where a command talks: results on standard output, everything else on standard error."""
+
+    as_json: bool
+    results: Console
+    notes: Console
+
+
+def main() -> None:
+    """The console script: a MuseError is one line and exit status 1; wrong usage is exit status 2."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except MuseError as error:
+        _give_up(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("muse: interrupted; what was finished is kept, the same command goes on from there\n")
+        # Slides under way are left to the next run; nobody waits for their threads.
+        _leave(130)
+
+
+@app.command("build-tcga-nu")
+def build_tcga_nu(
+    manifest: Annotated[
+        Path, typer.Option("--manifest", metavar="M.csv", help="Manifest CSV, GDC manifest TSV, or a folder of slides.")
+    ],
+    out: Out,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    device: Annotated[str, typer.Option(help="Where slides are decoded: auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; default one a usable core, 0 for none.", min=0)
+    ] = None,
+    dask_scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="A running Dask scheduler, tcp://host:8786.")
+    ] = None,
+    keep_slides: Annotated[
+        bool, typer.Option("--keep-slides/--no-keep-slides", help="Keep fetched slides, or delete each after use.")
+    ] = True,
+    max_slides_on_disk: Annotated[
+        int, typer.Option(help="With --no-keep-slides: fetched slides on the disk at once.", min=1)
+    ] = 4,
+    tissue: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Edited tissue polygons, <slide_id>.geojson, to use instead.")
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Build the ROI dataset of a manifest: acquire, tissue, ROIs, nuclei, Parquet.
+
+    Running it again does only what is missing or changed.
+
+    Example: `muse build-tcga-nu --manifest data_manifests/sample.csv --out runs/sample`
+    """
+    terminal = _terminal(as_json, verbose)
+    settings = load_settings(BuildSettings, config, overrides or ())
+    options = BuildOptions(
+        out=out,
+        device=resolve_device(device),
+        workers=workers,
+        dask_scheduler=dask_scheduler,
+        keep_slides=keep_slides,
+        max_slides_on_disk=max_slides_on_disk,
+        tissue_folder=tissue,
+    )
+    summary = _build(terminal, read_manifest(manifest), options, settings)
+    raise typer.Exit(FAILED if summary.slides_failed else OK)
+
+
+@app.command("demo")
+def demo(
+    out: Out = Path("demo"), workers: Annotated[int | None, typer.Option(min=0)] = None, as_json: AsJson = False
+) -> None:
+    """Do the whole job on a small slide of real tissue: offline, about a minute, ends with a picture.
+
+    Example: `muse demo --out demo`
+    """
+    terminal = _terminal(as_json, verbose=False)
+    clear_demo(out)
+    terminal.notes.print("Drawing a slide from scikit-image's immunohistochemistry image (real tissue) ...")
+    manifest = read_manifest(draw_demo(out / "input"))
+    summary = _build(terminal, manifest, BuildOptions(out=out / "dataset", workers=workers), BuildSettings())
+    raise typer.Exit(FAILED if summary.slides_failed else OK)
+
+
+@manifest_app.command("check")
+def manifest_check(
+    manifest: Annotated[
+        Path, typer.Argument(metavar="M.csv", help="Manifest CSV, GDC manifest TSV, or a folder of slides.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Validate a manifest and say every problem with its row.
+
+    Example: `muse manifest check data_manifests/sample.csv`
+    """
+    terminal = _terminal(as_json, verbose=False)
+    checked = read_manifest(manifest, check_files=True)
+    errors = [problem for problem in checked.problems if problem.severity == "error"]
+    for problem in checked.problems:
+        place = f"row {problem.row}" if problem.row is not None else "manifest"
+        terminal.results.print(f"{problem.severity}: {place}: {problem.message}", markup=False, soft_wrap=True)
+    terminal.results.print(
+        f"{manifest}: {len(checked.rows)} good rows, {len(errors)} errors", markup=False, soft_wrap=True
+    )
+    if as_json:
+        _print_json(
+            {
+                "rows": len(checked.rows),
+                "errors": len(errors),
+                "problems": [asdict(problem) for problem in checked.problems],
+            }
+        )
+    raise typer.Exit(FAILED if errors else OK)
+
+
+@manifest_app.command("gdc")
+def manifest_gdc(
+    out: Annotated[Path, typer.Option("--out", metavar="M.csv", help="The manifest to write.")],
+    project: Annotated[
+        list[str] | None, typer.Option("--project", metavar="P", help="TCGA-BRCA, ...; default every TCGA project.")
+    ] = None,
+    hold_out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--hold-out",
+            metavar="LIST",
+            help="Leave out these patients: a list of barcodes, BRCA-M2C's split file, OCELOT's metadata.json.",
+        ),
+    ] = None,
+    api: Annotated[str, typer.Option(help="Base URL of the GDC API.")] = GDC_API,
+    as_json: AsJson = False,
+) -> None:
+    """Write the TCGA cohort's manifest (open-access diagnostic slides) from the GDC API.
+
+    Example: `muse manifest gdc --project TCGA-BRCA --hold-out data_manifests/holdout_brca_m2c_test.txt --out brca.csv`
+    """
+    terminal = _terminal(as_json, verbose=False)
+    lists = {str(path): read_hold_out(path) for path in hold_out or ()}
+    slides = select_slides(query_slides(api, tuple(project or ())), lists)
+    write_manifest(slides.rows, out)
+    for name, count in slides.held_out.items():
+        terminal.results.print(f"held out: {count} slides of patients in {name}", markup=False, soft_wrap=True)
+    terminal.results.print(
+        f"{out}: {len(slides.rows)} slides, {slides.size_bytes / 1e12:.2f} TB", markup=False, soft_wrap=True
+    )
+    if as_json:
+        _print_json({"slides": len(slides.rows), "bytes": slides.size_bytes, "held_out": slides.held_out})
+
+
+@app.command("doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do, and how to mend what it cannot.
+
+    Example: `muse doctor`
+    """
+    terminal = _terminal(as_json, verbose=False)
+    checks = diagnose()
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "check", "found", "to mend"):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        table.add_row(
+            "[green]ok[/]" if check.ok else "[yellow]--[/]", check.name, check.found, "" if check.ok else check.fix
+        )
+    terminal.results.print(table)
+    if as_json:
+        _print_json({"checks": [asdict(check) for check in checks]})
+
+
+def _build(terminal: Terminal, manifest: Manifest, options: BuildOptions, settings: BuildSettings) -> BuildSummary:
+    for problem in manifest.problems:
+        terminal.notes.print(f"{problem.severity}: {problem.message}", markup=False, soft_wrap=True)
+    if not manifest.rows and not manifest.problems:
+        raise ManifestError("the manifest names no slide")
+    with open_build(options, settings) as run:
+        records = []
+        with _slide_progress(terminal, len(manifest.rows)) as tell:
+            for record in build_all(run, manifest.rows, partial(run.build, on_rois=tell.rois)):
+                records.append(record)
+                tell.slide(record.slide_id)
+        summary = run.finish(manifest, records)
+    text = write_summary(run.paths, summary)
+    terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
+    if terminal.as_json:
+        _print_json(summary.as_json())
+    return summary
+
+
+class _Tell:
+    """What a running build reports, shown as a bar."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("slides", total=total, rois=0, last="")
+        self._rois = 0
+
+    def rois(self, count: int) -> None:
+        """More ROIs are done. Called from several threads; rich locks."""
+        self._rois += count
+        self._progress.update(self._task, rois=self._rois)
+
+    def slide(self, slide_id: str) -> None:
+        """A slide is done."""
+        self._progress.update(self._task, advance=1, last=slide_id[:40])
+
+
+@contextmanager
+def _slide_progress(terminal: Terminal, total: int) -> Iterator[_Tell]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("slides"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rois]} ROIs"),
+    )
+    columns += (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[last]}", style="dim"))
+    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
+        yield _Tell(progress, total)
+
+
+def _terminal(as_json: bool, verbose: bool) -> Terminal:
+    notes = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=notes, show_path=False, markup=False, rich_tracebacks=False)],
+        force=True,
+    )
+    return Terminal(as_json, Console(), notes)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+def _give_up(error: MuseError) -> NoReturn:
+    sys.stderr.write(f"muse: {error}\n")
+    if "--json" in sys.argv:
+        _print_json({"error": str(error), "reason": error.reason})
+    _leave(FAILED)
+
+
+def _terminated(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _leave(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Where CPU work runs: a local Dask cluster sized to this machine, any Dask scheduler, or this process."""
+
+import logging
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from distributed import Client, LocalCluster
+
+from muse_core.errors import ConfigError
+from muse_core.machine import cpu_count, memory_limit_bytes
+
+MAX_WORKER_DEATHS = 5  # a piece of work that five workers died over is taken to be the cause
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Something to submit work to, and how much it can hold.
+
+    Attributes:
+        executor: takes picklable functions and arguments; its futures are those of concurrent.futures.
+        count: how many pieces of work run at once.
+        peak_rss_bytes: the sum of the peak resident memory of this process and of every live worker.
+        description: for the log.
+    """
+
+    executor: Executor
+    count: int
+    peak_rss_bytes: Callable[[], int]
+    description: str
+
+
+@contextmanager
+def open_workers(count: int | None = None, scheduler: str | None = None) -> Iterator[Workers]:
+    """Open workers and close them at the end.
+
+    Args:
+        count: local worker processes; None for one a usable core (affinity and cgroup quota), 0 for this process alone.
+        scheduler: address of a running Dask scheduler (`tcp://host:8786`); its workers must see the same files. It wins
+            over `count`.
+
+    Raises:
+        ConfigError: the count is negative or no scheduler answers.
+    """
+    if scheduler:
+        with _connect(scheduler) as client:
+            yield _dask_workers(client, f"Dask scheduler {scheduler}")
+    elif count == 0:
+        with ThreadPoolExecutor(1) as executor:
+            yield Workers(executor, 1, own_peak_rss_bytes, "this process")
+    else:
+        with _local_cluster(count) as cluster, Client(cluster) as client:
+            yield _dask_workers(client, f"{len(cluster.workers)} local Dask workers")
+
+
+def own_peak_rss_bytes() -> int:
+    """Peak resident memory of the calling process since it started."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _connect(scheduler: str) -> Client:
+    try:
+        return Client(scheduler, timeout="10s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ConfigError(
+            f"--dask-scheduler {scheduler}: no Dask scheduler answers ({error}); start one with `dask scheduler`"
+        ) from None
+
+
+def _local_cluster(count: int | None) -> LocalCluster:
+    if count is not None and count < 0:
+        raise ConfigError(f"--workers {count}: needs 0 (this process) or more")
+    n_workers = count or cpu_count()
+    return LocalCluster(
+        n_workers=n_workers,
+        threads_per_worker=1,  # decoding and encoding scale by process; one slide handle a thread
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=memory_limit_bytes() // n_workers,
+        silence_logs=logging.ERROR,
+    )
+
+
+def _dask_workers(client: Client, description: str) -> Workers:
+    client.run_on_scheduler(_allow_worker_deaths)
+    count = sum(client.nthreads().values())
+    # Not pure: the same call may have to be made again after its files were removed.
+    executor = client.get_executor(pure=False)
+
+    def peak() -> int:
+        return own_peak_rss_bytes() + sum(client.run(own_peak_rss_bytes).values())
+
+    return Workers(executor, max(1, count), peak, description)
+
+
+def _allow_worker_deaths(dask_scheduler: object = None) -> None:
+    # Machines of a cohort's cluster come and go; Dask's default gives work up after three deaths.
+    dask_scheduler.allowed_failures = MAX_WORKER_DEATHS  # type: ignore[union-attr]

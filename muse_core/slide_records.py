@@ -1,0 +1,125 @@
+"""What became of each slide: one JSON record a finished slide, and the slides table and summary made from them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from muse_core.files import whole_file
+from muse_core.manifest import Problem
+from muse_core.schemas import SLIDES, check_table
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """One slide's row of the slides table, and what it was made from.
+
+    Attributes:
+        row: values of the slides table's columns; a column left out is null.
+        inputs_hash: changes when the slide or a setting that matters does.
+        reused: whether an earlier run had finished it.
+    """
+
+    row: dict[str, Any]
+    inputs_hash: str = ""
+    reused: bool = False
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's name in the manifest."""
+        return str(self.row["slide_id"])
+
+    @property
+    def status(self) -> str:
+        """One of done, failed, skipped."""
+        return str(self.row["status"])
+
+
+@dataclass
+class BuildSummary:
+    """Counts over the slides of one run, in the words of the commands' JSON.
+
+    `seconds_per_mm2` is over the tissue that this run built, not what an earlier one had finished; None for nothing.
+    """
+
+    slides_done: int = 0
+    slides_failed: int = 0
+    slides_skipped: int = 0
+    slides_reused: int = 0
+    n_rois: int = 0
+    n_nuclei: int = 0
+    tissue_mm2: float = 0.0
+    seconds: float = 0.0
+    seconds_per_mm2: float | None = None
+    peak_rss_bytes: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def keep_record(record: SlideRecord, path: Path) -> None:
+    """Write a record; from then on the slide is finished.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write_text(json.dumps({"row": record.row, "inputs_hash": record.inputs_hash}), encoding="utf-8")
+
+
+def read_record(path: Path) -> SlideRecord | None:
+    """The record at a path, or None where there is none or it is not one (then the slide is built again)."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return SlideRecord(values["row"], values["inputs_hash"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, UnicodeDecodeError):
+        return None
+
+
+def read_records(folder: Path) -> list[SlideRecord]:
+    """Every record of a folder, by file name."""
+    records = (read_record(path) for path in sorted(folder.glob("*.json")))
+    return [record for record in records if record is not None]
+
+
+def refused_row(problem: Problem) -> SlideRecord:
+    """The record of a manifest row that makes no sense; it is shown in the table and never kept as finished."""
+    slide_id = problem.slide_id or f"(row {problem.row})"
+    row = {"slide_id": slide_id, "status": "failed", "reason": "manifest_invalid", "message": problem.message}
+    return SlideRecord({**row, "n_rois": 0, "n_nuclei": 0})
+
+
+def write_slides_table(path: Path, records: Iterable[SlideRecord]) -> None:
+    """Write the slides table, ordered by slide id.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    rows = sorted((record.row for record in records), key=lambda row: str(row["slide_id"]))
+    complete = [{name: row.get(name) for name in SLIDES.names} for row in rows]
+    table = check_table(pa.Table.from_pylist(complete, schema=SLIDES), SLIDES, str(path))
+    with whole_file(path) as file:
+        pq.write_table(table, file)
+
+
+def summarise(records: Iterable[SlideRecord]) -> BuildSummary:
+    """Add up records: counts, tissue and failures; the run fills in its time and memory."""
+    summary = BuildSummary()
+    for record in sorted(records, key=lambda record: record.slide_id):
+        row = record.row
+        summary.slides_done += record.status == "done"
+        summary.slides_failed += record.status == "failed"
+        summary.slides_skipped += record.status == "skipped"
+        summary.slides_reused += record.reused
+        summary.n_rois += row.get("n_rois") or 0
+        summary.n_nuclei += row.get("n_nuclei") or 0
+        summary.tissue_mm2 += row.get("tissue_mm2") or 0.0
+        if record.status == "failed":
+            summary.failures.append({key: str(row.get(key) or "") for key in ("slide_id", "reason", "message")})
+    return summary

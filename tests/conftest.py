@@ -1,0 +1,26 @@
+"""Slides drawn once a session, and where the real ones are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.make_slides import Drawing, draw_aperio, tissue_image
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real slides and patches, which the project does not hold."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> tuple[Path, np.ndarray]:
+    """An Aperio slide of 1.4 x 1.2 mm at 0.25 µm/px with drawn nuclei, and their (N, 2) level-0 places."""
+    image, nuclei = tissue_image(5600, 4800, mpp=0.25, seed=7)
+    path = draw_aperio(tmp_path_factory.mktemp("slides") / "drawn.svs", image, Drawing(mpp=(0.25, 0.25), tile_px=240))
+    return path, nuclei
