@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores by affinity and cgroup quota, memory by cgroup limit, a GPU."""
+"""What this process may use of the machine: cores by affinity and cgroup quota, memory by cgroup limit."""
 
 import math
 import os
@@ -6,66 +6,73 @@ from pathlib import Path
 
 import psutil
 
-from muse_core.errors import ConfigError
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
-CGROUP = Path("/sys/fs/cgroup")
 
+def cpu_count(cgroup_root: Path = _CGROUP_ROOT, own_cgroup: Path = _OWN_CGROUP) -> int:
+    """Cores that this process may keep busy, at least 1.
 
-def cpu_count(cgroup: Path = CGROUP) -> int:
-    """Cores this process may keep busy: the smaller of its CPU affinity and its cgroup's quota, at least 1.
+    The smaller of the affinity mask's size (taskset, SLURM) and the CPU quota (containers), the quota rounded up: with 1.5
+    cores two workers wait a little, one would leave a third unused.
 
-    Source of the files' formats: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    Args:
+        cgroup_root: where the cgroup file systems are mounted.
+        own_cgroup: the kernel's list of this process's cgroups.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cpu_quota(cgroup)
-    return max(1, min(cores, math.ceil(quota))) if quota else max(1, cores)
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [_cpu_quota(folder) for folder in _cgroup_folders(cgroup_root, own_cgroup, "cpu")]
+    return max(1, min([affinity, *(math.ceil(quota) for quota in quotas if quota is not None)]))
 
 
-def memory_limit_bytes(cgroup: Path = CGROUP) -> int:
-    """Memory this process may use: the smaller of the machine's and its cgroup's limit."""
-    limits = [psutil.virtual_memory().total]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read(cgroup / name)
-        if text.isdigit():
-            limits.append(int(text))
+def memory_limit_bytes(cgroup_root: Path = _CGROUP_ROOT, own_cgroup: Path = _OWN_CGROUP) -> int:
+    """Bytes of memory that this process and its children may use: the smaller of the machine's and the cgroups' limits.
+
+    Args:
+        cgroup_root: where the cgroup file systems are mounted.
+        own_cgroup: the kernel's list of this process's cgroups.
+    """
+    limits = [int(psutil.virtual_memory().total)]
+    for folder in _cgroup_folders(cgroup_root, own_cgroup, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # cgroup v2, v1
+            text = _read(folder / name)
+            if text.isdigit() and int(text) > 0:  # v2 says "max" for none, v1 a number beyond any machine
+                limits.append(int(text))
     return min(limits)
 
 
-def resolve_device(device: str) -> str:
-    """`auto` to `cuda` where a GPU answers, else `cpu`; other names as they are.
+def _cgroup_folders(root: Path, own_cgroup: Path, controller: str) -> list[Path]:
+    """The folders of this process's cgroup and of every one above it: any of them may hold the limit.
 
-    Raises:
-        ConfigError: the name is unknown, or `cuda` is asked for and there is none.
+    Source: cgroups(7), "/proc/[pid]/cgroup": lines `id:controllers:path`, with no controllers for v2.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device {device}: needs auto, cpu or cuda")
-    if device == "cpu":
-        return device
-    found = _has_cuda()
-    if device == "cuda" and not found:
-        raise ConfigError("--device cuda: no CUDA device answers here; use --device cpu, or see muse doctor")
-    return "cuda" if found else "cpu"
+    folders = []
+    for line in _read(own_cgroup).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = root / controllers if controllers and (root / controllers).is_dir() else root
+        if controllers and base == root:
+            base = root / controller
+        # In a container the path may be the host's, which does not exist here; the mount's top is then the cgroup itself.
+        here = base / path.strip("/")
+        folders.extend(folder for folder in (here, *here.parents) if folder.is_relative_to(base))
+    return folders
 
 
-def _has_cuda() -> bool:
-    # Importing torch takes seconds and hundreds of MB; without the driver there is nothing to ask it.
-    if not Path("/proc/driver/nvidia/version").exists():
-        return False
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def _cpu_quota(cgroup: Path) -> float | None:
-    """Cores' worth of time that the cgroup grants; None for no bound."""
-    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
-    if not quota:
-        quota, period = _read(cgroup / "cpu/cpu.cfs_quota_us"), _read(cgroup / "cpu/cpu.cfs_period_us")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
+def _cpu_quota(folder: Path) -> float | None:
+    """Cores that a cgroup may use, or None where it sets no quota."""
+    v2 = _read(folder / "cpu.max").split()
+    if len(v2) == 2 and v2[0].isdigit():
+        return int(v2[0]) / int(v2[1])
+    quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    if quota.isdigit() and period.isdigit() and int(period) > 0:  # -1, not a digit, is no quota
+        return int(quota) / int(period)
+    return None
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        return path.read_text().strip()
+    except OSError:
         return ""
