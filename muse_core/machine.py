@@ -13,8 +13,8 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 def cpu_count(cgroup_root: Path = _CGROUP_ROOT, own_cgroup: Path = _OWN_CGROUP) -> int:
     """Cores that this process may keep busy, at least 1.
 
-    The smaller of the affinity mask's size (taskset, SLURM) and the CPU quota (containers), the quota rounded up: with 1.5
-    cores two workers wait a little, one would leave a third unused.
+    The smaller of the affinity mask's size (taskset, SLURM) and the CPU quota (containers), the quota rounded up: with
+    1.5 cores two workers wait a little, one would leave a third unused.
 
     Args:
         cgroup_root: where the cgroup file systems are mounted.
@@ -46,7 +46,7 @@ def _cgroup_folders(root: Path, own_cgroup: Path, controller: str) -> list[Path]
 
     Source: cgroups(7), "/proc/[pid]/cgroup": lines `id:controllers:path`, with no controllers for v2.
     """
-    folders = []
+    folders: list[Path] = []
     for line in _read(own_cgroup).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -54,7 +54,7 @@ def _cgroup_folders(root: Path, own_cgroup: Path, controller: str) -> list[Path]
         base = root / controllers if controllers and (root / controllers).is_dir() else root
         if controllers and base == root:
             base = root / controller
-        # In a container the path may be the host's, which does not exist here; the mount's top is then the cgroup itself.
+        # In a container the path may be the host's, which is not here; the mount's top is then the cgroup itself.
         here = base / path.strip("/")
         folders.extend(folder for folder in (here, *here.parents) if folder.is_relative_to(base))
     return folders
