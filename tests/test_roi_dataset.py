@@ -295,8 +295,21 @@ def test_hidden_and_other_files_are_passed_over(out):
 def test_a_torn_file_is_named(out, keep):
     part = parts_of_slide(out, "s2")[0]
     part.write_bytes(part.read_bytes()[:keep])
-    with pytest.raises(DatasetError, match=r"part-s2-0000\.parquet: not a whole Parquet file.*delete it and build"):
+    with pytest.raises(DatasetError, match=r"part-s2-0000\.parquet: damaged or not whole.*delete it and build"):
         RoiDataset(out)
+
+
+def test_a_flipped_bit_in_an_image_is_noticed(out):
+    dataset, part = RoiDataset(out), parts_of_slide(out, "s2")[0]
+    data = bytearray(part.read_bytes())
+    column = pq.ParquetFile(part).metadata.row_group(1).column(ROIS.get_field_index("image") + 2)  # nuclei are 3 leaves
+    assert column.path_in_schema == "image"
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    part.write_bytes(data)
+    index = dataset.ids.index("s2_00012")
+    assert dataset.read(index).roi_id == "s2_00012"
+    with pytest.raises(DatasetError, match=r"part-s2-0000\.parquet: damaged"):
+        dataset.read(index + 1)
 
 
 def test_a_file_that_vanished_is_named(out):
