@@ -20,7 +20,7 @@ READERS = ("auto", "cucim", "openslide", "tifffile")
 _SAMPLE_PX = 256
 _SAMPLES_WANTED = 3
 _MAX_DIFFERENCE = 2.0  # mean absolute grey levels; JPEG decoders of one image differ by less than 1
-# Centre first, then off-centre places, as fractions of the room a sample has; more than are wanted, for some may be broken.
+# Centre first, then others, as fractions of the room a sample has; more than are wanted, for some may be broken.
 _PLACES = (
     (0.5, 0.5),
     (0.25, 0.25),
@@ -63,7 +63,8 @@ class _Candidate:
     def __init__(self, name: str, open_reader: Callable[[], Reader]) -> None:
         self.name = name
         self.handles = Handles(open_reader)
-        self.source = self.handles.read(lambda reader: reader.source)
+        with self.handles.borrow() as reader:
+            self.source = reader.source
         self.failure = ""
 
     def sample(self, level: int, place: tuple[float, float]) -> Pixels | None:
@@ -129,7 +130,7 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 
 def _open_candidates(path: Path, read_threads: int) -> tuple[list[_Candidate], dict[str, str]]:
-    """The readers that open the file, best first, and why the others don't. tifffile is asked where OpenSlide declines."""
+    """The readers that open the file, best first, and why the others don't."""
     openers: dict[str, Callable[[], Reader]] = {
         "cucim": partial(CucimReader, path, read_threads=read_threads),
         "openslide": partial(OpenSlideReader, path),
@@ -144,9 +145,7 @@ def _open_candidates(path: Path, read_threads: int) -> tuple[list[_Candidate], d
     return candidates, failures
 
 
-def _pick(
-    candidates: list[_Candidate], failures: dict[str, str], wanted: str
-) -> tuple[_Candidate | None, str]:
+def _pick(candidates: list[_Candidate], failures: dict[str, str], wanted: str) -> tuple[_Candidate | None, str]:
     """The first candidate that decodes its samples and is not contradicted, and how that was found out, in words."""
     notes = ["cucim does not open it"] if "cucim" in failures else []
     for candidate in candidates:
@@ -180,7 +179,7 @@ def _check(candidate: _Candidate, others: list[_Candidate]) -> str | None:
 
 
 def _agreeing_samples(candidate: _Candidate, other: _Candidate) -> int | None:
-    """How many regions both decode to the same pixels; None at the first that only the other decodes, or differently."""
+    """How many regions both decode to the same pixels; None at the first that only the other decodes, or not alike."""
     agreeing = 0
     for mine, theirs in _sample_pairs(candidate, other):
         if theirs is None:

@@ -1,14 +1,15 @@
 """Reading through cuCIM: the fast way, for the TIFF kinds it decodes.
 
-Three traps are handled here. Locations are level-0 px whatever the level, and arrays of them must be int64 and contiguous.
-The batch loader hands out one buffer again and again. And a tile whose bytes are broken raises nothing: the pixels are
-whatever the memory held, so every tile's bytes are looked at once before cuCIM may decode them.
+Three traps are handled here. Locations are level-0 px whatever the level, and a list of plain ints is the one form of
+them that is never refused. The batch loader hands out one buffer again and again. And a tile whose bytes are broken
+raises nothing: the pixels are whatever the memory held, so every tile's bytes are looked at once before cuCIM may
+decode them.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +20,10 @@ from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
 from muse_core.slide.tiff_pages import JPEG
 from muse_core.slide.tile_check import TileCheck
 
-# TIFF compressions it decodes: none, LZW, JPEG, deflate, JPEG 2000 as Aperio writes it. It opens others and fails on the pixels.
+if TYPE_CHECKING:
+    from cucim.clara import CuImage
+
+# TIFF compressions it decodes: none, LZW, JPEG, deflate, Aperio's JPEG 2000. It opens others and fails on their pixels.
 _CODECS = (1, 5, JPEG, 8, 32946, 33003, 33005)
 _REGIONS_AHEAD = 2  # decoded before they are asked for, a loader thread
 
@@ -43,7 +47,8 @@ class CucimReader:
         self._read_threads = read_threads
         try:
             with quiet_stderr():
-                from cucim import CuImage
+                # Late, for it is not on every platform and prints when there is no GPU driver.
+                from cucim.clara import CuImage
 
                 self._image = CuImage(str(path))
                 self.source, self._downsamples = _describe(self._image)
@@ -94,13 +99,13 @@ class CucimReader:
         self._image.close()
 
     def _locations(self, corners: Sequence[Corner], level: int) -> list[int]:
-        """Level px to what cuCIM divides back to them: the middle of the pixel survives its single-precision division."""
+        """Level px to what cuCIM divides back to them: the middle of a pixel survives its single-precision division."""
         scale = self._downsamples[level]
         middle = 0.5 * scale if level else 0.0
         return [int(value * scale + middle) for corner in corners for value in corner]
 
 
-def _describe(image: Any) -> tuple[Source, tuple[float, ...]]:
+def _describe(image: "CuImage") -> tuple[Source, tuple[float, ...]]:
     if image.dims != "YXC" or image.dtype.bits != 8:
         raise ValueError(f"dimensions {image.dims} of {image.dtype.bits} bits; 8-bit RGB is needed")
     levels = image.resolutions

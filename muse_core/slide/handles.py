@@ -52,7 +52,7 @@ class Handles:
             self.give_back(reader, healthy=healthy)
 
     def read(self, action: Callable[[Reader], Result]) -> Result:
-        """Run `action` on a handle; after a failure once more on a fresh one, for it may be the echo of an older failure.
+        """Run `action` on a handle; after a failure once more on a fresh one, for it may echo an older failure.
 
         Raises:
             SlideReadError: it failed on the fresh handle too.

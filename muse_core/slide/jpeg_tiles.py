@@ -15,16 +15,16 @@ _HEAD_BYTES = 256  # holds the APP0 and APP14 segments, which come first
 
 @dataclass(frozen=True)
 class JpegTiles:
-    """The compressed tiles of one level. Reads are by position, so any number of threads may share it; close it when done.
+    """The compressed tiles of one level; any number of threads may read from it, for reads are by position.
 
     Attributes:
         tile_width: px; tiles at the right and bottom edge are padded to it by the writer.
         tile_height: px.
         tiles_x: tiles across.
         tiles_y: tiles down.
-        jpegtables: the abbreviated JPEG stream that holds the tables shared by all tiles, or None where each has its own.
-        photometric: TIFF tag value a decoder needs: 2 (RGB), 6 (YCbCr). Where the tag says RGB and the tiles are marked as
-            JFIF, which is YCbCr, the marker wins.
+        jpegtables: the abbreviated JPEG stream that holds the tables shared by all tiles; None where each has its own.
+        photometric: TIFF tag value a decoder needs: 2 (RGB), 6 (YCbCr). Where the tag says RGB and the tiles are marked
+            as JFIF, which is YCbCr, the marker wins.
         subsampling: chroma subsampling (x, y), or None where not YCbCr or not told.
     """
 

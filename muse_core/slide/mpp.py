@@ -66,6 +66,6 @@ def _problem(candidate: Mpp) -> str | None:
 
 
 def _is_print_setting(mpp: float) -> bool:
-    """Whether the figure is a printer's round number of dots an inch, which software writes when it knows nothing better."""
+    """Whether the figure is a round number of dots an inch, which software writes when it knows nothing better."""
     dpi = _UM_PER_INCH / mpp
     return dpi <= max(_PRINT_DPI) + 1 and any(abs(dpi / known - 1) < 1e-3 for known in _PRINT_DPI)

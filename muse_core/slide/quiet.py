@@ -14,9 +14,9 @@ _state = {"depth": 0, "saved": -1}
 def quiet_stderr() -> Iterator[None]:
     """Point file descriptor 2 at nothing for the length of the block.
 
-    cuCIM warns of an absent libcuda on import and of slow paths on opening, libtiff of every unknown tag; neither has a switch
-    that reaches Python. The descriptor is the process's, so the block counts its users and keeps the time short: another
-    thread's message in that moment is lost.
+    cuCIM warns of an absent libcuda on import, libtiff of every unknown tag; neither has a switch that reaches Python.
+    The descriptor is the process's, so the block counts its users and must be short: another thread's message in that
+    moment is lost.
     """
     with _lock:
         _state["depth"] += 1

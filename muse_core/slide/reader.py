@@ -84,8 +84,8 @@ def make_levels(sizes: Sequence[tuple[int, int]], tiles: Sequence[tuple[int, int
 def snap_downsample(length_level0: int, length: int) -> float:
     """Level-0 px per level px along one axis: the integer that explains the length, else the plain ratio.
 
-    A pyramid is made by whole factors and its lengths by floor, ceil or rounding: 4443 px halved is 2221 px, and the true
-    scale is then 2, not 4443 / 2221 = 2.0005, which would shift the far edge by a level pixel.
+    A pyramid is made by whole factors and its lengths by floor, ceil or rounding: 4443 px halved is 2221 px, and the
+    true scale is then 2, not 4443 / 2221 = 2.0005, which would shift the far edge by a level-0 pixel.
     """
     ratio = length_level0 / length
     factor = round(ratio)

@@ -91,7 +91,7 @@ class Regions(Iterator[Pixels]):
         return inside and (window.width, window.height) == (first.width, first.height)
 
     def _from_stream(self) -> Pixels | None:
-        """The next pixels decoded ahead; None where they must be read one by one, which tells a bad region from its batch."""
+        """The next pixels decoded ahead; None where they must be read alone, which tells a bad region from others."""
         if self._stream is None:
             return None
         try:

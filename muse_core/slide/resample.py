@@ -1,7 +1,7 @@
 """From a level's pixels to pixels at any scale: which level, which rectangle of it, which filter.
 
-All positions are continuous with pixel centres at +0.5, so output px (u, v) lies at level px origin + (u, v) * step, exactly, for
-any float origin and step.
+All positions are continuous with pixel centres at +0.5, so output px (u, v) lies at level px origin + (u, v) * step,
+exactly, for any float origin and step.
 """
 
 import math
@@ -85,10 +85,10 @@ def window_for(grid: Grid, x: float, y: float, width_px: int, height_px: int) ->
 def resample(source: Pixels, grid: Grid, window: Window, width_px: int, height_px: int) -> Pixels:
     """The output rectangle from its window's pixels.
 
-    Untouched where scale and position are those of the level. Otherwise in steps that are each fast: a cubic shift where the
-    origin is not on the pixel lattice, averages of whole numbers of pixels, then what is left of the scale, cubic where it is
-    small and by areas where that would alias. OpenCV takes that scale from fx and fy themselves, not from rounded sizes, so
-    no position drifts.
+    Untouched where scale and position are those of the level. Otherwise in steps that are each fast: a cubic shift
+    where the origin is not on the pixel lattice, averages of whole numbers of pixels, then what is left of the scale, cubic
+    where it is small and by areas where that would alias. OpenCV takes that scale from fx and fy themselves, not from
+    rounded sizes, so no position drifts.
 
     Args:
         source: (window.height, window.width, 3) uint8.

@@ -124,8 +124,9 @@ class Slide:
     def read_region(self, x_level0: float, y_level0: float, width_px: int, height_px: int, *, mpp: float) -> Pixels:
         """Pixels at any µm/px: antialiased, and exact in position.
 
-        Output px (u, v), continuous, lies at level-0 (x_level0, y_level0) + (u, v) * mpp / slide mpp, each axis by its own
-        mpp. Where `mpp` is that of a level and the corner lies on its lattice, the level's own pixels come back untouched.
+        Output px (u, v), continuous, lies at level-0 (x_level0, y_level0) + (u, v) * mpp / slide mpp, each axis by its
+        own mpp. Where `mpp` is that of a level and the corner lies on its lattice, the level's own pixels come back
+        untouched.
 
         Args:
             x_level0: left edge in level-0 px, any float.
@@ -156,8 +157,8 @@ class Slide:
             mpp: µm per output px.
 
         Returns:
-            An iterator of (height_px, width_px, 3) uint8 RGB. A region that cannot be decoded raises SlideReadError, and the
-            following `next` goes on with the one after it.
+            An iterator of (height_px, width_px, 3) uint8 RGB. A region that cannot be decoded raises SlideReadError,
+            and the following `next` goes on with the one after it.
         """
         grid = grid_for(self.info.levels, *self._scales(mpp))
         size_px = (width_px, height_px)

@@ -73,7 +73,7 @@ class TiffLevel:
 
 @dataclass(frozen=True)
 class TiffSummary:
-    """What tifffile says of a file: its kind, the levels of its first image, its figures of µm/px, other images by name."""
+    """What tifffile says of a file: its kind, its first image's levels, its figures of µm/px, other images by name."""
 
     kind: str
     levels: tuple[TiffLevel, ...]
@@ -99,7 +99,7 @@ def read_tiff_summary(path: Path) -> TiffSummary:
         return TiffSummary(kind, levels, tuple(_mpp_candidates(tiff)), associated)
 
 
-def _describe(page: Any) -> TiffLevel:
+def _describe(page: tifffile.TiffPage) -> TiffLevel:
     page = page.keyframe if not hasattr(page, "dataoffsets") else page
     whole = page.aspage() if hasattr(page, "aspage") else page
     return TiffLevel(
@@ -154,7 +154,7 @@ def _ome_mpp(xml: str) -> list[Mpp]:
     return [Mpp(one.x * unit_x, one.y * unit_y, one.source) for one in pairs]
 
 
-def _resolution_mpp(page: Any) -> list[Mpp]:
+def _resolution_mpp(page: tifffile.TiffPage) -> list[Mpp]:
     unit = _RESOLUTION_UNIT_UM.get(int(page.resolutionunit))
     x, y = page.resolution
     if unit is None or x <= 0 or y <= 0 or (x, y) == (1, 1):

@@ -82,7 +82,8 @@ def _describe(summary: TiffSummary) -> Source:
     first = summary.levels[0]
     if not first.is_plain or first.bits != 8 or first.channels not in (1, 3, 4) or first.photometric == 3:
         raise ValueError(
-            f"{first.channels} channels of {first.bits} bits (photometric {first.photometric}); 8-bit RGB or grey is needed"
+            f"{first.channels} channels of {first.bits} bits (photometric {first.photometric}); "
+            "8-bit RGB or grey is needed"
         )
     if first.width == 0 or first.height == 0:
         raise ValueError(f"the image is {first.width} x {first.height} px")

@@ -21,8 +21,8 @@ _J2K_STARTS = (b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")  # bare codestream, J
 class TileCheck:
     """Which tiles of a TIFF slide have sound bytes; each is looked at once, from any thread.
 
-    It sees a tile that is cut off, overwritten or has a broken header. It does not see changed bits inside the coded data: no
-    decoder does, JPEG has no checksum.
+    It sees a tile that is cut off, overwritten or has a broken header. It does not see changed bits inside the coded
+    data: no decoder does, for JPEG has no checksum.
     """
 
     def __init__(self, path: Path, levels: Sequence[Level]) -> None:
@@ -36,9 +36,9 @@ class TileCheck:
         """Why the levels are not all stored in one of these TIFF compressions as RGB tiles, or None where they are."""
         for index, page in enumerate(self._pages):
             if page is None:
-                return f"the tiles of level {index} cannot be told"
+                return f"cannot tell the tiles of level {index}"
             if page.compression not in codecs or page.channels != 3:
-                return f"level {index} has compression {page.compression} and {page.channels} channels, which it cannot decode"
+                return f"cannot decode compression {page.compression} with {page.channels} channels (level {index})"
         return None
 
     def region(self, corner: Corner, width: int, height: int, *, level: int) -> None:

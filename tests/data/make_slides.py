@@ -1,7 +1,7 @@
 """Draw small pyramidal slides with known content, in the layouts that readers meet.
 
-Positions are level-0 px, continuous, the centre of the top-left pixel at (0.5, 0.5). Everything is seeded; a 2000 px slide
-takes about a second with tissue, a twentieth with dots.
+Positions are level-0 px, continuous, the centre of the top-left pixel at (0.5, 0.5). Everything is seeded; a 2000 px
+slide takes about a fifth of a second.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Drawing:
 
 
 def dots_image(width: int, height: int, dots: np.ndarray, *, sigma_px: tuple[float, float] = (6.0, 6.0)) -> np.ndarray:
-    """Glass with a dark Gaussian dot at each (x, y) of `dots` (N, 2); sampled at pixel centres, so exact at fractions."""
+    """Glass with a dark Gaussian dot at each (x, y) of `dots` (N, 2), sampled at pixel centres: exact at fractions."""
     darkness = np.zeros((height, width), np.float64)
     reach_x, reach_y = int(5 * sigma_px[0]) + 1, int(5 * sigma_px[1]) + 1
     for x, y in np.asarray(dots, np.float64):
@@ -76,8 +76,8 @@ def tissue_image(width: int, height: int, *, mpp: float = 0.25, seed: int = 0) -
     return np.clip(image, 0, 255).astype(np.uint8), nuclei
 
 
-def draw_aperio(path: Path, image: np.ndarray, drawing: Drawing = Drawing()) -> Path:  # noqa: B008 (frozen)
-    """An SVS as Aperio scanners write it: JPEG tiles, thumbnail second, µm/px in the description (of x: it has one field)."""
+def draw_aperio(path: Path, image: np.ndarray, drawing: Drawing = Drawing()) -> Path:
+    """An SVS as Aperio scanners write it: JPEG tiles, thumbnail second, µm/px along x in the description."""
     height, width = image.shape[:2]
     description = (
         f"Aperio Image Library v11.2.1 \r\n{width}x{height} [0,0 {width}x{height}] "
@@ -95,7 +95,7 @@ def draw_aperio(path: Path, image: np.ndarray, drawing: Drawing = Drawing()) -> 
     return _finish(path, drawing)
 
 
-def draw_tiff(path: Path, image: np.ndarray, drawing: Drawing = Drawing()) -> Path:  # noqa: B008 (frozen)
+def draw_tiff(path: Path, image: np.ndarray, drawing: Drawing = Drawing()) -> Path:
     """A generic tiled pyramidal TIFF; µm/px per axis in the resolution tags."""
     resolution = {}
     if drawing.mpp:
@@ -107,7 +107,7 @@ def draw_tiff(path: Path, image: np.ndarray, drawing: Drawing = Drawing()) -> Pa
     return _finish(path, drawing)
 
 
-def draw_ome(path: Path, image: np.ndarray, drawing: Drawing = Drawing()) -> Path:  # noqa: B008 (frozen)
+def draw_ome(path: Path, image: np.ndarray, drawing: Drawing = Drawing()) -> Path:
     """An OME-TIFF with its lower levels as SubIFDs; µm/px per axis in the XML."""
     metadata: dict[str, object] = {"axes": "YXS"}
     if drawing.mpp:
