@@ -1,8 +1,4 @@
-"""Run the benchmarks one after another and put their figures in one table and one JSON object.
-
-python -m benchmarks                     all of them
-python -m benchmarks read_roi_views      some of them
-"""
+"""Run the benchmarks one after another (`python -m benchmarks [NAME]...`) and gather their figures: a table, then JSON."""
 
 import argparse
 import json
@@ -32,9 +28,12 @@ def run(name: str) -> dict[str, Any]:
 
 def main() -> None:
     known = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "__main__"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*known, []], help="which to run; all when none is named")
-    results = [run(name) for name in parser.parse_args().names or known]
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Run benchmarks, all when none is named.")
+    parser.add_argument("names", nargs="*", help=", ".join(known))
+    names = parser.parse_args().names or known
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    results = [run(name) for name in names]
     print(f"\n{'benchmark':<20}{'figure':<32}{'value':>12}")
     for result in results:
         figures = {key: value for key, value in result.items() if isinstance(value, int | float) or key == "failed"}

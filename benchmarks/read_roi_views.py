@@ -1,9 +1,10 @@
 """What a training view costs: from tiled ROIs in Parquet, against whole JPEGs in one HDF5 file a ROI. One core.
 
-python -m benchmarks.read_roi_views [--rois N]
+    python -m benchmarks.read_roi_views [--rois N]
 
-view     decode 448 px out of a 2048 px ROI against decoding all of it, from a plain JPEG of equal quality
-dataset  open, read and cut views in shuffled order: one view a ROI, and ten (2 of 448 px, 8 of 192 px) as in pretraining
+It measures
+    view     decode 448 px out of a 2048 px ROI against decoding all of it, from a plain JPEG of equal quality
+    dataset  open, read and cut views in shuffled order: one view a ROI, and ten (2 of 448 px, 8 of 192 px)
 """
 
 import argparse
