@@ -8,6 +8,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from shapely import Polygon
+from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import TissueError
 from muse_core.geometry import frame_at
@@ -19,6 +20,9 @@ from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue import Tissue
 
 _MAP_ERROR = 0.03  # the coarse maps' tissue fractions are this near to the polygons' where outlines cross many cells
+_TEXTURE_WEIGHT = 0.8  # of haematoxylin's texture in richness; the rest is its amount
+_MAX_POINTS = 128  # of a piece of polygon that ROIs are intersected with
+_TRIED_FOR_MESSAGE = 10  # the best by the coarse maps, of which the message names the best by geometry
 _MAX_PIECES = 8  # pieces of tissue whose own edges are tried as positions; the rest lies near the lattice anyway
 
 
@@ -88,20 +92,23 @@ def choose_boxes(
     """As `select_rois`, from maps instead of pixels."""
     x, y = _positions(info, shape, polygons, settings)
     candidates, coarse = _measure(x, y, shape, maps)
-    left = np.flatnonzero(coarse >= settings.min_tissue_fraction - _MAP_ERROR)
-    while len(left):
+    pieces = [piece for polygon in polygons for piece in _diced(polygon)]
+    fractions = _settle(coarse, candidates, pieces, shape, least=settings.min_tissue_fraction)
+    enough = np.flatnonzero(fractions >= settings.min_tissue_fraction)
+    if len(enough):
         rng = np.random.default_rng(int.from_bytes(sha256(f"{settings.seed}:{key}".encode()).digest()[:8], "big"))
-        chosen = left[choose(candidates.at(left), settings.max_per_slide, diversity=settings.diversity, rng=rng)]
-        fractions = tissue_fractions(polygons, candidates.x[chosen], candidates.y[chosen], shape)
-        enough = fractions >= settings.min_tissue_fraction
-        if enough.all():
-            return _boxes(candidates, chosen, fractions, shape)
-        left = np.setdiff1d(left, chosen[~enough])
-    raise TissueError(_no_room(info, shape, candidates, coarse, polygons=polygons, settings=settings), reason="no_rois")
+        chosen = enough[choose(candidates.at(enough), settings.max_per_slide, diversity=settings.diversity, rng=rng)]
+        exact = tissue_fractions(pieces, candidates.x[chosen], candidates.y[chosen], shape)
+        kept = exact >= settings.min_tissue_fraction  # an outline finer than the maps can still tip one over
+        if kept.any():
+            return _boxes(candidates, chosen[kept], exact[kept], shape)
+    nearest = np.argsort(-coarse)[:_TRIED_FOR_MESSAGE]
+    best = float(tissue_fractions(pieces, candidates.x[nearest], candidates.y[nearest], shape).max())
+    raise TissueError(_no_room(info, shape, len(coarse), best, settings=settings), reason="no_rois")
 
 
 def tissue_fractions(
-    polygons: Sequence[Polygon], x: NDArray[np.int64], y: NDArray[np.int64], shape: RoiShape
+    polygons: Sequence[BaseGeometry], x: NDArray[np.int64], y: NDArray[np.int64], shape: RoiShape
 ) -> NDArray[np.float64]:
     """Share of ROIs' areas within disjoint polygons, from their geometry.
 
@@ -115,11 +122,39 @@ def tissue_fractions(
         float64 (N,), 0..1.
     """
     boxes = shapely.box(x, y, x + shape.width_level0, y + shape.height_level0)
+    pieces = np.asarray(polygons, object)
+    box_index, piece_index = shapely.STRtree(pieces).query(boxes, predicate="intersects")
     covered = np.zeros(len(boxes))
-    box_index, polygon_index = shapely.STRtree(polygons).query(boxes, predicate="intersects")
-    pieces = np.asarray(polygons, object)[polygon_index]
-    np.add.at(covered, box_index, shapely.area(shapely.intersection(boxes[box_index], pieces)))
+    np.add.at(covered, box_index, shapely.area(shapely.intersection(boxes[box_index], pieces[piece_index])))
     return np.clip(covered / (shape.width_level0 * shape.height_level0), 0.0, 1.0)
+
+
+def _diced(geometry: BaseGeometry) -> list[BaseGeometry]:
+    """A geometry cut into rectangles' worth of few points, since an intersection costs as much as its points."""
+    if shapely.get_num_coordinates(geometry) <= _MAX_POINTS:
+        return [geometry]
+    left, top, right, bottom = geometry.bounds
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    if right - left > bottom - top:
+        halves = shapely.box(left, top, middle_x, bottom), shapely.box(middle_x, top, right, bottom)
+    else:
+        halves = shapely.box(left, top, right, middle_y), shapely.box(left, middle_y, right, bottom)
+    return [piece for half in halves for piece in _diced(shapely.intersection(geometry, half))]
+
+
+def _settle(
+    coarse: NDArray[np.float64],
+    candidates: Candidates,
+    pieces: Sequence[BaseGeometry],
+    shape: RoiShape,
+    *,
+    least: float,
+) -> NDArray[np.float64]:
+    """Coarse tissue fractions with those near the least one made exact, so that all are on the right side of it."""
+    doubtful = np.flatnonzero(np.abs(coarse - least) <= _MAP_ERROR)
+    settled = coarse.copy()
+    settled[doubtful] = tissue_fractions(pieces, candidates.x[doubtful], candidates.y[doubtful], shape)
+    return settled
 
 
 def _positions(
@@ -146,16 +181,17 @@ def _measure(
     """Every pair of an x and a y with its richness and features, and its share of tissue as the coarse maps have it."""
     frame = maps.frame
     width, height = shape.width_level0 / frame.scale_x, shape.height_level0 / frame.scale_y
-    columns: NDArray[np.float64] = (x - frame.x_level0) / frame.scale_x
-    rows: NDArray[np.float64] = (y - frame.y_level0) / frame.scale_y
+    columns = (x.astype(np.float64) - frame.x_level0) / frame.scale_x
+    rows = (y.astype(np.float64) - frame.y_level0) / frame.scale_y
     tissue = window_sums(maps.tissue, columns, rows, width, height).ravel()
     sums = window_sums(maps.features, columns, rows, width, height).reshape(len(tissue), -1)
     features = sums / np.maximum(tissue, 1e-6)[:, None]
     coarse = tissue / (width * height)
-    # Amount and texture of haematoxylin in the whole window: a half-empty ROI holds half the nuclei.
-    richness = sum(_share_of_top(sums[:, index] / (width * height)) for index in (0, 1)) / 2
+    # Of the whole window, not of its tissue: a half-empty ROI holds half the nuclei.
+    amount, texture = (_share_of_top(sums[:, index] / (width * height)) for index in (0, 1))
+    richness = _TEXTURE_WEIGHT * texture + (1 - _TEXTURE_WEIGHT) * amount
     all_x, all_y = np.tile(x, len(y)), np.repeat(y, len(x))
-    return Candidates(all_x, all_y, shape.width_level0, shape.height_level0, np.asarray(richness), features), coarse
+    return Candidates(all_x, all_y, shape.width_level0, shape.height_level0, richness, features), coarse
 
 
 def _share_of_top(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -185,19 +221,9 @@ def _boxes(
     ]
 
 
-def _no_room(
-    info: SlideInfo,
-    shape: RoiShape,
-    candidates: Candidates,
-    coarse: NDArray[np.float64],
-    *,
-    polygons: Sequence[Polygon],
-    settings: RoiSettings,
-) -> str:
-    nearest = np.argsort(-coarse)[:10]
-    best = tissue_fractions(polygons, candidates.x[nearest], candidates.y[nearest], shape).max()
+def _no_room(info: SlideInfo, shape: RoiShape, n_tried: int, best: float, *, settings: RoiSettings) -> str:
     return (
-        f"{info.path}: no ROIs: of {len(coarse)} positions of {shape.width_px} x {shape.height_px} px at "
-        f"{shape.mpp:g} um/px the best is {best:.0%} tissue and {settings.min_tissue_fraction:.0%} is needed; lower "
+        f"{info.path}: no ROIs: of {n_tried} positions of {shape.width_px} x {shape.height_px} px at {shape.mpp:g} um/px "
+        f"the best is {best:.0%} tissue and {settings.min_tissue_fraction:.0%} is needed; lower "
         "rois.min_tissue_fraction or rois.size_px"
     )
