@@ -1,4 +1,4 @@
-"""Run the benchmarks one after another (`python -m benchmarks [NAME]...`) and gather their figures: a table, then JSON."""
+"""Run the benchmarks one after another (`python -m benchmarks [NAME]...`) and gather their figures."""
 
 import argparse
 import json
