@@ -19,11 +19,13 @@ from pydantic import Field
 
 from muse_core.config import Settings
 from muse_core.errors import MppError
-from muse_core.stain import StainMatrix, estimate_stains, separate
+from muse_core.stain import StainMatrix, estimate_stains, optical_density, separate
 
 _BORDER = cv2.BORDER_REFLECT
 _KERNEL_SIGMAS = 3.0  # where Gaussian kernels are cut off; sets the margin together with the widest of them
 _MIN_SLOPE_PER_UM = 0.02  # edges weaker than this are texture; leaving them out saves most of the votes' time
+_GLASS_OD = 0.15  # no channel above it: glass, which would pull the level down to part it from tissue
+_MAX_STAIN_PIXELS = 200_000  # enough for stable percentiles and histograms
 _HISTOGRAM_TOP_OD = 1.5  # haematoxylin above this is all "dark" to the threshold search
 
 
@@ -43,9 +45,9 @@ class DetectSettings(Settings):
     vote_radii_um: tuple[float, ...] = (1.5, 2.5, 3.5, 4.5, 5.5, 6.5)  # nuclear radii from lymphocyte to large tumour
     vote_sigma_um: float = Field(default=1.5, gt=0)  # spread of a vote: how far from round a nucleus may be
     vote_weight: float = Field(default=0.4, ge=0)  # of the votes against the blob filters
-    blob_sigmas_um: tuple[float, ...] = (1.75, 2.5, 3.5)  # blob filters; a disc of radius r answers most to r / 1.41
-    blob_ratio: float = Field(default=2.2, gt=1)  # outer over inner Gaussian
-    half_score: float = Field(default=0.33, gt=0)  # map value that scores 0.5
+    blob_sigmas_um: tuple[float, ...] = (1.75, 3.0)  # blob filters; a disc of radius r answers most to r / 1.41
+    blob_ratio: float = Field(default=1.6, gt=1)  # outer over inner Gaussian
+    half_score: float = Field(default=0.3, gt=0)  # map value that scores 0.5
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,12 @@ def estimate_slide_stain(tissue_rgb: NDArray[np.uint8], *, min_level_od: float) 
         tissue_rgb: uint8 (N, 3) pixels; glass among them is ignored.
         min_level_od: lower bound of the level.
     """
-    pixels = tissue_rgb[:: max(1, len(tissue_rgb) // 200_000)]
+    pixels = tissue_rgb[:: max(1, len(tissue_rgb) // _MAX_STAIN_PIXELS)]
     stains = estimate_stains(pixels)
-    haematoxylin = separate(pixels[:, None], stains)[:, 0, 0]
+    stained = pixels[(optical_density(pixels) > _GLASS_OD).any(axis=1)]
+    if not len(stained):
+        return SlideStain(stains, min_level_od)
+    haematoxylin = separate(stained[:, None], stains)[:, 0, 0]
     return SlideStain(stains, max(min_level_od, _otsu(haematoxylin)))
 
 
