@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from muse_core.machine import resolve_device
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -22,6 +21,7 @@ from muse_core.build_cohort import BuildOptions, BuildRun, build_all, open_build
 from muse_core.build_report import write_summary
 from muse_core.build_settings import BuildSettings
 from muse_core.config import load_settings
+from muse_core.device import resolve_device
 from muse_core.errors import AcquireError
 from muse_core.manifest import Manifest, ManifestRow, read_manifest
 from muse_core.slide_records import BuildSummary, SlideRecord

@@ -34,7 +34,7 @@ from muse_core.build_slide import (
 )
 from muse_core.cluster import Workers, open_workers
 from muse_core.contact_sheet import draw_contact_sheet
-from muse_core.errors import ConfigError, MuseError, OutputError, SlideReadError, TissueError
+from muse_core.errors import MuseError, OutputError, SlideReadError, TissueError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.manifest import Manifest, ManifestRow
 from muse_core.run_paths import RunPaths, locked
@@ -51,7 +51,6 @@ from muse_core.slide_records import (
 
 logger = logging.getLogger(__name__)
 
-DEVICES = ("cpu", "cuda")
 RECORDED_PACKAGES = (
     "muse-nuclei",
     "openslide-bin",
@@ -243,10 +242,8 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Build
 
     Raises:
         OutputError: the folder is locked, read-only or full.
-        ConfigError: the device, the worker count or the scheduler is of no use.
+        ConfigError: the worker count or the scheduler is of no use.
     """
-    if options.device not in DEVICES:
-        raise ConfigError(f"--device {options.device}: needs one of auto, {', '.join(DEVICES)}")
     paths = RunPaths(options.out)
     with ExitStack() as stack:
         stack.enter_context(locked(paths))

@@ -5,6 +5,7 @@ build_chunk    SlidePlan + chunk number -> one Parquet part in the staging folde
 commit_parts   staging folder -> the dataset, by renames that a second call can finish
 """
 
+import io
 import json
 import logging
 import math
@@ -108,8 +109,8 @@ def plan_slide(job: SlideJob) -> SlidePlan:
         plan = SlidePlan(_facts(slide), tissue_area_mm2(tissue, mpp.x, mpp.y), boxes)
     with whole_file(job.tissue_file) as file:
         write_tissue(tissue, file)
-    with whole_file(job.folder / "stain.npy") as file, file.open("wb") as stream:
-        np.save(stream, sample, allow_pickle=False)
+    with whole_file(job.folder / "stain.npy") as file:
+        file.write_bytes(_npy(sample))
     with whole_file(staged) as file:
         file.write_text(json.dumps({**asdict(plan), "boxes": [asdict(box) for box in boxes]}), encoding="utf-8")
     logger.info(
@@ -209,6 +210,13 @@ def _stain_sample(slide: Slide, boxes: tuple[RoiBox, ...]) -> NDArray[np.uint8]:
     return np.concatenate(windows) if windows else np.empty((0, 3), np.uint8)
 
 
+def _npy(array: NDArray[np.uint8]) -> bytes:
+    # numpy's own writing to a file loses the errno that tells a full disk.
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
 def _rows(
     slide: Slide, job: SlideJob, numbered: list[tuple[int, RoiBox]], failed: list[tuple[str, str]]
 ) -> Iterator[RoiRow]:
@@ -256,13 +264,21 @@ def _read_roi(
             slide.read_region(box.x_level0, box.y_level0, box.width_px, box.height_px, mpp=box.mpp), settings
         ), None
     margin = math.ceil(margin_um(detector) / box.mpp)
+    rgb = _read_around(slide, box, margin)
+    nuclei = detect_in_core(detector, rgb, box.mpp, core=Box(margin, margin, box.width_px, box.height_px))
+    return copied or _encode(rgb[margin : margin + box.height_px, margin : margin + box.width_px], settings), nuclei
+
+
+def _read_around(slide: Slide, box: RoiBox, margin_px: int) -> NDArray[np.uint8]:
+    """A ROI's pixels with a margin, which is mirrored where a bad tile lies in it: a tile costs no ROI but its own."""
     frame = frame_at(box.x_level0, box.y_level0, box.mpp, (slide.info.mpp.x, slide.info.mpp.y))
-    (x_level0, y_level0) = frame.to_level0(np.array([[-margin, -margin]]))[0]
-    width, height = box.width_px + 2 * margin, box.height_px + 2 * margin
-    rgb = slide.read_region(x_level0, y_level0, width, height, mpp=box.mpp)
-    core = Box(margin, margin, box.width_px, box.height_px)
-    nuclei = detect_in_core(detector, rgb, box.mpp, core=core)
-    return copied or _encode(rgb[margin : -margin or None, margin : -margin or None], settings), nuclei
+    ((x_level0, y_level0),) = frame.to_level0(np.array([[-margin_px, -margin_px]]))
+    width, height = box.width_px + 2 * margin_px, box.height_px + 2 * margin_px
+    try:
+        return slide.read_region(x_level0, y_level0, width, height, mpp=box.mpp)
+    except SlideReadError:
+        core = slide.read_region(box.x_level0, box.y_level0, box.width_px, box.height_px, mpp=box.mpp)
+        return np.pad(core, ((margin_px, margin_px), (margin_px, margin_px), (0, 0)), mode="reflect")
 
 
 def _encode(rgb: NDArray[np.uint8], settings: BuildSettings) -> bytes:

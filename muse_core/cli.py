@@ -30,10 +30,10 @@ from muse_core.build_report import write_summary
 from muse_core.build_settings import BuildSettings
 from muse_core.config import load_settings
 from muse_core.demo import clear_demo, draw_demo
+from muse_core.device import resolve_device
 from muse_core.doctor import diagnose
 from muse_core.errors import ManifestError, MuseError
 from muse_core.gdc import GDC_API, query_slides, read_hold_out, select_slides
-from muse_core.machine import resolve_device
 from muse_core.manifest import Manifest, read_manifest, write_manifest
 from muse_core.slide_records import BuildSummary
 

@@ -59,8 +59,8 @@ def _draw_header(draw: ImageDraw.ImageDraw, job: SlideJob, plan: SlidePlan, n_ro
     facts = plan.facts
     draw.text((MARGIN_PX, 12), job.slide_id[:90], INK, _font(28))
     line = (
-        f"{facts['width_level0']:,} x {facts['height_level0']:,} px   {facts['mpp_x']:.4g} µm/px "
-        f"({facts['mpp_source']})   read by {facts['reader']}   tissue {plan.tissue_mm2:.2f} mm²   {n_rois:,} ROIs   {n_nuclei:,} nuclei"
+        f"{facts['width_level0']:,} x {facts['height_level0']:,} px   {facts['mpp_x']:.4g} um/px "
+        f"({facts['mpp_source']})   read by {facts['reader']}   tissue {plan.tissue_mm2:.2f} mm2   {n_rois:,} ROIs   {n_nuclei:,} nuclei"
     )
     draw.text((MARGIN_PX, 48), line, FAINT, _font(18))
 
@@ -104,7 +104,7 @@ def _close_up(sample: RoiSample, side: int) -> Image.Image:
         draw.ellipse([centre_x - 4, centre_y - 4, centre_x + 4, centre_y + 4], outline=NUCLEUS_COLOUR, width=2)
     bar = 20 / sample.mpp * zoom
     draw.rectangle([10, side - 16, 10 + bar, side - 10], fill=INK)
-    draw.text((10, side - 40), "20 µm", INK, _font(17), stroke_width=2, stroke_fill=PAPER)
+    draw.text((10, side - 40), "20 um", INK, _font(17), stroke_width=2, stroke_fill=PAPER)
     return picture
 
 

@@ -99,7 +99,8 @@ def test_rois_hold_the_slides_nuclei_at_their_places(built, drawn):
 def test_rois_do_not_overlap_and_lie_in_the_slide(built):
     rows = RoiDataset(built).table().to_pylist()
     for number, a in enumerate(rows):
-        assert 0 <= a["x_level0"] <= 5600 - a["width_level0"] and 0 <= a["y_level0"] <= 4800 - a["height_level0"]
+        assert 0 <= a["x_level0"] <= 5600 - a["width_level0"]
+        assert 0 <= a["y_level0"] <= 4800 - a["height_level0"]
         for b in rows[:number]:
             assert abs(a["x_level0"] - b["x_level0"]) >= 1024 or abs(a["y_level0"] - b["y_level0"]) >= 1024
 
@@ -244,7 +245,8 @@ def test_a_full_disk_is_one_line_and_the_rerun_completes(drawn, tmp_path):
     small = 100_000
     failed = muse(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (small, small)))
     assert failed.returncode == 1
-    assert "no space left" in failed.stderr and "Traceback" not in failed.stderr
+    assert "no space left" in failed.stderr
+    assert "Traceback" not in failed.stderr
     assert muse(*arguments).returncode == 0
     assert not list(tmp_path.rglob("*.tmp"))
 

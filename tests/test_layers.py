@@ -9,7 +9,10 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up. A module, or a package and all in it, imports only from layers below its own, or from itself.
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("ground", frozenset({"errors", "geometry", "schemas", "config", "files", "machine", "retry", "uris", "tcga"})),
+    (
+        "ground",
+        frozenset({"errors", "geometry", "schemas", "config", "files", "machine", "device", "retry", "uris", "tcga"}),
+    ),
     ("pixels", frozenset({"slide", "stain", "matching"})),
     (
         "data",
@@ -21,8 +24,10 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tissue",
                 "rois",
                 "nuclei",
+                "classical_detector",
                 "roi_image",
                 "roi_tiff",
+                "roi_order",
                 "roi_dataset",
                 "labelled_patches",
             }
@@ -56,9 +61,9 @@ LAYERED_WITHIN = {"ground", "pixels", "learning", "stages"}
 SIBLINGS_ALLOWED = {
     ("roi_image", "roi_tiff"),
     ("roi_dataset", "roi_image"),
-    ("acquire", "manifest"),
-    ("gdc", "manifest"),
+    ("roi_dataset", "roi_order"),
     ("rois", "tissue"),
+    ("classical_detector", "nuclei"),
 }
 
 # Who may import a library; nobody else may, not even lazily.
@@ -74,7 +79,7 @@ OWNERS = {
         "train_detector",
         "evaluate_detect",
         "slide",
-        "machine",
+        "device",
         "doctor",
     },
     "timm": {"models"},
