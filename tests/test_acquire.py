@@ -33,6 +33,7 @@ from tests.data.gdc_server import (
     silence,
     status,
     wrong_bytes,
+    wrong_start,
 )
 
 ID = "11111111-2222-3333-4444-555555555555"
@@ -78,7 +79,7 @@ def test_fetches_a_gdc_slide(server, tmp_path):
     acquired = fetch(server, tmp_path)
     assert_whole(acquired, tmp_path)
     assert acquired.path == tmp_path / "TCGA-A8-A099-01Z-00-DX1" / "TCGA-A8-A099-01Z-00-DX1.svs"
-    assert [request.path for request in server.requests] == [f"/data/{ID}"]
+    assert [(request.path, request.accept_encoding) for request in server.requests] == [(f"/data/{ID}", "identity")]
 
 
 def test_a_fetched_slide_is_not_fetched_again(server, tmp_path):
@@ -97,8 +98,11 @@ def test_a_file_changed_since_is_fetched_again(server, tmp_path):
     acquired = fetch(server, tmp_path)
     acquired.path.write_bytes(DATA[:-1] + b"?")
     os.utime(acquired.path, ns=(time.time_ns() + 10**9,) * 2)
+    there: list[Path] = []
+    server.on_request = lambda _: there.extend(slide_files(tmp_path))
     assert_whole(fetch(server, tmp_path), tmp_path)
     assert len(server.requests) == 2
+    assert [path.suffix for path in there] == [".part"]  # the damaged file did not lie there beside its successor
 
 
 def test_another_uri_under_the_same_id_is_fetched(server, tmp_path):
@@ -162,6 +166,19 @@ def test_a_server_that_ignores_range_is_read_from_the_start(server, tmp_path):
     assert server.ranges == [None, "bytes=100000-"]
 
 
+def test_a_server_that_goes_on_elsewhere_is_read_from_the_start(server, tmp_path):
+    server.faults[ID] = [cut(100_000), wrong_start()]
+    assert_whole(fetch(server, tmp_path, max_bad_files=1), tmp_path)
+    assert server.ranges == [None, "bytes=100000-", None]
+
+
+def test_a_part_of_another_source_is_not_built_on(tmp_path):
+    for key, size in (("one", 0), ("one", 3), ("two", 0)):
+        with PartialFile(tmp_path / "a.svs", key) as part:
+            assert part.size == size
+            part.append(b"abc"[size:])
+
+
 def test_a_part_that_is_whole_already_needs_no_byte(server, tmp_path):
     server.faults[ID] = [long_length(5)]
     assert_whole(fetch(server, tmp_path, Source(size=None)), tmp_path)
@@ -194,7 +211,7 @@ def test_wrong_bytes_to_the_end_is_a_checksum_mismatch(server, tmp_path):
 
 def test_wrong_length_is_a_size_mismatch(server, tmp_path):
     server.faults[ID] = [short_length(1)] * 9
-    with pytest.raises(AcquireError, match="299999 bytes instead of 300000") as caught:
+    with pytest.raises(AcquireError, match="the server offers 299999 bytes instead of 300000") as caught:
         fetch(server, tmp_path, Source(md5=None))
     assert caught.value.reason == "size_mismatch"
     assert len(server.requests) == 3
@@ -208,7 +225,7 @@ def test_wrong_length_once_is_mended(server, tmp_path):
 def test_without_a_length_the_size_still_counts(server, tmp_path):
     server.with_length = False  # the body ends where the connection does
     server.faults[ID] = [short_length(7)]
-    assert_whole(fetch(server, tmp_path), tmp_path)
+    assert_whole(fetch(server, tmp_path, Source(md5=None)), tmp_path)
     assert len(server.requests) == 2
 
 

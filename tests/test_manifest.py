@@ -88,6 +88,12 @@ def test_a_quote_that_never_closes_costs_its_own_row_only(manifest):
     assert "quote" in result.problems[0].message
 
 
+def test_two_stray_quotes_do_not_make_one_row_of_two(manifest):
+    result = manifest('"s1,c,p,/a.svs,,,', 's2,c,p,/b.svs,,,"', "s3,c,p,/c.svs,,,")
+    assert [row.slide_id for row in result.rows] == ["s3"]
+    assert [problem.row for problem in result.problems] == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -86,6 +86,17 @@ def ignores_range() -> Fault:
     )
 
 
+def wrong_start() -> Fault:
+    """Go on elsewhere than asked: one byte late."""
+
+    def apply(answer: Answer, whole: bytes) -> Answer:
+        start = len(whole) - len(answer.body) + 1
+        span = {"Content-Range": f"bytes {start}-{len(whole) - 1}/{len(whole)}"}
+        return _with(answer, headers=answer.headers | span, body=whole[start:])
+
+    return apply
+
+
 def error_page() -> Fault:
     """Answer 200 with a page for people."""
     return lambda *_: Answer(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>down for maintenance</html>")
@@ -97,6 +108,7 @@ class Request:
     path: str
     range: str | None
     if_range: str | None
+    accept_encoding: str | None
     time: float
 
 
@@ -151,6 +163,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     gdc: GdcServer
 
+    def handle(self) -> None:
+        with suppress(OSError):  # clients that had enough go without a word; http.server would print it
+            super().handle()
+
+    def finish(self) -> None:
+        with suppress(OSError):
+            super().finish()
+
     def do_GET(self) -> None:
         self._note()
         file_id = self.path.removeprefix("/data/").partition("?")[0]
@@ -176,9 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _note(self) -> None:
-        headers = self.headers
-        noted = Request(self.command, self.path, headers.get("Range"), headers.get("If-Range"), time.monotonic())
-        self.gdc.requests.append(noted)
+        named = (self.headers.get(name) for name in ("Range", "If-Range", "Accept-Encoding"))
+        self.gdc.requests.append(Request(self.command, self.path, *named, time.monotonic()))
         self.gdc.on_request(self.path)
 
     def _file(self, whole: bytes) -> Answer:
@@ -199,8 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         body = answer.body if answer.cut_after is None else answer.body[: answer.cut_after]
-        with suppress(OSError):  # the client had enough
-            self._write(body, answer.seconds_a_byte)
+        self._write(body, answer.seconds_a_byte)
         if answer.cut_after is not None or not self.gdc.with_length:
             self.close_connection = True
 
