@@ -61,29 +61,39 @@ class CucimReader:
 
     def read(self, corner: Corner, width: int, height: int, *, level: int) -> Pixels:
         """A rectangle inside the level, (height, width, 3); see `Reader.read`."""
-        self._check.region(corner, width, height, level=level)
-        try:
-            region = self._image.read_region(self._locations([corner], level), (width, height), level)
-            return to_rgb(np.asarray(region))
-        except (ValueError, RuntimeError) as error:
-            raise SlideReadError(f"cucim: {error}") from error
+        region = self.read_on("cpu", corner, width, height, level=level)
+        return to_rgb(np.asarray(region))
 
     def read_many(self, corners: Sequence[Corner], width: int, height: int, *, level: int) -> Iterator[Pixels]:
         """In order through the batch loader, a few regions ahead; see `Reader.read_many`."""
+        for region in self.read_many_on("cpu", corners, width, height, level=level):
+            # The loader writes the next region into the same memory.
+            yield to_rgb(np.asarray(region).reshape(height, width, -1)).copy()
+
+    def read_on(self, device: str, corner: Corner, width: int, height: int, *, level: int) -> "CuImage":
+        """A rectangle decoded in the memory of "cpu" or "cuda[:N]", behind the array interface of that memory."""
+        self._check.region(corner, width, height, level=level)
+        try:
+            return self._image.read_region(self._locations([corner], level), (width, height), level, device=device)
+        except (ValueError, RuntimeError) as error:
+            raise SlideReadError(f"cucim: {error}") from error
+
+    def read_many_on(
+        self, device: str, corners: Sequence[Corner], width: int, height: int, *, level: int
+    ) -> Iterator["CuImage"]:
+        """The same for many corners, (1, height, width, 3) each; the memory is reused, so copy before the next."""
         for corner in corners:
             self._check.region(corner, width, height, level=level)
         try:
-            batches = self._image.read_region(
+            yield from self._image.read_region(
                 self._locations(corners, level),
                 (width, height),
                 level,
                 num_workers=self._read_threads,
                 batch_size=1,
                 prefetch_factor=_REGIONS_AHEAD,
+                device=device,
             )
-            for batch in batches:
-                # The loader writes the next region into the same memory.
-                yield to_rgb(np.asarray(batch).reshape(height, width, -1)).copy()
         except (ValueError, RuntimeError) as error:
             raise SlideReadError(f"cucim: {error}") from error
 

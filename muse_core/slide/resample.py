@@ -86,7 +86,7 @@ def resample(source: Pixels, grid: Grid, window: Window, width_px: int, height_p
     """The output rectangle from its window's pixels.
 
     Untouched where scale and position are those of the level. Otherwise in steps that are each fast: a cubic shift
-    where the origin is not on the pixel lattice, averages of whole numbers of pixels, then what is left of the scale, cubic
+    where the origin is not on the pixel lattice, averages of whole numbers of pixels, then the rest of the scale, cubic
     where it is small and by areas where that would alias. OpenCV takes that scale from fx and fy themselves, not from
     rounded sizes, so no position drifts.
 

@@ -1,10 +1,10 @@
 """An open slide: RGB pixels at a level or at any µm/px, in level-0 coordinates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from muse_core.slide.mpp import resolve_mpp
 from muse_core.slide.reader import WHITE, Pixels
 from muse_core.slide.regions import Regions
 from muse_core.slide.resample import Grid, Window, grid_for, resample, window_for
+
+if TYPE_CHECKING:
+    import torch
+
+    from muse_core.slide.tensors import TensorReader
 
 _MAX_SOURCE_PX = 1 << 24  # level px held at once while reducing; 48 MiB of RGB
 _BLOCK_SOURCE_PX = 2048  # side of the level rectangle that one block of a large output is made from
@@ -58,15 +63,17 @@ def open_slide(
             choice.handles.close()
             raise
         mpp = Mpp(math.nan, math.nan, "missing")
-    return Slide(path, choice, mpp)
+    return Slide(path, choice, mpp, device=device)
 
 
 class Slide:
     """Pixels of one slide. Safe to use from several threads; close it, or use it in a `with` block."""
 
-    def __init__(self, path: Path, choice: Choice, mpp: Mpp) -> None:
+    def __init__(self, path: Path, choice: Choice, mpp: Mpp, *, device: str = "cpu") -> None:
         """Made by `open_slide`."""
         self._handles = choice.handles
+        self._device = device
+        self._tensors: TensorReader | None = None
         self.info = SlideInfo(
             path=path,
             reader=choice.name,
@@ -88,6 +95,8 @@ class Slide:
 
     def close(self) -> None:
         """Close every handle."""
+        if self._tensors is not None:
+            self._tensors.close()
         self._handles.close()
 
     def read_level(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
@@ -175,6 +184,41 @@ class Slide:
             read_one=lambda window: self._read_window(window, grid),
             finish=lambda source, window: resample(source, grid, window, *size_px),
         )
+
+    def read_region_tensor(
+        self, x_level0: float, y_level0: float, width_px: int, height_px: int, *, mpp: float
+    ) -> "torch.Tensor":
+        """`read_region` as a torch tensor on the slide's device, decoded and resampled there.
+
+        Returns:
+            (height_px, width_px, 3) uint8 RGB.
+        """
+        return next(self.read_regions_tensor([(x_level0, y_level0)], width_px, height_px, mpp=mpp))
+
+    def read_regions_tensor(
+        self, corners_level0: Sequence[tuple[float, float]], width_px: int, height_px: int, *, mpp: float
+    ) -> Iterator["torch.Tensor"]:
+        """`read_region_tensor` for many corners of one size, in their order.
+
+        Raises:
+            ConfigError: torch cannot use the device.
+            SlideReadError: a region cannot be decoded; the iteration ends there.
+        """
+        # Late: torch takes seconds to import, and the data stages do without it.
+        from muse_core.slide.tensors import TensorReader, resample_tensor
+
+        if self._tensors is None:
+            self._tensors = TensorReader(self, self._device)
+        grid = grid_for(self.info.levels, *self._scales(mpp))
+        windows = [self._window(corner, (width_px, height_px), grid) for corner in corners_level0]
+        for window, source in zip(windows, self._tensors.read_windows(windows, grid), strict=True):
+            yield resample_tensor(source, grid, window, width_px, height_px)
+
+    def holds(self, window: Window, level: int) -> bool:
+        """Whether a rectangle of a level lies wholly inside the image."""
+        size = self.info.levels[level]
+        right, bottom = window.x + window.width, window.y + window.height
+        return window.x >= 0 and window.y >= 0 and right <= size.width and bottom <= size.height
 
     def read_overview(self, mpp: float) -> Pixels:
         """The whole slide at `mpp` µm/px, from the coarsest level that is fine enough, block by block.
