@@ -1,5 +1,6 @@
 """Manifests: every fault named with its row, no good row lost."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -317,6 +318,13 @@ def test_a_large_manifest_is_read_in_linear_time(manifest):
     lines = [f"s{number % 19_000},c,p,/{number}.svs" for number in range(20_000)]
     result = manifest(*lines)
     assert (len(result.rows), len(result.problems)) == (18_000, 2000)
+
+
+def test_the_sample_manifest_works_offline():
+    result = read_manifest(ROOT / "data_manifests/sample.csv", check_files=True)
+    assert result.problems == ()
+    (row,) = result.rows
+    assert hashlib.md5(Path(row.uri).read_bytes()).hexdigest() == row.md5
 
 
 @pytest.mark.slides
