@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.spatial import KDTree
 
 from muse_core.config import Settings
 from muse_core.errors import MppError
+from muse_core.nuclei import check_image
 from muse_core.stain import StainMatrix, estimate_stains, optical_density, separate
 
 _BORDER = cv2.BORDER_REFLECT
@@ -33,7 +35,7 @@ class DetectSettings(Settings):
     """Settings of the classical detector; lengths in µm, found on the BRCA-M2C training patches."""
 
     threshold: float = Field(default=0.5, ge=0, le=1)  # lowest score kept
-    min_distance_um: float = Field(default=2.0, gt=0)  # two nuclei are not closer than this
+    min_distance_um: float = Field(default=3.0, gt=0)  # two nuclei are not closer than this
     image_mpp: float = Field(default=0.5, gt=0)  # about the µm/px of the haematoxylin map and its gradients
     map_mpp: float = Field(default=1.0, gt=0)  # about the µm/px of the maps whose maxima are taken
     max_mpp: float = Field(default=1.5, gt=0)  # coarser images show a small nucleus in two pixels
@@ -101,8 +103,10 @@ class ClassicalDetector:
             float32 (N, 3): x, y in px of `rgb` (continuous, first pixel's centre at 0.5), score 0..1; by row.
 
         Raises:
-            MppError: the image is too coarse to show nuclei.
+            DatasetError: the image is not RGB uint8.
+            MppError: mpp is not a positive number, or the image is too coarse to show nuclei.
         """
+        check_image(rgb, mpp)
         if mpp > self.settings.max_mpp:
             raise MppError(
                 f"image at {mpp} µm/px: at most {self.settings.max_mpp} needed to see nuclei; read it finer",
@@ -113,16 +117,17 @@ class ClassicalDetector:
         stain = self.stain or estimate_slide_stain(image.reshape(-1, 3), min_level_od=self.settings.min_level_od)
         nuclear = _nuclear_map(image, stain, self.settings.softness)
         step = max(1, round(self.settings.map_mpp / (binning * mpp)))
-        centres = _centre_map(nuclear, binning * mpp, step, self.settings)
-        points = _peaks(centres, max(1, round(self.settings.min_distance_um / (step * binning * mpp))))
-        return self._scored(points, step * binning, rgb.shape)
+        peaks = _peaks(_centre_map(nuclear, binning * mpp, step, self.settings))
+        return self._scored(peaks, step * binning, mpp, rgb.shape)
 
-    def _scored(self, points: NDArray[np.float32], px_per_map_px: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Map px and map values to image px and scores; weak points and those of the padding dropped."""
-        points[:, :2] *= px_per_map_px
-        points[:, 2] /= points[:, 2] + self.settings.half_score
-        inside = (points[:, :2] < (shape[1], shape[0])).all(axis=1) & (points[:, :2] >= 0).all(axis=1)
-        return points[inside & (points[:, 2] >= self.settings.threshold)]
+    def _scored(
+        self, peaks: NDArray[np.float32], px_per_map_px: int, mpp: float, shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        """Map px and map values to image px and scores; weak points, doubles and those of the padding dropped."""
+        xy, score = peaks[:, :2] * px_per_map_px, peaks[:, 2] / (peaks[:, 2] + self.settings.half_score)
+        kept = (xy < (shape[1], shape[0])).all(axis=1) & (score >= self.settings.threshold)
+        points = np.column_stack([xy[kept], score[kept]])
+        return points[_without_doubles(points, self.settings.min_distance_um / mpp)]
 
 
 def estimate_slide_stain(tissue_rgb: NDArray[np.uint8], *, min_level_od: float) -> SlideStain:
@@ -167,8 +172,10 @@ def _binned(rgb: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 def _nuclear_map(image: NDArray[np.uint8], stain: SlideStain, softness: float) -> NDArray[np.float32]:
     """(H, W) float32 0..1: haematoxylin through a logistic curve that is 0.5 at the slide's nuclear level."""
-    amount = np.ascontiguousarray(separate(image, stain.stains)[..., 0])
-    return np.asarray(1 / (1 + np.exp((stain.level_od - amount) / (softness * stain.level_od))), np.float32)
+    density = optical_density(image, background=stain.stains.background)
+    amount = density.reshape(-1, 3) @ stain.stains.unmixing[:, 0]  # only one of the two stains, at half the cost
+    squashed = np.exp(np.float32(1 / softness) - np.maximum(amount, 0) * np.float32(1 / (softness * stain.level_od)))
+    return np.asarray(1 / (1 + squashed), np.float32).reshape(image.shape[:2])
 
 
 def _centre_map(nuclear: NDArray[np.float32], mpp: float, step: int, settings: DetectSettings) -> NDArray[np.float32]:
@@ -203,14 +210,17 @@ def _votes(nuclear: NDArray[np.float32], mpp: float, step: int, settings: Detect
     slope = np.hypot(slope_x, slope_y)
     rows, columns = np.nonzero(slope > _MIN_SLOPE_PER_UM)
     weight = slope[rows, columns]
-    start = np.stack([columns, rows]).astype(np.float32) + (first + 0.5) / step
     direction = np.stack([slope_x[rows, columns], slope_y[rows, columns]]) / weight
-    total = np.zeros(slope.size)
-    for radius_um in settings.vote_radii_um:
-        column, row = np.floor(start + direction * (radius_um / (mpp * step))).astype(np.int32)
-        inside = (column >= 0) & (column < slope.shape[1]) & (row >= 0) & (row < slope.shape[0])
-        total += np.bincount(row[inside] * slope.shape[1] + column[inside], weight[inside], total.size)
-    return total.reshape(slope.shape).astype(np.float32)
+    radii = [radius_um / (mpp * step) for radius_um in settings.vote_radii_um]
+    # On a canvas with room for votes that fall outside, which spares a test for each of them.
+    room = int(np.ceil(max(radii))) + 1
+    height, width = slope.shape[0] + 2 * room, slope.shape[1] + 2 * room
+    start = np.stack([columns, rows]).astype(np.float32) + np.float32((first + 0.5) / step + room)
+    total = np.zeros(height * width)
+    for radius in radii:
+        column, row = (start + direction * np.float32(radius)).astype(np.intp)
+        total += np.bincount(row * width + column, weight, total.size)
+    return np.ascontiguousarray(total.reshape(height, width)[room:-room, room:-room], np.float32)
 
 
 def _blurred(image: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
@@ -218,11 +228,11 @@ def _blurred(image: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]
     return np.asarray(cv2.GaussianBlur(image, (side, side), sigma_px, borderType=_BORDER))
 
 
-def _peaks(centres: NDArray[np.float32], radius_px: int) -> NDArray[np.float32]:
-    """Local maxima within a disc, (N, 3): x, y in map px (continuous frame), value > 0; by row."""
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius_px + 1, 2 * radius_px + 1))
-    rows, columns = np.nonzero((centres >= cv2.dilate(centres, disc)) & (centres > 0))
-    padded = np.pad(centres, 1, mode="edge")
+def _peaks(centres: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Local maxima, (N, 3): x, y in map px (continuous frame), value > 0; by row."""
+    rows, columns = np.nonzero((centres >= cv2.dilate(centres, np.ones((3, 3), np.uint8))) & (centres > 0))
+    # Mirrored about the outermost pixels, so that a peak there stays on them.
+    padded = np.asarray(cv2.copyMakeBorder(centres, 1, 1, 1, 1, cv2.BORDER_REFLECT_101))
     here = centres[rows, columns]
     dx = _vertex(padded[rows + 1, columns], here, padded[rows + 1, columns + 2])
     dy = _vertex(padded[rows, columns + 1], here, padded[rows + 2, columns + 1])
@@ -233,3 +243,18 @@ def _vertex(before: NDArray[np.float32], here: NDArray[np.float32], after: NDArr
     """Offset in -0.5..0.5 of the top of the parabola through three neighbours."""
     bend = before - 2 * here + after
     return np.where(bend < 0, np.clip((before - after) / np.minimum(2 * bend, -1e-12), -0.5, 0.5), 0)
+
+
+def _without_doubles(points: NDArray[np.float32], min_distance_px: float) -> NDArray[np.bool_]:
+    """Which points (N, 3) stay when, best score first, each removes the weaker ones closer than the distance."""
+    kept = np.ones(len(points), bool)
+    if len(points) < 2:
+        return kept
+    pairs = KDTree(points[:, :2]).query_pairs(min_distance_px, output_type="ndarray")
+    place = np.argsort(np.argsort(-points[:, 2], kind="stable"))  # 0 for the best score
+    swapped = place[pairs[:, 0]] > place[pairs[:, 1]]
+    pairs[swapped] = pairs[swapped, ::-1]
+    for better, weaker in pairs[np.lexsort((place[pairs[:, 1]], place[pairs[:, 0]]))].tolist():
+        if kept[better]:
+            kept[weaker] = False
+    return kept

@@ -87,6 +87,22 @@ def margin_um(detector: Detector) -> float:
     return float(getattr(detector, "margin_um", DEFAULT_MARGIN_UM))
 
 
+def check_image(rgb: NDArray[np.uint8], mpp: float) -> None:
+    """What every detector may count on.
+
+    Raises:
+        DatasetError: the image is not uint8 RGB, or has no pixel.
+        MppError: mpp is not a positive number.
+    """
+    shape, dtype = np.shape(rgb), getattr(rgb, "dtype", type(rgb).__name__)
+    if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
+        raise DatasetError(f"image of shape {shape} and type {dtype}; RGB needed, uint8 (height, width, 3)")
+    if 0 in shape:
+        raise DatasetError(f"image of shape {shape} is empty; at least one pixel needed")
+    if not (np.isfinite(mpp) and mpp > 0):
+        raise MppError(f"image at {mpp} µm/px: a positive number is needed", reason="mpp_missing")
+
+
 def detect(detector: Detector, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
     """Call a detector and check both what it is given and what it returns.
 
@@ -102,9 +118,7 @@ def detect(detector: Detector, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np
         DatasetError: the image is not RGB uint8, or the detector's answer is not what a detector returns.
         MppError: mpp is not a positive number.
     """
-    _check_image(rgb)
-    if not (np.isfinite(mpp) and mpp > 0):
-        raise MppError(f"image at {mpp} µm/px: a positive number is needed", reason="mpp_missing")
+    check_image(rgb, mpp)
     return _checked_nuclei(detector(rgb, float(mpp)), detector, rgb.shape)
 
 
@@ -138,9 +152,7 @@ def detect_image(detector: Detector, rgb: NDArray[np.uint8], mpp: float, *, tile
     Returns:
         float32 (N, 3): x, y in px of `rgb`, score.
     """
-    _check_image(rgb)
-    if not (np.isfinite(mpp) and mpp > 0):
-        raise MppError(f"image at {mpp} µm/px: a positive number is needed", reason="mpp_missing")
+    check_image(rgb, mpp)
     height, width = rgb.shape[:2]
     side = _on_grid(tile_px)
     margin = _on_grid(margin_um(detector) / mpp)
@@ -170,14 +182,6 @@ def _resolve(target: str, name: str) -> object:
         raise ConfigError(
             f"detector {name!r} cannot be loaded ({error}); give one of {', '.join(_NAMED)} or package.module:callable"
         ) from error
-
-
-def _check_image(rgb: NDArray[np.uint8]) -> None:
-    shape, dtype = np.shape(rgb), getattr(rgb, "dtype", type(rgb).__name__)
-    if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
-        raise DatasetError(f"image of shape {shape} and type {dtype}; RGB needed, uint8 (height, width, 3)")
-    if 0 in shape:
-        raise DatasetError(f"image of shape {shape} is empty; at least one pixel needed")
 
 
 def _checked_nuclei(nuclei: object, detector: Detector, shape: tuple[int, ...]) -> NDArray[np.float32]:
