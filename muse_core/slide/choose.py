@@ -11,6 +11,7 @@ from muse_core.errors import ConfigError, SlideReadError
 from muse_core.slide.cucim_reader import CucimReader
 from muse_core.slide.handles import Handles
 from muse_core.slide.info import Mpp
+from muse_core.slide.lower_levels import LowerLevelsReader, adds_levels, with_lower_levels
 from muse_core.slide.openslide_reader import OpenSlideReader
 from muse_core.slide.reader import Pixels, Reader, Source
 from muse_core.slide.tifffile_reader import TifffileReader
@@ -46,7 +47,6 @@ class Choice:
         check: how it was checked, in a few words.
         mpp_candidates: the figures of every reader that opened the file.
         vendor: OpenSlide's word for the format where it knows it.
-        associated: names of the associated images the reader offers.
     """
 
     name: str
@@ -62,6 +62,7 @@ class _Candidate:
 
     def __init__(self, name: str, open_reader: Callable[[], Reader]) -> None:
         self.name = name
+        self.open_reader = open_reader
         self.handles = Handles(open_reader)
         with self.handles.borrow() as reader:
             self.source = reader.source
@@ -104,15 +105,26 @@ def choose_reader(path: Path, wanted: str, *, read_threads: int = 1) -> Choice:
             candidate.handles.close()
     if chosen is None:
         raise SlideReadError(f"{path}: no reader decodes it{_hint(path)}: {_in_words(failures)}")
+    handles, source, note = _with_lower_levels(chosen, candidates)
     vendors = {one.name: one.source.vendor for one in candidates}
     return Choice(
         name=chosen.name,
-        handles=chosen.handles,
-        source=chosen.source,
-        check=check,
+        handles=handles,
+        source=source,
+        check=check + note,
         mpp_candidates=tuple(mpp for one in candidates for mpp in one.source.mpp_candidates),
         vendor=vendors.get("openslide") or vendors.get("tifffile") or chosen.source.vendor,
     )
+
+
+def _with_lower_levels(chosen: _Candidate, candidates: list[_Candidate]) -> tuple[Handles, Source, str]:
+    """The chosen reader's handles and source, with the lower levels of another where that one sees more."""
+    for other in candidates:
+        if adds_levels(chosen.source, other.source):
+            chosen.handles.close()
+            handles = Handles(partial(LowerLevelsReader, chosen.open_reader, other.open_reader))
+            return handles, with_lower_levels(chosen.source, other.source), f"; lower levels by {other.name}"
+    return chosen.handles, chosen.source, ""
 
 
 def _refuse_what_is_no_file(path: Path) -> None:

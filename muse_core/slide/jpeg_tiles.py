@@ -6,11 +6,13 @@ from pathlib import Path
 
 from muse_core.errors import SlideReadError
 from muse_core.slide.info import Level
+from muse_core.slide.jpeg_markers import segments
 from muse_core.slide.tiff_pages import JPEG, PARSE_ERRORS, TiffLevel, read_tiff_summary
 
 _YCBCR = 6  # TIFF photometric tag
 _RGB = 2
-_HEAD_BYTES = 256  # holds the APP0 and APP14 segments, which come first
+_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+_HEAD_BYTES = 1024  # holds the markers before a tile's scan
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,15 @@ def open_jpeg_tiles(path: Path, level: Level) -> JpegTiles | None:
         level: the level; found in the file by its size.
     """
     try:
-        pages = read_tiff_summary(path).levels
+        summary = read_tiff_summary(path)
     except PARSE_ERRORS:
         return None
-    page = next((one for one in pages if (one.width, one.height) == (level.width, level.height)), None)
-    if page is None or not _is_jpeg_tiled(page):
+    page = next((one for one in summary.levels if (one.width, one.height) == (level.width, level.height)), None)
+    # NDPI holds one JPEG a level; the tiles that tifffile makes of its restart intervals are no JPEG by themselves.
+    if page is None or summary.kind == "ndpi-tiff" or not _is_jpeg_tiled(page):
         return None
     descriptor = os.open(path, os.O_RDONLY)
-    photometric = _coded_photometric(page, descriptor)
+    photometric, subsampling = _coding(page, _first_head(page, descriptor))
     return JpegTiles(
         tile_width=page.tile_width,
         tile_height=page.tile_height,
@@ -90,7 +93,7 @@ def open_jpeg_tiles(path: Path, level: Level) -> JpegTiles | None:
         tiles_y=page.tiles_y,
         jpegtables=page.jpegtables,
         photometric=photometric,
-        subsampling=page.subsampling if photometric == _YCBCR else None,
+        subsampling=subsampling,
         _page=page,
         _path=path,
         _descriptor=descriptor,
@@ -102,14 +105,29 @@ def _is_jpeg_tiled(page: TiffLevel) -> bool:
     return page.is_tiled and page.is_plain and page.compression == JPEG and page.bits == 8 and page.offsets.size == grid
 
 
-def _coded_photometric(page: TiffLevel, descriptor: int) -> int:
-    """The colour space the tiles are coded in.
-
-    Source: JFIF 1.02 (YCbCr only); libjpeg's libjpeg.txt, "Special markers" (JFIF first, then Adobe's transform flag).
-    """
+def _first_head(page: TiffLevel, descriptor: int) -> bytes:
+    """The first bytes of the first tile that has any."""
     filled = page.bytecounts.nonzero()[0]
-    if page.photometric != _RGB or not filled.size:
-        return page.photometric
+    if not filled.size:
+        return b""
     first = int(filled[0])
-    head = os.pread(descriptor, min(_HEAD_BYTES, int(page.bytecounts[first])), int(page.offsets[first]))
-    return _YCBCR if head[6:11] == b"JFIF\x00" else _RGB
+    return os.pread(descriptor, min(_HEAD_BYTES, int(page.bytecounts[first])), int(page.offsets[first]))
+
+
+def _coding(page: TiffLevel, head: bytes) -> tuple[int, tuple[int, int] | None]:
+    """The colour space and chroma subsampling of the tiles: what their own markers say, else the TIFF's tags.
+
+    Source: JFIF 1.02 (YCbCr only), and libjpeg's libjpeg.txt, "Special markers", for its rank; ITU-T T.81,
+    annex B.2.2, for the frame header.
+    """
+    photometric = _YCBCR if page.photometric == _RGB and head[6:11] == b"JFIF\x00" else page.photometric
+    if photometric != _YCBCR:
+        return photometric, None
+    try:
+        frame = next((body for marker, body in segments(head) if marker in _FRAME_MARKERS), b"")
+    except ValueError:  # this one tile is broken; the tag is all there is
+        frame = b""
+    if len(frame) < 11 or not (frame[10] >> 4 and frame[10] & 15):
+        return photometric, page.subsampling
+    luma, chroma = frame[7], frame[10]  # sampling factors, 4 bits along x and 4 along y
+    return photometric, ((luma >> 4) // (chroma >> 4), (luma & 15) // (chroma & 15))

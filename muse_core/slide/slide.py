@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import cv2
 import numpy as np
 
 from muse_core.errors import ConfigError, MppError, SlideReadError
@@ -54,6 +55,8 @@ def open_slide(
         MppError: reason mpp_missing or mpp_invalid.
         ConfigError: an unknown reader.
     """
+    # Slides are read by several processes or threads at once; OpenCV's own threads would only be in their way.
+    cv2.setNumThreads(1)
     path = Path(path)
     choice = choose_reader(path, reader, read_threads=read_threads)
     try:

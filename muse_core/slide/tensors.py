@@ -1,7 +1,8 @@
 """Pixels as torch tensors, decoded on the device that will use them. The only file here that imports torch, and late.
 
-On a GPU, cuCIM decodes into device memory and torch takes the same memory over; nothing passes through the host. cuCIM's
-own default plug-in is used; ENABLE_CUSLIDE2=1 in the environment, set before the start, selects its nvImageCodec one.
+On a GPU, cuCIM decodes into device memory and torch takes the same memory over; nothing passes through the host.
+cuCIM's own default plug-in is used; ENABLE_CUSLIDE2=1 in the environment, set before the start, selects its
+nvImageCodec one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,7 @@ class TensorReader:
         return torch.from_numpy(np.ascontiguousarray(host)).to(self._device)
 
     def read_windows(self, windows: Sequence[Window], grid: Grid) -> Iterator[torch.Tensor]:
-        """The same for many windows, in order; on a GPU through the batch loader where they are of one size and inside."""
+        """The same for many windows, in order; on a GPU by the batch loader where all are of one size and inside."""
         gpu = self._gpu
         alike = len(windows) > 1 and len({(one.width, one.height) for one in windows}) == 1
         if gpu is None or not alike or not all(self._slide.holds(one, grid.level) for one in windows):

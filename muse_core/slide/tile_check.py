@@ -9,12 +9,12 @@ import numpy as np
 
 from muse_core.errors import SlideReadError
 from muse_core.slide.info import Level
+from muse_core.slide.jpeg_markers import END, segments
 from muse_core.slide.reader import Corner
 from muse_core.slide.tiff_pages import JPEG, JPEG_2000, PARSE_ERRORS, TiffLevel, read_tiff_summary
 
 _HEAD_BYTES = 1024  # holds the markers before a tile's first scan
 _TAIL_BYTES = 64  # where the end marker is looked for; some writers pad
-_JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 _J2K_STARTS = (b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")  # bare codestream, JP2 box
 
 
@@ -94,25 +94,9 @@ def _problem(descriptor: int, offset: int, count: int, compression: int) -> str 
 
 
 def _jpeg_problem(head: bytes, tail: bytes) -> str | None:
-    """Walk the markers up to the first scan.
-
-    Source: ITU-T T.81, annex B.1.
-    """
-    if not head.startswith(_JPEG_START):
-        return "does not begin as JPEG"
-    if _JPEG_END not in tail:
-        return "has no end of JPEG data"
-    position = 2
-    while position + 4 <= len(head):
-        if head[position] != 0xFF:
-            return "has a broken JPEG header"
-        marker, length = head[position + 1], int.from_bytes(head[position + 2 : position + 4])
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if length < 2 or marker < 0xC0:
-            return "has a broken JPEG header"
-        if marker == _JPEG_SCAN:
-            return None
-        position += 2 + length
-    return None
+    try:
+        for _ in segments(head):
+            pass
+    except ValueError as error:
+        return str(error)
+    return None if END in tail else "has no end of JPEG data"

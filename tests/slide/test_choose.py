@@ -41,10 +41,15 @@ def test_unknown_reader_names_the_known_ones(tmp_path, image):
         open_slide(draw_tiff(tmp_path / "a.tif", image), reader="bioformats")
 
 
-def test_ome_tiff_with_subifds_opens_with_its_physical_size(tmp_path, image):
+def test_ome_tiff_with_subifds_opens_with_its_physical_size_and_all_its_levels(tmp_path, image):
     with open_slide(draw_ome(tmp_path / "a.ome.tif", image, Drawing(mpp=(0.2465, 0.263)))) as slide:
         assert (slide.info.mpp.x, slide.info.mpp.y, slide.info.mpp.source) == (0.2465, 0.263, "ome.PhysicalSizeX")
-        assert slide.read_level(10, 10, 50, 40).shape == (40, 50, 3)
+        assert slide.info.reader_check == "equal to openslide on 3 regions; lower levels by tifffile"
+        assert [(level.width, level.height) for level in slide.info.levels] == [(900, 700), (225, 175), (56, 43)]
+        quarter = slide.read_level(20, 10, 100, 80, level=1).astype(float)
+        full = slide.read_level(80, 40, 400, 320).reshape(80, 4, 100, 4, 3).mean(axis=(1, 3))
+        assert np.abs(quarter - full).mean() < 3
+        assert len(list(slide.read_regions([(0, 0), (200, 100)], 50, 40, mpp=1.1))) == 2
 
 
 def test_missing_file(tmp_path):
