@@ -90,6 +90,8 @@ def estimate_stains(rgb: NDArray[np.uint8], *, background: tuple[float, float, f
     Source: Macenko et al., A method for normalizing histology slides for quantitative analysis, ISBI 2009.
     """
     pixels = rgb.reshape(-1, 3)
+    if len(pixels) < _MIN_PIXELS:
+        return published_stains(background=background)
     density = optical_density(pixels[:: max(1, len(pixels) // _MAX_PIXELS)], background=background)
     density = density[(density > _MIN_TISSUE_OD).any(axis=1) & (density > -0.05).all(axis=1)]
     if len(density) < _MIN_PIXELS:

@@ -223,7 +223,7 @@ def _boxes(
 
 def _no_room(info: SlideInfo, shape: RoiShape, n_tried: int, best: float, *, settings: RoiSettings) -> str:
     return (
-        f"{info.path}: no ROIs: of {n_tried} positions of {shape.width_px} x {shape.height_px} px at {shape.mpp:g} um/px "
-        f"the best is {best:.0%} tissue and {settings.min_tissue_fraction:.0%} is needed; lower "
+        f"{info.path}: no ROIs: of {n_tried} positions of {shape.width_px} x {shape.height_px} px at "
+        f"{shape.mpp:g} um/px the best is {best:.0%} tissue and {settings.min_tissue_fraction:.0%} is needed; lower "
         "rois.min_tissue_fraction or rois.size_px"
     )

@@ -53,21 +53,24 @@ def blurred_mask(
         settings: least sharpness, step and number of windows.
 
     Returns:
-        bool (H, W), whole cells of the grid. A cell counts as blurred when it is and the median of its neighbours is
-        too: a single soft cell in sharp surroundings is mucus or necrosis. Windows that cannot be read count as sharp.
+        bool (H, W), whole cells of the grid. A cell counts as blurred when it is and two of its neighbours are (or all,
+        if it has fewer): a single soft cell in sharp surroundings is mucus or necrosis. Cells with too little tissue to
+        judge, and those that cannot be read, follow the majority of their neighbours.
     """
     step_px, shares = _grid(tissue, mpp, settings)
     sharpness = np.full(shares.shape, np.nan)
     for row, column in zip(*np.nonzero(shares >= _MIN_TISSUE_SHARE), strict=True):
+        y, x = row * step_px, column * step_px
+        # Around the middle of the cell's tissue: an edge to glass within the window would look sharp.
+        ys, xs = np.nonzero(tissue[y : y + step_px, x : x + step_px])
         try:
-            window = read_window((column + 0.5) * step_px * mpp, (row + 0.5) * step_px * mpp)
+            window = read_window((x + xs.mean() + 0.5) * mpp, (y + ys.mean() + 0.5) * mpp)
         except SlideReadError as error:
             logger.warning("focus not judged: %s", error)
             continue
         sharpness[row, column] = focus_of(window)
-    blurred = (sharpness < settings.min_focus) & (_neighbour_median(sharpness) < settings.min_focus)
-    rows = np.minimum(np.arange(tissue.shape[0]) // step_px, shares.shape[0] - 1)
-    columns = np.minimum(np.arange(tissue.shape[1]) // step_px, shares.shape[1] - 1)
+    blurred = _with_neighbours(sharpness < settings.min_focus, ~np.isnan(sharpness))
+    rows, columns = (np.arange(side) // step_px for side in tissue.shape)
     return np.asarray(blurred[np.ix_(rows, columns)])
 
 
@@ -85,11 +88,11 @@ def _grid(tissue: NDArray[np.bool_], mpp: float, settings: TissueSettings) -> tu
         step_px = max(step_px + 1, int(step_px * math.sqrt(count / settings.max_focus_windows)))
 
 
-def _neighbour_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median over each 3 x 3 neighbourhood, NaN left out; +inf where there is nothing but NaN."""
-    padded = np.pad(values, 1, constant_values=np.nan)
-    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*values.shape, 9)
-    known = ~np.isnan(around).all(axis=-1)
-    medians = np.full(values.shape, np.inf)
-    medians[known] = np.nanmedian(around[known], axis=-1)
-    return medians
+def _with_neighbours(blurred: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Blurred cells with two blurred ones around them or none but blurred ones; unknown cells among mostly blurred ones."""
+    around = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32)
+    n_blurred = cv2.filter2D(blurred.astype(np.float32), -1, around, borderType=cv2.BORDER_CONSTANT)
+    n_known = cv2.filter2D(known.astype(np.float32), -1, around, borderType=cv2.BORDER_CONSTANT)
+    settled = blurred & (n_blurred >= np.minimum(2, n_known))
+    followers = ~known & (n_blurred > n_known / 2)
+    return np.asarray(settled | followers)

@@ -123,11 +123,13 @@ def ink_mask(density: NDArray[np.float32], mpp: float, settings: TissueSettings)
     total = density.sum(axis=2)
     # The directions of inks, as ratios that no mixture of haematoxylin, eosin and DAB has (see stain.py for theirs).
     blue_green = (green < 0.8 * red) & (red > 0.12)  # haematoxylin and DAB take at least 0.95 as much green as red
-    scarlet = (red < 0.3 * green) & (blue > 0.72 * green) & (blue < 1.25 * green) & (green > 0.35)  # eosin: 0.1 to 0.6
+    scarlet = (red < 0.3 * green) & (blue > 0.72 * green) & (green > 0.35)  # eosin takes 0.1 to 0.6 as much blue
     yellow = (blue > 2.2 * green) & (blue > 0.2)  # DAB: 1.4 to 1.7
     spread = density.max(axis=2) - density.min(axis=2)
     black = (spread < 0.2 * total) & (total > 1.5)
-    violet = (red > 0.9 * green) & (blue < 0.8 * green) & (red > 0.6)  # as haematoxylin, but denser than tissue gets
+    # Haematoxylin's own direction, but denser than tissue is over so wide an area (0.5 at most in the slides measured).
+    violet = (red > 0.9 * green) & (blue < 0.8 * green) & (red > 0.6)
+    violet |= (red > 0.65 * green) & (blue < 0.8 * green) & (red > 0.75)  # the same over eosin
     radius = max(1, round(settings.min_ink_width_um / 2 / mpp))
     found = np.zeros(red.shape, bool)
     for colour in (blue_green, scarlet, yellow, black, violet):

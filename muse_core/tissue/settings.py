@@ -37,7 +37,7 @@ class TissueSettings(Settings):
     opening_um: float = Field(12.0, ge=0)
     min_area_um2: float = Field(20_000.0, ge=0)
     min_hole_area_um2: float = Field(5_000.0, ge=0)
-    simplify_um: float = Field(6.0, ge=0)
+    simplify_um: float = Field(4.0, ge=0)
     min_ink_width_um: float = Field(60.0, gt=0)
     min_focus: float = Field(0.20, ge=0)
     focus_mpp: float = Field(1.0, gt=0)
