@@ -145,7 +145,7 @@ def read_hold_out(path: Path, *, subsets: Sequence[str] = ("test",)) -> frozense
     """The patients of a list: any text with TCGA barcodes, or OCELOT's metadata.json.
 
     Args:
-        path: BRCA-M2C's list of patches, a CSV, a manifest, barcodes a line; text after '#' does not count.
+        path: BRCA-M2C's list of patches, a CSV, a manifest, barcodes a line; lines that start with '#' do not count.
         subsets: of OCELOT's samples, those to hold out; samples that name no subset are all held out.
 
     Raises:
@@ -160,7 +160,7 @@ def read_hold_out(path: Path, *, subsets: Sequence[str] = ("test",)) -> frozense
     if path.suffix.lower() == ".json":
         patients = _ocelot_patients(path, text, subsets)
     else:
-        patients = patient_barcodes("\n".join(line.partition("#")[0] for line in text.splitlines()))
+        patients = patient_barcodes("\n".join(line for line in text.splitlines() if not line.startswith("#")))
     if not patients:
         raise ManifestError(
             f"hold-out list {path}: no TCGA barcode such as TCGA-A8-A099 in it; nothing would be held out"

@@ -303,6 +303,17 @@ def test_redirects_are_followed(server, tmp_path):
     assert acquired.path.read_bytes() == DATA
 
 
+def test_a_redirect_to_elsewhere_than_http_is_not_asked_again(server, tmp_path):
+    server.faults[ID] = [status(302, Location="ftp://host/slide.svs")] * 3
+    with pytest.raises(AcquireError, match="protocol"):
+        fetch(server, tmp_path)
+    assert len(server.requests) == 1
+
+
+def test_a_scheme_in_capitals_is_the_same_scheme(server, tmp_path):
+    assert_whole(fetch(server, tmp_path, Source(f"GDC://{ID}")), tmp_path)
+
+
 def test_no_server_at_all_is_a_failed_download(tmp_path):
     with GdcServer() as gone:
         url = gone.url

@@ -149,7 +149,7 @@ def test_hold_out_is_by_patient(server):
     [
         "TCGA-A8-A099-01Z-00-DX1_29501_22501_1000_1000_0.93.png\nTCGA-OL-A66L-01Z-00-DX1_1_2_3_4_5.png\n",
         "slide,patient\r\nx,tcga-a8-a099\r\ny,TCGA-OL-A66L-01Z\r\n",
-        "# not TCGA-XX-0000\nTCGA-A8-A099 # a note on TCGA-XX-0001\nTCGA-OL-A66L",
+        "# not TCGA-XX-0000\nslide#1,TCGA-A8-A099\nTCGA-OL-A66L # certain",
         "/slides/TCGA-A8-A099-01Z-00-DX1.svs;TCGA-OL-A66L-01Z-00-DX1.600C7D8C-F04C-4125-AF14-B1E76DC01A1E.svs",
     ],
 )

@@ -113,6 +113,7 @@ def test_two_stray_quotes_do_not_make_one_row_of_two(manifest):
         ("s,c,p,/a.svs,,,-0.25", "mpp '-0.25' is outside"),
         ("s,c,p,/a.svs,,,inf", "mpp 'inf' is outside"),
         ("s,c,p,/a.svs,,,250", "mpp '250' is outside"),
+        ("s" * 140_000 + ",c,p,/a.svs,,,", "not CSV: field larger than field limit"),
         ("s,c,p,/a.svs,,,,extra", "8 values under 7 columns; quote a value that holds ','"),
         ("s,c,p,ftpx://h/a.svs,,,", "unknown scheme 'ftpx'"),
         ("s,c,p,gdc://123,,,", "'123' is not a GDC file UUID"),
@@ -150,6 +151,12 @@ def test_doubled_ids_are_all_refused_and_name_each_other(manifest):
         (5, "error", "slide_id 's' is also in rows 2, 4; give each its own"),
     ]
     assert {problem.slide_id for problem in result.problems} == {"s"}
+
+
+def test_an_id_of_a_bad_row_counts_as_doubled_too(manifest):
+    result = manifest("s,c,p,/a.svs", "s,c,p,/b.svs,zero")
+    assert result.rows == ()
+    assert [problem.row for problem in result.problems] == [2, 3, 3]
 
 
 def test_one_file_under_two_ids_is_a_warning(manifest):
@@ -213,6 +220,7 @@ def test_files_are_looked_for_when_asked(manifest, tmp_path):
         (b"slide_id,path\na,/a.svs", "no column uri, found 'slide_id', 'path'"),
         (b"slide_id,uri,uri\na,/a.svs,/b.svs", "column 'uri' stands twice in the header"),
         (f"{HEADER}\n\n".encode(), "a header and no slides"),
+        (b"x" * 200_000, "its first line is no header"),
     ],
 )
 def test_what_is_no_manifest_is_one_line(tmp_path, content, message):

@@ -107,14 +107,19 @@ def _fetch(source: SlideSource, target: Path, settings: AcquireSettings) -> Acqu
             else:
                 timeout = httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s)
                 with httpx.Client(timeout=timeout, follow_redirects=True) as client:
-                    url = source.uri.replace("gdc://", settings.gdc_url.rstrip("/") + "/data/", 1)
-                    transfer = http_transfer(client, url, settings, size=source.size, md5=source.md5)
+                    transfer = http_transfer(client, _url(source, settings), settings, size=source.size, md5=source.md5)
                     md5 = _fetch_part(source, part, transfer, settings)
         except TransientError as error:
             message = f"{source.slide_id}: {public_uri(source.uri)}: {error}; given up, run again later"
             raise AcquireError(message, reason=error.reason) from error
     _record_md5(source, target, md5)
     return Acquired(target, md5, part.size)
+
+
+def _url(source: SlideSource, settings: AcquireSettings) -> str:
+    if scheme_of(source.uri) != "gdc":
+        return source.uri
+    return f"{settings.gdc_url.rstrip('/')}/data/{source.uri.partition('://')[2]}"
 
 
 def _fetch_part(source: SlideSource, part: PartialFile, transfer: Transfer, settings: AcquireSettings) -> str:

@@ -65,10 +65,10 @@ def http_transfer(
                     part.append(data)
                     floor.add(len(data))
                 return total
+        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise AcquireError(f"{public_uri(url)}: {error}") from error
         except httpx.TransportError as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
-        except (httpx.TooManyRedirects, httpx.InvalidURL) as error:
-            raise AcquireError(f"{public_uri(url)}: {error}") from error
 
     return transfer
 

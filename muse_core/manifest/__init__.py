@@ -4,6 +4,6 @@
 """
 
 from muse_core.manifest.read import read_manifest, write_manifest
-from muse_core.manifest.rows import Manifest, ManifestRow, Problem
+from muse_core.manifest.rows import Manifest, ManifestRow, Problem, with_mpp
 
-__all__ = ["Manifest", "ManifestRow", "Problem", "read_manifest", "write_manifest"]
+__all__ = ["Manifest", "ManifestRow", "Problem", "read_manifest", "with_mpp", "write_manifest"]

@@ -5,13 +5,13 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from muse_core.errors import ManifestError
 from muse_core.files import whole_file
-from muse_core.manifest.rows import COLUMNS, Manifest, ManifestRow, Problem, check_row, check_together, without_faulty
+from muse_core.manifest.rows import COLUMNS, Manifest, ManifestRow, Problem, check_row, check_together, doubled_ids
 from muse_core.tcga import slide_ids
 from muse_core.uris import SLIDE_SUFFIXES, slide_suffix
 
@@ -20,6 +20,7 @@ _GDC_COLUMNS = frozenset({"id", "filename", "md5", "size", "state"})
 _GDC_REQUIRED = frozenset({"id", "filename"})
 _LARGEST_MANIFEST_BYTES = 256 * 2**20  # a million slides take less; a slide given by mistake is not read whole
 _LONGEST_QUOTED_LINES = 50  # a quoted value may run over lines; one that never ends must not swallow the file
+_LONGEST_HEADER = 10_000  # characters
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -107,6 +108,8 @@ def _from_text(path: Path, text: str, *, check_files: bool) -> Manifest:
     header_at = next((at for at, line in enumerate(lines) if line.strip()), None)
     if header_at is None:
         raise ManifestError(f"manifest {path}: empty; the first line must be {','.join(COLUMNS)}")
+    if len(lines[header_at]) > _LONGEST_HEADER:
+        raise ManifestError(f"manifest {path}: its first line is no header; it must be {','.join(COLUMNS)}")
     header, delimiter = _read_header(path, lines[header_at])
     is_gdc = set(header) >= _GDC_REQUIRED and "slide_id" not in header
     problems = [] if is_gdc else _header_problems(header_at + 1, header)
@@ -124,8 +127,9 @@ def _from_text(path: Path, text: str, *, check_files: bool) -> Manifest:
 
 
 def _checked(
-    records: Iterable[tuple[int, Mapping[str, str]]], folder: Path, problems: list[Problem], *, check_files: bool
+    records: Sequence[tuple[int, Mapping[str, str]]], folder: Path, problems: list[Problem], *, check_files: bool
 ) -> Manifest:
+    """All rows checked, each and together; those that an error names are left out."""
     rows: list[ManifestRow] = []
     for number, values in records:
         checked = check_row(number, values, folder)
@@ -133,8 +137,11 @@ def _checked(
             rows.append(checked)
         else:
             problems.extend(checked)
-    together = check_together(rows, check_files=check_files)
-    return without_faulty(together.rows, [*problems, *together.problems])
+    problems.extend(doubled_ids((number, values.get("slide_id", "")) for number, values in records))
+    problems.extend(check_together(rows, check_files=check_files))
+    faulty = {problem.row for problem in problems if problem.severity == "error"}
+    problems.sort(key=lambda problem: problem.row or 0)
+    return Manifest(tuple(row for row in rows if row.row not in faulty), tuple(problems))
 
 
 def _read_header(path: Path, line: str) -> tuple[list[str], str]:
@@ -177,19 +184,17 @@ def _records(lines: list[str], start: int, delimiter: str, width: int) -> Iterat
             continue  # blank, or the row of bare commas that spreadsheets leave
         fields, taken = _parse(lines, number - 1, delimiter, width)
         at += taken - 1
-        if fields is None:
-            yield (
-                number,
-                "a quote that never closes, or text after one that does; quote the whole value or no part of it",
-            )
+        if isinstance(fields, str):
+            yield number, fields
         elif any(fields[width:]):
             yield number, f"{len(fields)} values under {width} columns; quote a value that holds {delimiter!r}"
         else:
             yield number, [field.strip() for field in fields[:width]]
 
 
-def _parse(lines: list[str], at: int, delimiter: str, width: int) -> tuple[list[str] | None, int]:
-    """The fields of the record that starts at a line, and how many lines it takes; None where it is malformed."""
+def _parse(lines: list[str], at: int, delimiter: str, width: int) -> tuple[list[str] | str, int]:
+    """The fields of the record that starts at a line, or what is wrong with it; and how many lines it takes."""
+    malformed = "a quote that never closes, or text after one that does; quote the whole value or no part of it"
     for taken in range(1, _LONGEST_QUOTED_LINES + 1):
         text = "\n".join(lines[at : at + taken])
         try:
@@ -197,10 +202,10 @@ def _parse(lines: list[str], at: int, delimiter: str, width: int) -> tuple[list[
         except csv.Error as error:
             if "unexpected end of data" in str(error) and at + taken < len(lines):
                 continue
-            return None, 1
+            return (malformed if '"' in lines[at] else f"not CSV: {error}"), 1
         # A value over several lines is believed only where the whole record comes out right.
-        return (fields, taken) if taken == 1 or len(fields) == width else (None, 1)
-    return None, 1
+        return (fields, taken) if taken == 1 or len(fields) == width else (malformed, 1)
+    return malformed, 1
 
 
 def _from_gdc(records: list[tuple[int, dict[str, str]]], problems: list[Problem]) -> list[tuple[int, dict[str, str]]]:
@@ -235,7 +240,12 @@ def _from_files(path: Path, files: list[Path], *, check_files: bool) -> Manifest
 
 
 def _slides_below(folder: Path) -> list[Path]:
-    found = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    def refuse(error: OSError) -> None:
+        raise ManifestError(
+            f"manifest {error.filename}: {error.strerror}; make it readable or list the slides in a CSV"
+        )
+
+    found = (Path(root) / name for root, _, names in os.walk(folder, onerror=refuse) for name in names)
     return sorted(path for path in found if _is_slide(path))
 
 

@@ -4,11 +4,12 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from muse_core.errors import ConfigError
 from muse_core.files import safe_name
 from muse_core.tcga import patient_barcode
 from muse_core.uris import absolute_uri, path_of, public_uri, uri_problem
@@ -20,6 +21,9 @@ UNKNOWN_PROJECT = "unknown"
 _LONGEST_NAME_BYTES = 200
 _LARGEST_SIZE = 2**63 - 1  # the slides table holds it as int64
 _MPP_RANGE = (0.01, 100.0)  # from super-resolution to a macro photograph of the glass
+
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,20 @@ class Manifest:
     def errors(self) -> tuple[Problem, ...]:
         """The problems that keep a row out."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+def with_mpp(manifest: Manifest, mpp: float | None) -> Manifest:
+    """The manifest with `mpp` µm/px in every row that gives none; as it is for None.
+
+    Raises:
+        ConfigError: mpp is no microscope's.
+    """
+    if mpp is None:
+        return manifest
+    low, high = _MPP_RANGE
+    if not low <= mpp <= high:
+        raise ConfigError(f"--mpp {mpp:g}: needs µm/px between {low:g} and {high:g}, such as 0.25")
+    return replace(manifest, rows=tuple(replace(row, mpp=row.mpp or mpp) for row in manifest.rows))
 
 
 def check_row(row: int, values: Mapping[str, str], folder: Path) -> ManifestRow | list[Problem]:
@@ -102,49 +120,42 @@ def check_row(row: int, values: Mapping[str, str], folder: Path) -> ManifestRow 
     )
 
 
-def check_together(rows: Iterable[ManifestRow], *, check_files: bool = False) -> Manifest:
-    """What only the rows together, and with `check_files` the disk, can show; rows at fault are left out."""
-    rows = tuple(rows)
-    problems = [*_doubled_ids(rows), *_same_ignoring_case(rows), *_same_uri(rows)]
+def check_together(rows: Sequence[ManifestRow], *, check_files: bool = False) -> Iterator[Problem]:
+    """What only good rows together, and with `check_files` the disk, can show."""
+    yield from _same_ignoring_case(rows)
+    yield from _same_uri(rows)
     if check_files:
-        problems += [problem for row in rows if (problem := _file_problem(row))]
-    return without_faulty(rows, problems)
+        yield from filter(None, map(_file_problem, rows))
 
 
-def without_faulty(rows: Iterable[ManifestRow], problems: Iterable[Problem]) -> Manifest:
-    """The manifest of the rows that no error names; problems sorted by row."""
-    problems = sorted(problems, key=lambda problem: problem.row or 0)
-    faulty = {problem.row for problem in problems if problem.severity == "error"}
-    return Manifest(tuple(row for row in rows if row.row not in faulty), tuple(problems))
+def doubled_ids(named: Iterable[tuple[int, str]]) -> Iterator[Problem]:
+    """Every row, good or bad, whose id stands elsewhere too: none is taken, which one was meant cannot be known.
+
+    Args:
+        named: line number and slide id of each row; rows without an id do not count.
+    """
+    for (row, slide_id), others in _groups([one for one in named if one[1]], lambda one: one[1]):
+        message = f"slide_id {slide_id!r} is also in {_listed([other for other, _ in others])}; give each its own"
+        yield Problem(row, message, slide_id)
 
 
-def _doubled_ids(rows: tuple[ManifestRow, ...]) -> Iterable[Problem]:
-    # None of them is taken: which one was meant cannot be known.
-    for row, others in _groups(rows, lambda row: row.slide_id):
-        yield Problem(
-            row.row, f"slide_id {row.slide_id!r} is also in {_listed(others)}; give each its own", row.slide_id
-        )
-
-
-def _same_ignoring_case(rows: tuple[ManifestRow, ...]) -> Iterable[Problem]:
+def _same_ignoring_case(rows: Sequence[ManifestRow]) -> Iterator[Problem]:
     for row, others in _groups(rows, lambda row: row.slide_id.casefold()):
-        if unlike := [other for other in others if other.slide_id != row.slide_id]:
+        if unlike := [other.row for other in others if other.slide_id != row.slide_id]:
             message = f"slide_id {row.slide_id!r} differs from {_listed(unlike)} only in case, which some disks ignore"
             yield Problem(row.row, message, row.slide_id, "warning")
 
 
-def _same_uri(rows: tuple[ManifestRow, ...]) -> Iterable[Problem]:
+def _same_uri(rows: Sequence[ManifestRow]) -> Iterator[Problem]:
     for row, others in _groups(rows, lambda row: row.uri):
-        if unlike := [other for other in others if other.slide_id != row.slide_id]:
+        if unlike := [other.row for other in others if other.slide_id != row.slide_id]:
             message = f"uri {public_uri(row.uri)!r} is also that of {_listed(unlike)}; the slide would be counted twice"
             yield Problem(row.row, message, row.slide_id, "warning")
 
 
-def _groups(
-    rows: tuple[ManifestRow, ...], key: Callable[[ManifestRow], str]
-) -> Iterable[tuple[ManifestRow, list[ManifestRow]]]:
+def _groups(rows: Sequence[Row], key: Callable[[Row], str]) -> Iterator[tuple[Row, list[Row]]]:
     """Each row that shares its key with others, and those others."""
-    groups: dict[str, list[ManifestRow]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row)
     for row in rows:
@@ -152,10 +163,9 @@ def _groups(
             yield row, others
 
 
-def _listed(rows: list[ManifestRow]) -> str:
-    numbers = ", ".join(str(row.row) for row in rows[:5])
-    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    return f"row{'s' if len(rows) > 1 else ''} {numbers}{more}"
+def _listed(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:5]))}{more}"
 
 
 def _file_problem(row: ManifestRow) -> Problem | None:
@@ -184,8 +194,8 @@ def _name(column: str, text: str) -> str:
 
 
 def _uri(text: str, folder: Path) -> str:
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise ValueError(f"uri {text!r} holds a control character; take it out")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise ValueError(f"uri {text!r} holds a control character or broken text; take it out")
     if problem := uri_problem(text):
         raise ValueError(problem)
     return absolute_uri(text, folder)
