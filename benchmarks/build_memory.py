@@ -79,7 +79,8 @@ def main() -> None:
     for row in rows:
         ratio = row["peak_bytes"] / rows[0]["peak_bytes"]
         print(
-            f"{row['side_px']:7,d} px  peak {row['peak_bytes'] / 2**30:5.2f} GiB  {ratio:5.2f} x the first  {row['rois']} ROIs  {row['seconds']:.1f} s"
+            f"{row['side_px']:7,d} px  peak {row['peak_bytes'] / 2**30:5.2f} GiB  {ratio:5.2f} x the first  "
+            f"{row['rois']} ROIs  {row['seconds']:.1f} s"
         )
     print(
         json.dumps(

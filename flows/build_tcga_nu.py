@@ -2,7 +2,8 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
@@ -23,7 +24,7 @@ from muse_core.build_settings import BuildSettings
 from muse_core.config import load_settings
 from muse_core.device import resolve_device
 from muse_core.errors import AcquireError
-from muse_core.manifest import Manifest, ManifestRow, read_manifest
+from muse_core.manifest import Manifest, ManifestRow, read_manifest, with_mpp
 from muse_core.slide_records import BuildSummary, SlideRecord
 
 SHOWN_ROWS = 1000  # an artifact is one database row; the whole table is slides.parquet
@@ -81,9 +82,9 @@ def build_slide(run: BuildRun, row: ManifestRow) -> SlideRecord:
 
 
 @task(task_run_name="read manifest", cache_policy=NO_CACHE)
-def read_slides(manifest: Path) -> Manifest:
+def read_slides(manifest: Path, mpp: float | None) -> Manifest:
     """Read and check the manifest."""
-    checked = read_manifest(manifest)
+    checked = with_mpp(read_manifest(manifest), mpp)
     get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
     return checked
 
@@ -94,6 +95,7 @@ def build_tcga_nu(
     out: Path,
     config: Path | None = None,
     overrides: tuple[str, ...] = (),
+    mpp: float | None = None,
     device: str = "auto",
     workers: int | None = None,
     dask_scheduler: str | None = None,
@@ -108,6 +110,7 @@ def build_tcga_nu(
         out: output folder.
         config: settings as TOML.
         overrides: single settings, `key=value`.
+        mpp: µm/px of every slide whose manifest row gives none, whatever the file says.
         device: where slides are decoded: auto, cpu or cuda.
         workers: local worker processes; None for one a usable core.
         dask_scheduler: address of a running Dask scheduler to use instead.
@@ -128,7 +131,7 @@ def build_tcga_nu(
         max_slides_on_disk=max_slides_on_disk,
         tissue_folder=tissue,
     )
-    checked = read_slides(manifest)
+    checked = read_slides(manifest, mpp)
     with open_build(options, settings) as run:
         records = _build_with_progress(run, checked.rows)
         summary = run.finish(checked, records)
@@ -142,7 +145,10 @@ def build_tcga_nu(
 
 def _build_with_progress(run: BuildRun, rows: tuple[ManifestRow, ...]) -> list[SlideRecord]:
     records: list[SlideRecord] = []
-    progress = create_progress_artifact(progress=0.0, key="build-tcga-nu-progress", description=f"{len(rows)} slides")
+    # From a synchronous flow the answer is the id itself; the signature also tells of coroutines.
+    progress = cast(
+        UUID, create_progress_artifact(progress=0.0, key="build-tcga-nu-progress", description=f"{len(rows)} slides")
+    )
     for record in build_all(run, rows, partial(_record_of, run)):
         records.append(record)
         percent = 100.0 * len(records) / len(rows)

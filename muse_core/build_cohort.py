@@ -181,14 +181,14 @@ class BuildRun:
 
     def _build(self, job: SlideJob, on_rois: OnRois) -> dict[str, Any]:
         executor = self.workers.executor
-        plan: SlidePlan = executor.submit(plan_slide, job).result()
+        plan: SlidePlan = _value(executor.submit(_tried, plan_slide, job))
         results = _build_chunks(executor, job, plan, on_rois)
         failed = sorted(pair for result in results for pair in result.failed)
         if len(failed) == len(plan.boxes):
             raise SlideReadError(f"{job.path}: none of its {len(failed)} ROIs could be read: {failed[0][1]}")
         commit_parts(job, self.paths.out, len(results))
         if self.settings.contact_sheets:
-            executor.submit(draw_contact_sheet, job, plan, self.paths.out.absolute()).result()
+            _value(executor.submit(_tried, draw_contact_sheet, job, plan, self.paths.out.absolute()))
         return {
             **plan.facts,
             "md5": job.md5,
@@ -284,10 +284,27 @@ def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: Build | None = 
 
 
 def _build_chunks(executor: Executor, job: SlideJob, plan: SlidePlan, on_rois: OnRois) -> list[ChunkResult]:
-    futures = [executor.submit(build_chunk, job, plan, chunk) for chunk in range(plan.chunks(job.settings.chunk_rois))]
+    chunks = range(plan.chunks(job.settings.chunk_rois))
+    futures = [executor.submit(_tried, build_chunk, job, plan, chunk) for chunk in chunks]
     for future in as_completed(futures):
-        on_rois(future.result().n_rois)
-    return [future.result() for future in futures]
+        on_rois(_value(future).n_rois)
+    return [_value(future) for future in futures]
+
+
+def _tried(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401  (any picklable work)
+    """On the worker: an error that is part of the job comes back as a value, so that Dask logs no crash."""
+    try:
+        return function(*arguments)
+    except MuseError as error:
+        return error
+
+
+def _value(future: Future[Any]) -> Any:  # noqa: ANN401
+    """What `_tried` gave, its error raised here."""
+    outcome = future.result()
+    if isinstance(outcome, MuseError):
+        raise outcome
+    return outcome
 
 
 def _identity(row: ManifestRow) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class BuildSettings(Settings):
         image: how ROI images are stored.
         acquire: how slides are fetched (never changes the tables).
         detector: `classical`, `none`, or the dotted name of a callable.
-        chunk_rois: ROIs a piece of work and a Parquet part; 16 ROIs are a few seconds of one core.
+        chunk_rois: ROIs a piece of work and a Parquet part; a slide's 42 make two, a few seconds of a core each.
         contact_sheets: whether to draw a picture a slide (never changes the tables).
     """
 
@@ -32,7 +32,7 @@ class BuildSettings(Settings):
     image: RoiImageSettings = RoiImageSettings()
     acquire: AcquireSettings = AcquireSettings()
     detector: str = "classical"
-    chunk_rois: Annotated[int, Field(ge=1)] = 16
+    chunk_rois: Annotated[int, Field(ge=1)] = 24
     contact_sheets: bool = True
 
     def tables_hash(self) -> str:

@@ -8,7 +8,6 @@ commit_parts   staging folder -> the dataset, by renames that a second call can 
 import io
 import json
 import logging
-import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from muse_core.build_roi import build_roi
 from muse_core.build_settings import BuildSettings
 from muse_core.errors import SlideReadError
 from muse_core.files import whole_file
-from muse_core.geometry import Box, frame_at
-from muse_core.nuclei import Detector, adapted, detect_in_core, load_detector, margin_um
+from muse_core.nuclei import Detector, adapted, load_detector
 from muse_core.roi_dataset import RoiRow, part_path, parts_of_slide, write_rois
-from muse_core.roi_image import TILED_JPEG, copy_roi, encode_roi
+from muse_core.roi_image import TILED_JPEG
 from muse_core.rois import RoiBox, select_rois
 from muse_core.slide import Slide, open_slide
 from muse_core.tissue import Tissue, find_tissue, read_tissue, tissue_area_mm2, write_tissue
@@ -224,7 +223,7 @@ def _rows(
     for number, box in numbered:
         roi_id = f"{job.slide_id}_{number:05d}"
         try:
-            image, nuclei = _read_roi(slide, box, detector, job.settings)
+            image, nuclei = build_roi(slide, box, detector, job.settings.image)
         except SlideReadError as error:
             logger.warning("%s: %s", roi_id, error)
             failed.append((roi_id, str(error)))
@@ -252,55 +251,6 @@ def _slide_detector(job: SlideJob) -> Detector | None:
     if job.settings.detector == "none":
         return None
     return adapted(load_detector(job.settings.detector), np.load(job.folder / "stain.npy", allow_pickle=False))
-
-
-def _read_roi(
-    slide: Slide, box: RoiBox, detector: Detector | None, settings: BuildSettings
-) -> tuple[bytes, NDArray[np.float32] | None]:
-    """The stored image of a ROI and its nuclei (N, 3) x, y, score in ROI px; None without a detector."""
-    copied = _copy_tiles(slide, box, settings)
-    if detector is None:
-        return copied or _encode(
-            slide.read_region(box.x_level0, box.y_level0, box.width_px, box.height_px, mpp=box.mpp), settings
-        ), None
-    margin = math.ceil(margin_um(detector) / box.mpp)
-    rgb = _read_around(slide, box, margin)
-    nuclei = detect_in_core(detector, rgb, box.mpp, core=Box(margin, margin, box.width_px, box.height_px))
-    return copied or _encode(rgb[margin : margin + box.height_px, margin : margin + box.width_px], settings), nuclei
-
-
-def _read_around(slide: Slide, box: RoiBox, margin_px: int) -> NDArray[np.uint8]:
-    """A ROI's pixels with a margin, which is mirrored where a bad tile lies in it: a tile costs no ROI but its own."""
-    frame = frame_at(box.x_level0, box.y_level0, box.mpp, (slide.info.mpp.x, slide.info.mpp.y))
-    ((x_level0, y_level0),) = frame.to_level0(np.array([[-margin_px, -margin_px]]))
-    width, height = box.width_px + 2 * margin_px, box.height_px + 2 * margin_px
-    try:
-        return slide.read_region(x_level0, y_level0, width, height, mpp=box.mpp)
-    except SlideReadError:
-        core = slide.read_region(box.x_level0, box.y_level0, box.width_px, box.height_px, mpp=box.mpp)
-        return np.pad(core, ((margin_px, margin_px), (margin_px, margin_px), (0, 0)), mode="reflect")
-
-
-def _encode(rgb: NDArray[np.uint8], settings: BuildSettings) -> bytes:
-    return encode_roi(
-        rgb, quality=settings.image.quality, subsampling=settings.image.subsampling, tile_px=settings.image.tile_px
-    )
-
-
-def _copy_tiles(slide: Slide, box: RoiBox, settings: BuildSettings) -> bytes | None:
-    """The slide's own compressed tiles, where a level has the ROI's mpp and the ROI starts on its tile grid."""
-    if not settings.image.copy_tiles:
-        return None
-    for number, level in enumerate(slide.info.levels):
-        mpp_x, mpp_y = slide.info.mpp.x * level.downsample_x, slide.info.mpp.y * level.downsample_y
-        x, y = box.x_level0 / level.downsample_x, box.y_level0 / level.downsample_y
-        if not np.allclose((mpp_x, mpp_y), box.mpp, rtol=1e-6, atol=0):
-            continue
-        tiles = slide.jpeg_tiles(number)
-        if tiles is None or x % tiles.tile_width or y % tiles.tile_height:
-            continue
-        return copy_roi(tiles, int(x // tiles.tile_width), int(y // tiles.tile_height), box.width_px, box.height_px)
-    return None
 
 
 def _provenance(job: SlideJob, plan: SlidePlan) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -34,7 +35,7 @@ from muse_core.device import resolve_device
 from muse_core.doctor import diagnose
 from muse_core.errors import ManifestError, MuseError
 from muse_core.gdc import GDC_API, query_slides, read_hold_out, select_slides
-from muse_core.manifest import Manifest, read_manifest, write_manifest
+from muse_core.manifest import Manifest, read_manifest, with_mpp, write_manifest
 from muse_core.slide_records import BuildSummary
 
 OK, FAILED = 0, 1
@@ -96,6 +97,10 @@ def build_tcga_nu(
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; default one a usable core, 0 for none.", min=0)
     ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="um/px of every slide whose manifest row gives none, whatever the file says."),
+    ] = None,
     dask_scheduler: Annotated[
         str | None, typer.Option(metavar="ADDR", help="A running Dask scheduler, tcp://host:8786.")
     ] = None,
@@ -128,7 +133,7 @@ def build_tcga_nu(
         max_slides_on_disk=max_slides_on_disk,
         tissue_folder=tissue,
     )
-    summary = _build(terminal, read_manifest(manifest), options, settings)
+    summary = _build(terminal, with_mpp(read_manifest(manifest), mpp), options, settings)
     raise typer.Exit(FAILED if summary.slides_failed else OK)
 
 
@@ -272,7 +277,7 @@ class _Tell:
 
 @contextmanager
 def _slide_progress(terminal: Terminal, total: int) -> Iterator[_Tell]:
-    columns = (
+    columns: tuple[ProgressColumn, ...] = (
         SpinnerColumn(),
         TextColumn("slides"),
         BarColumn(),
@@ -286,10 +291,13 @@ def _slide_progress(terminal: Terminal, total: int) -> Iterator[_Tell]:
 
 def _terminal(as_json: bool, verbose: bool) -> Terminal:
     notes = Console(stderr=True)
+    # On a terminal rich keeps log lines and progress bar apart; in a file each message stays one line.
+    handler = RichHandler(console=notes, show_path=False) if notes.is_terminal else logging.StreamHandler()
+    level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=notes, show_path=False, markup=False, rich_tracebacks=False)],
+        level=level,
+        format="%(message)s" if notes.is_terminal else "%(levelname)s %(message)s",
+        handlers=[handler],
         force=True,
     )
     return Terminal(as_json, Console(), notes)

@@ -8,7 +8,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Scheduler
 
 from muse_core.errors import ConfigError
 from muse_core.machine import cpu_count, memory_limit_bytes
@@ -92,11 +92,12 @@ def _dask_workers(client: Client, description: str) -> Workers:
     executor = client.get_executor(pure=False)
 
     def peak() -> int:
-        return own_peak_rss_bytes() + sum(client.run(own_peak_rss_bytes).values())
+        peaks: dict[str, int] = client.run(own_peak_rss_bytes)
+        return own_peak_rss_bytes() + sum(peaks.values())
 
     return Workers(executor, max(1, count), peak, description)
 
 
-def _allow_worker_deaths(dask_scheduler: object = None) -> None:
+def _allow_worker_deaths(dask_scheduler: Scheduler) -> None:
     # Machines of a cohort's cluster come and go; Dask's default gives work up after three deaths.
-    dask_scheduler.allowed_failures = MAX_WORKER_DEATHS  # type: ignore[union-attr]
+    dask_scheduler.allowed_failures = MAX_WORKER_DEATHS

@@ -30,6 +30,7 @@ def draw_contact_sheet(job: SlideJob, plan: SlidePlan, out: Path) -> None:
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
+    # The built-in font has no µ and no ², hence um and mm2 on the picture.
     sheet = Image.new("RGB", SHEET_PX, PAPER)
     draw = ImageDraw.Draw(sheet)
     dataset = RoiDataset(sorted(parts_of_slide(out, job.slide_id)))
@@ -60,7 +61,8 @@ def _draw_header(draw: ImageDraw.ImageDraw, job: SlideJob, plan: SlidePlan, n_ro
     draw.text((MARGIN_PX, 12), job.slide_id[:90], INK, _font(28))
     line = (
         f"{facts['width_level0']:,} x {facts['height_level0']:,} px   {facts['mpp_x']:.4g} um/px "
-        f"({facts['mpp_source']})   read by {facts['reader']}   tissue {plan.tissue_mm2:.2f} mm2   {n_rois:,} ROIs   {n_nuclei:,} nuclei"
+        f"({facts['mpp_source']})   read by {facts['reader']}   tissue {plan.tissue_mm2:.2f} mm2   "
+        f"{n_rois:,} ROIs   {n_nuclei:,} nuclei"
     )
     draw.text((MARGIN_PX, 48), line, FAINT, _font(18))
 
@@ -78,8 +80,8 @@ def _draw_tissue_and_rois(
         draw.rectangle([corner * scale for corner in corners], outline=ROI_COLOUR, fill=fill, width=2)
 
 
-def _draw_close_ups(sheet: Image.Image, samples: Sequence[RoiSample], left: int) -> None:
-    """Up to four square close-ups, two by two, each with a caption and a scale bar."""
+def _draw_close_ups(sheet: Image.Image, samples: Sequence[RoiSample], left: int) -> int:
+    """Up to four square close-ups, two by two, each with a caption and a scale bar; the y below the last."""
     caption_px, gap = 26, MARGIN_PX
     side = min((SHEET_PX[0] - left - 2 * gap) // 2, (SHEET_PX[1] - HEADER_PX - FOOTER_PX) // 2 - caption_px)
     draw = ImageDraw.Draw(sheet)
@@ -89,6 +91,8 @@ def _draw_close_ups(sheet: Image.Image, samples: Sequence[RoiSample], left: int)
         draw.text(
             (x, y + side + 3), f"ROI {_roi_number(sample)}: {len(sample.nuclei):,} nuclei in all", FAINT, _font(17)
         )
+    rows = -(-len(samples) // 2)
+    return HEADER_PX + rows * (side + caption_px + 8)
 
 
 def _close_up(sample: RoiSample, side: int) -> Image.Image:

@@ -55,12 +55,18 @@ class RoiImageSettings(Settings):
 class JpegTiles(Protocol):
     """One level's compressed tiles as they stand in the slide file."""
 
-    tile_width: int
-    tile_height: int
-    tiles_x: int
-    tiles_y: int
-    jpegtables: bytes | None
-    photometric: int
+    @property
+    def tile_width(self) -> int: ...  # noqa: D102
+    @property
+    def tile_height(self) -> int: ...  # noqa: D102
+    @property
+    def tiles_x(self) -> int: ...  # noqa: D102
+    @property
+    def tiles_y(self) -> int: ...  # noqa: D102
+    @property
+    def jpegtables(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def photometric(self) -> int: ...  # noqa: D102
 
     def read_tile(self, tx: int, ty: int) -> bytes:
         """The JPEG stream of a tile, b"" where the slide stores none."""

@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "cluster",
                 "slide_records",
                 "build_settings",
+                "build_roi",
                 "build_slide",
                 "contact_sheet",
                 "build_cohort",
