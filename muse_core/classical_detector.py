@@ -21,7 +21,7 @@ from scipy.spatial import KDTree
 from muse_core.config import Settings
 from muse_core.errors import MppError
 from muse_core.nuclei import check_image
-from muse_core.stain import StainMatrix, estimate_stains, optical_density, separate
+from muse_core.stain import StainMatrix, estimate_stains, optical_density, published_stains, separate
 
 _BORDER = cv2.BORDER_REFLECT
 _KERNEL_SIGMAS = 3.0  # where Gaussian kernels are cut off; sets the margin together with the widest of them
@@ -44,10 +44,14 @@ class DetectSettings(Settings):
     edge_sigma_um: float = Field(
         default=0.75, gt=0
     )  # smoothing before gradients: over chromatin grains, under a nucleus
-    vote_radii_um: tuple[float, ...] = (1.5, 2.5, 3.5, 4.5, 5.5, 6.5)  # nuclear radii from lymphocyte to large tumour
+    vote_radii_um: tuple[float, ...] = Field(
+        default=(1.5, 2.5, 3.5, 4.5, 5.5, 6.5), min_length=1
+    )  # nuclear radii from lymphocyte to large tumour
     vote_sigma_um: float = Field(default=1.5, gt=0)  # spread of a vote: how far from round a nucleus may be
     vote_weight: float = Field(default=0.4, ge=0)  # of the votes against the blob filters
-    blob_sigmas_um: tuple[float, ...] = (1.75, 3.0)  # blob filters; a disc of radius r answers most to r / 1.41
+    blob_sigmas_um: tuple[float, ...] = Field(
+        default=(1.75, 3.0), min_length=1
+    )  # blob filters; a disc of radius r answers most to r / 1.41
     blob_ratio: float = Field(default=1.6, gt=1)  # outer over inner Gaussian
     half_score: float = Field(default=0.3, gt=0)  # map value that scores 0.5
 
@@ -137,6 +141,8 @@ def estimate_slide_stain(tissue_rgb: NDArray[np.uint8], *, min_level_od: float) 
         tissue_rgb: uint8 (N, 3) pixels; glass among them is ignored.
         min_level_od: lower bound of the level.
     """
+    if not len(tissue_rgb):
+        return SlideStain(published_stains(), min_level_od)
     pixels = tissue_rgb[:: max(1, len(tissue_rgb) // _MAX_STAIN_PIXELS)]
     stains = estimate_stains(pixels)
     stained = pixels[(optical_density(pixels) > _GLASS_OD).any(axis=1)]
