@@ -86,8 +86,9 @@ def pack(candidates: Candidates) -> NDArray[np.int64]:
     Each candidate height is a shelf, on which the most that fit side by side are found exactly; then the set of shelves
     that holds the most is. Among equals the richer are taken.
     """
-    heights, shelf_of = np.unique(candidates.y, return_inverse=True)
-    shelves = [np.flatnonzero(shelf_of == shelf) for shelf in range(len(heights))]
+    order = np.lexsort([candidates.x, candidates.y])
+    heights, first = np.unique(candidates.y[order], return_index=True)
+    shelves = np.split(order, first[1:])
     # Less than 1 in sum, so that richness only breaks ties of number.
     values = 1.0 + candidates.richness / (1.0 + len(candidates.x))
     rows = [shelf[_best_intervals(candidates.x[shelf], candidates.width, values[shelf])] for shelf in shelves]

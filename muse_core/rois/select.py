@@ -19,7 +19,7 @@ from muse_core.rois.shape import RoiShape, corner_positions, roi_shape
 from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue import Tissue
 
-_MAP_ERROR = 0.03  # the coarse maps' tissue fractions are this near to the polygons' where outlines cross many cells
+_DECIMALS = 9  # of a tissue fraction; beyond is the rounding of intersections, which would make 1 a little less
 _TEXTURE_WEIGHT = 0.8  # of haematoxylin's texture in richness; the rest is its amount
 _MAX_POINTS = 128  # of a piece of polygon that ROIs are intersected with
 _TRIED_FOR_MESSAGE = 10  # the best by the coarse maps, of which the message names the best by geometry
@@ -93,7 +93,11 @@ def choose_boxes(
     x, y = _positions(info, shape, polygons, settings)
     candidates, coarse = _measure(x, y, shape, maps)
     pieces = [piece for polygon in polygons for piece in _diced(polygon)]
-    fractions = _settle(coarse, candidates, pieces, shape, least=settings.min_tissue_fraction)
+    # Tissue and ROI may end within one cell, on each side: the coarse fraction is off by a cell's width in all at most.
+    error = max(maps.frame.scale_x / shape.width_level0, maps.frame.scale_y / shape.height_level0)
+    doubtful = np.flatnonzero(np.abs(coarse - settings.min_tissue_fraction) <= error)
+    fractions = coarse.copy()
+    fractions[doubtful] = tissue_fractions(pieces, candidates.x[doubtful], candidates.y[doubtful], shape)
     enough = np.flatnonzero(fractions >= settings.min_tissue_fraction)
     if len(enough):
         rng = np.random.default_rng(int.from_bytes(sha256(f"{settings.seed}:{key}".encode()).digest()[:8], "big"))
@@ -126,7 +130,7 @@ def tissue_fractions(
     box_index, piece_index = shapely.STRtree(pieces).query(boxes, predicate="intersects")
     covered = np.zeros(len(boxes))
     np.add.at(covered, box_index, shapely.area(shapely.intersection(boxes[box_index], pieces[piece_index])))
-    return np.clip(covered / (shape.width_level0 * shape.height_level0), 0.0, 1.0)
+    return np.clip((covered / (shape.width_level0 * shape.height_level0)).round(_DECIMALS), 0.0, 1.0)
 
 
 def _diced(geometry: BaseGeometry) -> list[BaseGeometry]:
@@ -140,21 +144,6 @@ def _diced(geometry: BaseGeometry) -> list[BaseGeometry]:
     else:
         halves = shapely.box(left, top, right, middle_y), shapely.box(left, middle_y, right, bottom)
     return [piece for half in halves for piece in _diced(shapely.intersection(geometry, half))]
-
-
-def _settle(
-    coarse: NDArray[np.float64],
-    candidates: Candidates,
-    pieces: Sequence[BaseGeometry],
-    shape: RoiShape,
-    *,
-    least: float,
-) -> NDArray[np.float64]:
-    """Coarse tissue fractions with those near the least one made exact, so that all are on the right side of it."""
-    doubtful = np.flatnonzero(np.abs(coarse - least) <= _MAP_ERROR)
-    settled = coarse.copy()
-    settled[doubtful] = tissue_fractions(pieces, candidates.x[doubtful], candidates.y[doubtful], shape)
-    return settled
 
 
 def _positions(
