@@ -270,8 +270,8 @@ def test_a_drip_to_the_end_fails(server, tmp_path):
 
 
 def test_silence_ends_at_the_timeout(server, tmp_path):
-    server.faults[ID] = [silence(0.5)]
-    assert_whole(fetch(server, tmp_path, read_timeout_s=0.1), tmp_path)
+    server.faults[ID] = [silence(0.8)]
+    assert_whole(fetch(server, tmp_path, read_timeout_s=0.3), tmp_path)
     assert len(server.requests) == 2
 
 
