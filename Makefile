@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 demo: setup
-	$(BIN)/python -m flows.demo --out demo
+	PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/python -m flows.demo --out demo
 
 test: setup
 	$(BIN)/python -m pytest

@@ -52,7 +52,7 @@ def open_workers(count: int | None = None, scheduler: str | None = None) -> Iter
         with ThreadPoolExecutor(1) as executor:
             yield Workers(executor, 1, own_peak_rss_bytes, "this process")
     else:
-        with _local_cluster(count) as cluster, Client(cluster) as client:
+        with _quiet_dask(), _local_cluster(count) as cluster, Client(cluster, set_as_default=False) as client:
             yield _dask_workers(client, f"{len(cluster.workers)} local Dask workers")
 
 
@@ -60,6 +60,18 @@ def own_peak_rss_bytes() -> int:
     """Peak resident memory of the calling process since it started."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def _quiet_dask() -> Iterator[None]:
+    """A local cluster's comings and goings are no news; whoever set up logging would otherwise see them all."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _connect(scheduler: str) -> Client:
@@ -75,14 +87,33 @@ def _local_cluster(count: int | None) -> LocalCluster:
     if count is not None and count < 0:
         raise ConfigError(f"--workers {count}: needs 0 (this process) or more")
     n_workers = count or cpu_count()
-    return LocalCluster(
-        n_workers=n_workers,
-        threads_per_worker=1,  # decoding and encoding scale by process; one slide handle a thread
-        host="127.0.0.1",
-        dashboard_address=None,
-        memory_limit=memory_limit_bytes() // n_workers,
-        silence_logs=logging.ERROR,
-    )
+    with _main_module_hidden():
+        return LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,  # decoding and encoding scale by process; one slide handle a thread
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=memory_limit_bytes() // n_workers,
+            silence_logs=logging.ERROR,
+        )
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep multiprocessing from importing the caller's main module into each worker.
+
+    Workers need nothing of it: what is submitted lies in importable modules. Under Prefect it would cost each worker
+    150 MB and set up its logging there.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
+    for name in hidden:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
 
 
 def _dask_workers(client: Client, description: str) -> Workers:

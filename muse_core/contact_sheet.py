@@ -45,13 +45,9 @@ def draw_contact_sheet(job: SlideJob, plan: SlidePlan, out: Path) -> None:
     scale = overview.width / plan.facts["width_level0"]
     _draw_tissue_and_rois(overview, tissue, plan.boxes, scale, [_roi_number(sample) for sample in samples])
     sheet.paste(overview, (MARGIN_PX + (side - overview.width) // 2, HEADER_PX))
-    draw.text(
-        (MARGIN_PX, SHEET_PX[1] - FOOTER_PX),
-        "green: tissue   blue: ROIs (filled: shown at the right)",
-        FAINT,
-        _font(17),
-    )
-    _draw_close_ups(sheet, samples, left=side + 3 * MARGIN_PX)
+    bottom = max(HEADER_PX + overview.height, _draw_close_ups(sheet, samples, left=side + 3 * MARGIN_PX))
+    draw.text((MARGIN_PX, bottom + 8), "green: tissue   blue: ROIs (filled: shown at the right)", FAINT, _font(17))
+    sheet = sheet.crop((0, 0, SHEET_PX[0], bottom + FOOTER_PX + 8))
     with whole_file(RunPaths(out).contact_sheet(job.slide_id)) as path:
         sheet.save(path, "JPEG", quality=88)
 
