@@ -1,0 +1,136 @@
+"""Labelled patch datasets in the layouts their authors publish: images with classified dots.
+
+    BRCA-M2C   images/NAME.png, labels/NAME_gt_class_coords.txt (rows `y x class`, row first), brca_ds_<split>.txt
+
+A reader turns one layout into `LabelledPatch`es; `READERS` names them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from muse_core.errors import ConfigError, DatasetError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class LabelledPatch:
+    """One image with its labelled nuclei.
+
+    Attributes:
+        name: the image's file name without its ending.
+        image: (H, W, 3) uint8 RGB.
+        xy: (N, 2) float32 x, y, continuous px of the image: the centre of the top-left pixel is (0.5, 0.5).
+        class_ids: (N,) int64, index into `class_names`.
+        class_names: what the ids mean.
+        mpp: µm/px of the image, both axes.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    xy: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    mpp: float
+
+
+def read_labelled_patches(dataset: str, root: Path, split: str) -> list[LabelledPatch]:
+    """Read every patch of a split, decoded, in the order of the split's list.
+
+    Args:
+        dataset: a name in `READERS`, such as `brca-m2c`.
+        root: the dataset's folder.
+        split: train, val or test.
+
+    Returns:
+        The patches; a patch may have no nucleus.
+
+    Raises:
+        ConfigError: unknown dataset or split.
+        DatasetError: the folder lacks a file, or an image or label file is not what the layout says.
+    """
+    if dataset not in READERS:
+        raise ConfigError(f"dataset {dataset!r} is unknown; give one of {', '.join(READERS)}")
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r} is unknown; give one of {', '.join(SPLITS)}")
+    return READERS[dataset](root, split)
+
+
+# Source: the file readme.md of the dataset, https://github.com/TopoXLab/Dataset-BRCA-M2C
+BRCA_CLASS_NAMES = ("lymphocyte", "tumour_epithelial", "stromal")
+BRCA_MPP = 0.5  # patches were brought from level 0 to 20x; side / level-0 side agrees with 0.5 to 0.5 %
+
+
+def read_brca_m2c(root: Path, split: str) -> list[LabelledPatch]:
+    """BRCA-M2C (Abousamra et al., ICCV 2021): breast, H&E, 20x, three classes. See `read_labelled_patches`."""
+    return [_read_brca_patch(root, name) for name in _split_names(root / f"brca_ds_{split}.txt")]
+
+
+def _split_names(path: Path) -> list[str]:
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{path}: the split's list cannot be read ({error}); give --data the dataset's folder"
+        ) from None
+    if not names:
+        raise DatasetError(f"{path}: lists no image; a split needs at least one")
+    return names
+
+
+def _read_brca_patch(root: Path, name: str) -> LabelledPatch:
+    image = read_rgb(root / "images" / name)
+    stem = Path(name).stem
+    path = root / "labels" / f"{stem}_gt_class_coords.txt"
+    rows = _read_rows(path)
+    xy, class_ids = rows[:, [1, 0]] + 0.5, rows[:, 2] - 1  # labels are pixel indices, row first; classes count from 1
+    height, width = image.shape[:2]
+    outside = (xy < 0).any(axis=1) | (xy[:, 0] > width) | (xy[:, 1] > height)
+    if outside.any():
+        raise DatasetError(
+            f"{path}: dot {xy[outside][0] - 0.5} lies outside the {width}x{height} image; rows are y x class"
+        )
+    if not np.isin(class_ids, range(len(BRCA_CLASS_NAMES))).all():
+        raise DatasetError(f"{path}: class {class_ids.max() + 1} found; 1 to {len(BRCA_CLASS_NAMES)} needed")
+    return LabelledPatch(stem, image, xy.astype(np.float32), class_ids, BRCA_CLASS_NAMES, BRCA_MPP)
+
+
+def _read_rows(path: Path) -> NDArray[np.int64]:
+    """Rows of three integers, (N, 3); an empty file has none."""
+    try:
+        rows = [
+            [int(word) for word in line.split()]
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
+    except OSError as error:
+        raise DatasetError(f"{path}: no label file ({error.strerror}); each image needs one") from None
+    except ValueError as error:
+        raise DatasetError(f"{path}: not rows of three integers y x class: {error}") from None
+    if any(len(row) != 3 for row in rows):
+        raise DatasetError(f"{path}: rows of three integers y x class needed")
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file to (H, W, 3) uint8 RGB; grey becomes RGB, an alpha channel is dropped, 16-bit is scaled.
+
+    Raises:
+        DatasetError: no such file, or not an image.
+    """
+    try:
+        encoded = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise DatasetError(f"{path}: no image ({error.strerror}); is --data the dataset's folder?") from None
+    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    if image is None:
+        raise DatasetError(f"{path}: not an image that can be decoded; PNG, JPEG or TIFF needed")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {"brca-m2c": read_brca_m2c}

@@ -1,0 +1,239 @@
+"""The learned nucleus detector: weights in the package, any µm/px in, points out.
+
+    from muse_core.learned_detector import LearnedDetector
+    nuclei = LearnedDetector()(rgb, mpp=0.25)  # (N, 3): x, y in px of rgb, score
+
+The network sees 0.5 µm/px, in bfloat16. Its answers depend a little on where its grid of 16 px lies, so tiles should
+start at multiples of `grid_um` on the slide: then a nucleus comes out the same in every tile that holds it and
+`margin_um` around it.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from muse_core.errors import ConfigError, DatasetError, MppError
+from muse_core.files import whole_file
+from muse_core.models.detector import STRIDE, NucleusNet, fused
+from muse_core.models.heat import find_peaks
+
+WEIGHTS = Path(__file__).parent / "weights" / "nucleus-detector.safetensors"
+
+NETWORK_MPP = 0.5
+COARSEST_MPP = 1.0  # at 1 µm/px a lymphocyte is 7 px wide; coarser, nuclei are no longer told apart
+FINEST_MPP = 0.02  # no light microscope has finer pixels, so the number is a mistake
+_FORMAT = "muse-nucleus-detector-1"
+_TILE_PX = 1024  # network px that a tile owns: bounds the memory, and keeps the maps of a layer near the cache
+_KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From the heat of a top to a score: sigmoid(slope * (logit(heat) - logit(heat_at_half))).
+
+    Attributes:
+        heat_at_half: the heat whose score is 0.5; on validation the threshold of the best F1.
+        slope: fitted on validation by likelihood, so that scores say how often a point is a nucleus.
+    """
+
+    heat_at_half: float = 0.5
+    slope: float = 1.0
+
+    def score(self, heat: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Heat (N,) 0..1 to score (N,) float32 0..1."""
+        return np.asarray(1 / (1 + np.exp(-self.slope * (logit(heat) - logit(self.heat_at_half)))), np.float32)
+
+
+@dataclass(frozen=True)
+class DetectorModel:
+    """A trained network and what is needed to use it.
+
+    Attributes:
+        net: in eval mode.
+        calibration: heat to score.
+        min_distance_um: nuclei nearer than this are one.
+    """
+
+    net: NucleusNet
+    calibration: Calibration = Calibration()
+    min_distance_um: float = 2.5
+
+
+class LearnedDetector:
+    """Nucleus detector in the sense of `muse_core.nuclei`.
+
+    Args:
+        weights: a file that `muse train-detector` wrote; None for the one that ships.
+        device: where the network runs, such as cpu or cuda.
+        min_score: points below are left out; 0.5 gives the best F1 on validation.
+
+    Raises:
+        ConfigError: the file is missing or is not a detector's weights, or min_score is not in 0..1.
+    """
+
+    margin_um: ClassVar[float] = 48.0
+    grid_um: ClassVar[float] = STRIDE * NETWORK_MPP
+
+    def __init__(self, weights: Path | None = None, *, device: str = "cpu", min_score: float = 0.5) -> None:
+        if not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score {min_score}: a number from 0 to 1 needed")
+        self.weights = weights or WEIGHTS
+        self.device = device
+        self.min_score = min_score
+        self._use(load_model(self.weights))
+
+    @classmethod
+    def of_model(cls, model: DetectorModel, *, device: str = "cpu", min_score: float = 0.5) -> "LearnedDetector":
+        """A detector around a network in memory, as training needs; the network itself is left as it is."""
+        detector = cls.__new__(cls)
+        detector.weights, detector.device, detector.min_score = Path("memory"), device, min_score
+        copy = NucleusNet(model.net.head.out_channels - 1, width=model.net.from16.out_channels)
+        copy.load_state_dict(model.net.state_dict())
+        detector._use(DetectorModel(copy, model.calibration, model.min_distance_um))
+        return detector
+
+    def _use(self, model: DetectorModel) -> None:
+        net = fused(model.net).requires_grad_(False)
+        self._net = net.to(device=self.device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._calibration = model.calibration
+        self._min_distance_um = model.min_distance_um
+
+    def __call__(self, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
+        """Find nuclei.
+
+        Args:
+            rgb: uint8 (H, W, 3).
+            mpp: µm/px of `rgb`, both axes.
+
+        Returns:
+            (N, 3) float32: x, y in px of `rgb`, score 0..1; the surest first.
+
+        Raises:
+            DatasetError: not an RGB uint8 image.
+            MppError: mpp is not a number from 0.02 to 1 µm/px.
+        """
+        points = self.heat_peaks(rgb, mpp)
+        points[:, 2] = self._calibration.score(points[:, 2])
+        return points[points[:, 2] >= self.min_score]
+
+    def heat_peaks(self, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
+        """As a call, but with the network's heat instead of the score, and every top: what calibration starts from."""
+        _check(rgb, mpp)
+        scale = mpp / NETWORK_MPP
+        points = find_peaks(
+            self.heat(_resampled(rgb, scale)),
+            min_heat=_KEEP_HEAT,
+            min_distance_px=self._min_distance_um / NETWORK_MPP,
+        )
+        points[:, :2] /= scale
+        height, width = rgb.shape[:2]
+        return points[(points[:, 0] < width) & (points[:, 1] < height)]
+
+    def heat(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The heat map of an image at 0.5 µm/px: uint8 (H, W, 3) to float32 (ceil(H / 2), ceil(W / 2)), 0..1."""
+        height, width = rgb.shape[:2]
+        heat = np.empty((-(-height // 2), -(-width // 2)), np.float32)
+        margin = int(self.margin_um / NETWORK_MPP)
+        for y in range(0, height, _TILE_PX):
+            for x in range(0, width, _TILE_PX):
+                left, top = max(0, x - margin), max(0, y - margin)
+                found = self._tile_heat(rgb[top : y + _TILE_PX + margin, left : x + _TILE_PX + margin])
+                own = heat[y // 2 : (y + _TILE_PX) // 2, x // 2 : (x + _TILE_PX) // 2]
+                row, column = (y - top) // 2, (x - left) // 2
+                own[:] = found[row : row + own.shape[0], column : column + own.shape[1]]
+        return heat
+
+    @torch.inference_mode()
+    def _tile_heat(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        height, width = rgb.shape[:2]
+        # Mirrored, not blank: a border of one colour would be an edge, and edges look like nuclei's.
+        padded = cv2.copyMakeBorder(rgb, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REFLECT)
+        image = (
+            torch.from_numpy(padded).to(self.device).permute(2, 0, 1)[None]
+        )  # (H, W, 3) -> (1, 3, H, W), channels last
+        logits = self._net(image.to(torch.bfloat16))[0, 0]
+        return np.asarray(torch.sigmoid(logits).cpu().numpy(), np.float32)
+
+
+def logit(p: NDArray[np.floating] | float) -> NDArray[np.float64]:
+    """log(p / (1 - p)), of 1e-6..1 - 1e-6."""
+    clipped = np.clip(np.asarray(p, np.float64), 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def save_model(model: DetectorModel, path: Path, *, notes: dict[str, str] | None = None) -> None:
+    """Write the weights (float32) with all that is needed to use them; `notes` go into the file's metadata.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}  # not the batch counters
+    about = {
+        "format": _FORMAT,
+        "n_classes": str(model.net.head.out_channels - 1),
+        "width": str(model.net.from16.out_channels),
+        "calibration": json.dumps(asdict(model.calibration)),
+        "min_distance_um": str(model.min_distance_um),
+    }
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={**(notes or {}), **about})
+
+
+def load_model(path: Path) -> DetectorModel:
+    """Read what `save_model` wrote.
+
+    Raises:
+        ConfigError: no such file, or not a detector's weights.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"detector weights {path}: cannot be read ({error}); give a file of `muse train-detector`"
+        ) from None
+    if about.get("format") != _FORMAT:
+        raise ConfigError(f"detector weights {path}: format {about.get('format')!r} found, {_FORMAT!r} needed")
+    net = NucleusNet(int(about["n_classes"]), width=int(about["width"]))
+    missing = net.load_state_dict(tensors, strict=False)
+    lacking = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
+    if lacking or missing.unexpected_keys:
+        raise ConfigError(f"detector weights {path}: tensors differ from this version's network: {lacking[:3]}")
+    return DetectorModel(net.eval(), Calibration(**json.loads(about["calibration"])), float(about["min_distance_um"]))
+
+
+def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
+    shape, dtype = np.shape(rgb), getattr(rgb, "dtype", type(rgb).__name__)
+    if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or 0 in shape:
+        raise DatasetError(f"image of shape {shape} and type {dtype}; RGB needed, uint8 (height, width, 3), not empty")
+    if not FINEST_MPP <= mpp <= COARSEST_MPP:  # false for NaN too
+        reason = "mpp_too_coarse" if mpp > COARSEST_MPP else "mpp_missing"
+        raise MppError(
+            f"image at {mpp} µm/px: {FINEST_MPP} to {COARSEST_MPP} needed; read it finer, or give its mpp",
+            reason=reason,
+        )
+
+
+def _resampled(rgb: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """The image times `scale`: px (x, y) comes to (x, y) * scale, whatever its size is rounded to."""
+    least = math.ceil(1 / scale)  # source px that make one of the result
+    height, width = rgb.shape[:2]
+    if height < least or width < least:
+        rows, columns = max(0, least - height), max(0, least - width)
+        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, rows, 0, columns, cv2.BORDER_REFLECT), np.uint8)
+    if scale == 1:
+        return rgb
+    # Given fx and no size, OpenCV maps by fx itself: a size would be rounded, and the map with it.
+    kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=kernel), np.uint8)

@@ -1,0 +1,1 @@
+"""Networks and what turns their maps into points; explicit arguments, no settings objects."""

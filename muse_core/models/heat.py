@@ -1,0 +1,94 @@
+"""Nuclei to heat maps, for training, and heat maps to nuclei, for inference. Numpy only.
+
+A heat map has half the image's resolution: the centre of its top-left pixel lies at (1, 1) of the image's frame.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from muse_core.models.detector import OUTPUT_STRIDE
+
+NO_CLASS = -100  # what cross entropy leaves out
+
+_REACH = 6  # heat-map px around a nucleus that its bump is drawn in
+_CLASS_FROM = 0.2  # heat above which a pixel also carries the nucleus' class
+_SMOOTHING = 0.8  # heat-map px; takes the steps of bfloat16 out, so that a bump has one top
+
+
+def draw_heat(
+    xy: NDArray[np.floating], class_ids: NDArray[np.int64], side_px: int, *, sigma_px: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """A Gaussian bump of height 1 at each nucleus, the higher one where two meet, and the class of the higher one.
+
+    Args:
+        xy: (N, 2) x, y in px of the image.
+        class_ids: (N,).
+        side_px: of the square image; even.
+        sigma_px: of the bump, in px of the image.
+
+    Returns:
+        heat: (side / 2, side / 2) float32, 0..1.
+        classes: (side / 2, side / 2) int64, `NO_CLASS` away from nuclei.
+    """
+    side = side_px // OUTPUT_STRIDE
+    heat = np.zeros((side, side), np.float32)
+    classes = np.full((side, side), NO_CLASS, np.int64)
+    for (x, y), class_id in zip(np.asarray(xy) / OUTPUT_STRIDE, class_ids, strict=True):
+        columns = np.arange(max(0, int(x) - _REACH), min(side, int(x) + _REACH + 1))
+        rows = np.arange(max(0, int(y) - _REACH), min(side, int(y) + _REACH + 1))
+        if not len(columns) or not len(rows):
+            continue
+        squared = (columns + 0.5 - x)[None, :] ** 2 + (rows + 0.5 - y)[:, None] ** 2
+        bump = np.exp(-squared / (2 * (sigma_px / OUTPUT_STRIDE) ** 2)).astype(np.float32)
+        window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        classes[window][(bump > heat[window]) & (bump > _CLASS_FROM)] = class_id
+        np.maximum(heat[window], bump, out=heat[window])
+    return heat, classes
+
+
+def find_peaks(heat: NDArray[np.float32], *, min_heat: float, min_distance_px: float) -> NDArray[np.float32]:
+    """The tops of a heat map, to a fraction of a pixel, the higher of two that are too close.
+
+    Args:
+        heat: (H, W) float32, 0..1.
+        min_heat: tops below this are left out.
+        min_distance_px: of two tops nearer than this, in px of the image, the lower one goes.
+
+    Returns:
+        (N, 3) float32: x, y in px of the image, and the smoothed heat there; highest first.
+    """
+    smooth = cv2.GaussianBlur(np.pad(heat, 1), (0, 0), _SMOOTHING)  # the zeros around make the rim no top of its own
+    top = smooth >= np.maximum(cv2.dilate(smooth, np.ones((5, 5), np.uint8)), min_heat)
+    top[[0, -1], :] = top[:, [0, -1]] = False
+    rows, columns = np.nonzero(top)
+    value = smooth[rows, columns]
+    log = np.log(np.maximum(smooth, 1e-9))  # the log of a Gaussian is a parabola: three points give its top exactly
+    dx = _parabola_top(log[rows, columns - 1], log[rows, columns], log[rows, columns + 1])
+    dy = _parabola_top(log[rows - 1, columns], log[rows, columns], log[rows + 1, columns])
+    found = np.column_stack([(columns - 0.5 + dx) * OUTPUT_STRIDE, (rows - 0.5 + dy) * OUTPUT_STRIDE, value])
+    order = np.lexsort((found[:, 0], found[:, 1], -value))
+    return _thinned(found[order].astype(np.float32), min_distance_px)
+
+
+def _parabola_top(
+    before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Where a parabola through three neighbours is highest, -0.5..0.5 from the middle one."""
+    bend = before - 2 * at + after
+    flat = bend > -1e-6
+    return np.asarray(
+        np.clip(np.where(flat, 0, 0.5 * (before - after) / np.where(flat, 1, bend)), -0.5, 0.5), np.float32
+    )
+
+
+def _thinned(peaks: NDArray[np.float32], min_distance_px: float) -> NDArray[np.float32]:
+    """Peaks, best first, without those that have a better one nearer than the distance."""
+    if len(peaks) < 2:
+        return peaks
+    pairs = KDTree(peaks[:, :2]).query_pairs(min_distance_px, output_type="ndarray")
+    keep = np.ones(len(peaks), bool)
+    for better, worse in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():  # rows are ordered: better < worse
+        keep[worse] &= not keep[better]
+    return peaks[keep]
