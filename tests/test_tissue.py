@@ -181,6 +181,10 @@ class TestMaskToPolygons:
         assert len(large.interiors) == 1
         assert large.area == pytest.approx(100**2 - 9**2, abs=2)
 
+    def test_slide_of_one_small_field_keeps_its_tissue(self):
+        (polygon,) = mask_to_polygons(np.ones((14, 14), bool), IDENTITY, SETTINGS, mpp=MPP)  # 12,544 um2
+        assert polygon.area == pytest.approx(14**2)
+
     def test_any_mask_gives_valid_disjoint_polygons_of_its_area(self):
         rng = np.random.default_rng(3)
         mask = cv2.GaussianBlur(rng.random((300, 300)).astype(np.float32), (0, 0), 4) > 0.5

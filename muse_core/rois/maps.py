@@ -129,5 +129,5 @@ def _blocks(values: NDArray[np.float32], side: int, columns: int) -> NDArray[np.
     rows = -(-values.shape[0] // side)
     padded = np.zeros((rows * side, columns * side, values.shape[2]), np.float32)
     padded[: values.shape[0], : values.shape[1]] = values
-    means: NDArray[np.float32] = padded.reshape(rows, side, columns, side, -1).mean(axis=(1, 3))
-    return means
+    means = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)  # whole blocks: their exact means
+    return np.asarray(means, np.float32).reshape(rows, columns, -1)

@@ -111,9 +111,9 @@ def _nothing(
     info: SlideInfo, found: MaskResult, refused: dict[str, NDArray[np.bool_]], settings: TissueSettings
 ) -> str:
     shares = ", ".join(f"{name} {mask.mean():.0%}" for name, mask in refused.items() if mask.mean() >= 0.005)
-    stained = f"{found.tissue.mean():.1%} of it is stained like tissue" if found.tissue.any() else "nothing is stained"
+    stained = f"{found.tissue.mean():.1%} of it" if found.tissue.any() else "nothing"
     return (
-        f"{info.path}: no tissue: {stained}, in no piece of {settings.min_area_um2:.0f} um2 "
-        f"(refused: {shares or 'nothing'}); "
-        "lower tissue.min_stain_od or tissue.min_area_um2, or give the tissue as GeoJSON"
+        f"{info.path}: no tissue: {stained} is stained like tissue, no piece of {settings.min_area_um2:.0f} um2 "
+        f"is left (refused: {shares or 'nothing'}); lower tissue.min_stain_od or tissue.min_area_um2, or give the "
+        "tissue as GeoJSON"
     )

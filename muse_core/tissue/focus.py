@@ -89,7 +89,7 @@ def _grid(tissue: NDArray[np.bool_], mpp: float, settings: TissueSettings) -> tu
 
 
 def _with_neighbours(blurred: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Blurred cells beside two blurred ones, or beside blurred ones only, and unknown cells among mostly blurred ones."""
+    """Blurred cells beside two blurred ones or beside blurred ones only, and unknown ones among mostly blurred ones."""
     around = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32)
     n_blurred = cv2.filter2D(blurred.astype(np.float32), -1, around, borderType=cv2.BORDER_CONSTANT)
     n_known = cv2.filter2D(known.astype(np.float32), -1, around, borderType=cv2.BORDER_CONSTANT)

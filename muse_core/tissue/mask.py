@@ -6,6 +6,7 @@ black borders and glass edges take equally from all three; inks point elsewhere.
 """
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from muse_core.tissue.settings import TissueSettings
 
 Mask = NDArray[np.bool_]
 Image = NDArray[np.uint8]
+Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
 _BLACK = 25  # brightest channel of scanner background and missing tiles, with room for JPEG ringing
 _GLASS_MIN = 160  # glass is bright in its darkest channel, whatever the white balance,
@@ -58,27 +60,27 @@ def find_mask(overview: Image, mpp: float, settings: TissueSettings) -> MaskResu
     """As `tissue_mask`, with the glass colour found and what was refused."""
     glass = glass_mask(overview)
     background = estimate_background(overview, glass)
-    black = _disk_dilate(overview.max(axis=2) <= _BLACK, 1)
+    black = _disk_dilate(_brightest(overview) <= _BLACK, 1)
     smooth = cv2.GaussianBlur(overview, (0, 0), max(settings.smoothing_um / mpp, 0.5))
     density = optical_density(smooth, background=background)
     ink = ink_mask(density, mpp, settings)
     stain = density[..., 1] - np.minimum(density[..., 0], density[..., 2])
     stained = (stain > stain_threshold(stain[glass], settings)) & ~ink & ~black
     tissue = _clean(stained, mpp, settings) & ~ink & ~black
-    neutral = (density.mean(axis=2) > settings.max_stain_od) & ~stained & ~ink & ~black & ~tissue
+    neutral = (density.sum(axis=2) / 3 > settings.max_stain_od) & ~stained & ~ink & ~black & ~tissue
     return MaskResult(tissue, background, {"ink": ink, "black": black, "neutral": neutral})
 
 
 def looks_fluorescent(overview: Image) -> bool:
     """Whether the slide is dark with bright spots, not bright with dark tissue."""
-    dark = overview.max(axis=2) < 60
-    glass = overview.min(axis=2) >= _GLASS_MIN
+    dark = _brightest(overview) < 60
+    glass = _darkest(overview) >= _GLASS_MIN
     return bool(dark.mean() > 0.5 and glass.mean() < 0.02)
 
 
 def glass_mask(overview: Image) -> Mask:
     """Empty glass: bright, flat and nearly colourless. Padding of exact 255 counts only where there is no other."""
-    low, high = overview.min(axis=2), overview.max(axis=2)
+    low, high = _darkest(overview), _brightest(overview)
     bright = (low >= _GLASS_MIN) & (high.astype(np.int16) - low <= _GLASS_MAX_SPREAD)
     flat = bright & (_local_std(overview[..., 1]) < _GLASS_MAX_STD)
     padding: Mask = low == 255
@@ -120,12 +122,12 @@ def ink_mask(density: NDArray[np.float32], mpp: float, settings: TissueSettings)
         settings: the least width of a stroke.
     """
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
-    total = density.sum(axis=2)
+    total = red + green + blue
     # The directions of inks, as ratios that no mixture of haematoxylin, eosin and DAB has (see stain.py for theirs).
     blue_green = (green < 0.8 * red) & (red > 0.12)  # haematoxylin and DAB take at least 0.95 as much green as red
     scarlet = (red < 0.3 * green) & (blue > 0.72 * green) & (green > 0.35)  # eosin takes 0.1 to 0.6 as much blue
     yellow = (blue > 2.2 * green) & (blue > 0.2)  # DAB: 1.4 to 1.7
-    spread = density.max(axis=2) - density.min(axis=2)
+    spread = _brightest(density) - _darkest(density)
     black = (spread < 0.2 * total) & (total > 1.5)
     # Haematoxylin's own direction, but denser than tissue is over so wide an area (0.5 at most in the slides measured).
     violet = (red > 0.9 * green) & (blue < 0.8 * green) & (red > 0.6)
@@ -162,6 +164,18 @@ def _clean(stained: Mask, mpp: float, settings: TissueSettings) -> Mask:
     height, width = stained.shape
     cleaned: Mask = image[radius : radius + height, radius : radius + width].astype(bool)
     return cleaned
+
+
+def _brightest(image: Pixels) -> Pixels:
+    """The largest of the three channels; three times quicker than a maximum along the last axis."""
+    largest: Pixels = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
+    return largest
+
+
+def _darkest(image: Pixels) -> Pixels:
+    """The smallest of the three channels."""
+    smallest: Pixels = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
+    return smallest
 
 
 def _local_std(channel: NDArray[np.uint8], size_px: int = 5) -> NDArray[np.float32]:

@@ -31,7 +31,9 @@ def mask_to_polygons(mask: NDArray[np.bool_], frame: Frame, settings: TissueSett
         holes = [hole for hole in region.interiors if Polygon(hole).area >= min_hole_px]
         simple = Polygon(region.exterior, holes).simplify(settings.simplify_um / mpp)
         regions.extend(polygon_parts(simple))
-    kept = [region for region in regions if region.area * mpp**2 >= settings.min_area_um2]
+    # A slide cut down to one field of view may be smaller than any piece worth keeping on a whole one.
+    min_area_px = min(settings.min_area_um2 / mpp**2, mask.size / 4)
+    kept = [region for region in regions if region.area >= min_area_px]
     moved = [shapely.transform(region, frame.to_level0) for region in kept]
     return sorted(moved, key=lambda region: -region.area)
 

@@ -17,7 +17,7 @@ class TissueSettings(Settings):
         smoothing_um: radius over which stain is averaged before the threshold.
         closing_um: gaps up to about twice this are bridged (lumens, fat, tears).
         opening_um: strands and specks thinner than about twice this are dropped (fibres, coverslip edges).
-        min_area_um2: smaller pieces are dropped.
+        min_area_um2: smaller pieces are dropped, unless they are a quarter of the slide.
         min_hole_area_um2: smaller holes are filled.
         simplify_um: how far a polygon's outline may move when points are left out.
         min_ink_width_um: pen strokes are wider than this; smaller spots of a strange colour are left to the stain test.
@@ -43,4 +43,4 @@ class TissueSettings(Settings):
     focus_mpp: float = Field(1.0, gt=0)
     focus_window_px: int = Field(128, ge=32)
     focus_step_um: float = Field(256.0, gt=0)
-    max_focus_windows: int = Field(256, ge=1)
+    max_focus_windows: int = Field(128, ge=1)
