@@ -15,23 +15,24 @@ from muse_core.slide.lower_levels import LowerLevelsReader, adds_levels, with_lo
 from muse_core.slide.openslide_reader import OpenSlideReader
 from muse_core.slide.reader import Pixels, Reader, Source
 from muse_core.slide.tifffile_reader import TifffileReader
+from muse_core.slide.tile_check import BrokenTileError
 
 READERS = ("auto", "cucim", "openslide", "tifffile")
 
-_SAMPLE_PX = 256
 _SAMPLES_WANTED = 3
 _MAX_DIFFERENCE = 2.0  # mean absolute grey levels; JPEG decoders of one image differ by less than 1
-# Centre first, then others, as fractions of the room a sample has; more than are wanted, for some may be broken.
-_PLACES = (
-    (0.5, 0.5),
-    (0.25, 0.25),
-    (0.75, 0.6),
-    (0.6, 0.25),
-    (0.25, 0.75),
-    (0.0, 0.0),
-    (1.0, 1.0),
-    (1.0, 0.0),
-    (0.0, 1.0),
+# Side in px, and place as fractions of the room it has: centre first. More than are wanted, with small ones at the
+# corners, for a broken tile may lie under some.
+_SAMPLES = (
+    (256, 0.5, 0.5),
+    (256, 0.25, 0.25),
+    (256, 0.75, 0.6),
+    (256, 0.6, 0.25),
+    (256, 0.25, 0.75),
+    (64, 0.0, 0.0),
+    (64, 1.0, 1.0),
+    (64, 1.0, 0.0),
+    (64, 0.0, 1.0),
 )
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -67,16 +68,18 @@ class _Candidate:
         with self.handles.borrow() as reader:
             self.source = reader.source
         self.failure = ""
+        self.fails_by_itself = False
 
-    def sample(self, level: int, place: tuple[float, float]) -> Pixels | None:
-        """One sample region, or None when it does not decode (see `failure`)."""
-        size = self.source.levels[level]
-        width, height = min(_SAMPLE_PX, size.width), min(_SAMPLE_PX, size.height)
-        corner = (int((size.width - width) * place[0]), int((size.height - height) * place[1]))
+    def sample(self, side_px: int, across: float, down: float) -> Pixels | None:
+        """One sample region of level 0, or None when it does not decode (see `failure`)."""
+        size = self.source.levels[0]
+        width, height = min(side_px, size.width), min(side_px, size.height)
+        corner = (int((size.width - width) * across), int((size.height - height) * down))
         try:
-            return self.handles.read(lambda reader: reader.read(corner, width, height, level=level))
+            return self.handles.read(lambda reader: reader.read(corner, width, height, level=0))
         except SlideReadError as error:
             self.failure = str(error)
+            self.fails_by_itself = self.fails_by_itself or not isinstance(error, BrokenTileError)
             return None
 
 
@@ -184,20 +187,24 @@ def _check(candidate: _Candidate, others: list[_Candidate]) -> str | None:
         # A reader that opens the file and decodes none of it says that the bytes are bad; cuCIM would not say so.
         candidate.failure = candidate.failure or f"not confirmed by {others[0].failure}"
         return None
-    decoded = sum(candidate.sample(0, place) is not None for place in _PLACES[:_SAMPLES_WANTED])
-    if not decoded and not any(candidate.sample(0, place) is not None for place in _PLACES[_SAMPLES_WANTED:]):
+    if not any(candidate.sample(*sample) is not None for sample in _SAMPLES):
         return None
-    return "no second reader opens it" if candidate.name == "cucim" else f"{candidate.name} decodes its sample regions"
+    return "no second reader opens it" if candidate.name == "cucim" else f"{candidate.name} decodes a sample region"
 
 
 def _agreeing_samples(candidate: _Candidate, other: _Candidate) -> int | None:
-    """How many regions both decode to the same pixels; None at the first that only the other decodes, or not alike."""
+    """How many regions both decode to the same pixels; None at the first that differs or only the other decodes.
+
+    A region with a broken tile tells nothing about the candidate: some readers fill such a tile with grey and go on.
+    """
     agreeing = 0
     for mine, theirs in _sample_pairs(candidate, other):
         if theirs is None:
             continue
         if mine is None:
-            return None
+            if candidate.fails_by_itself:
+                return None
+            continue
         difference = float(np.abs(mine.astype(np.int16) - theirs).mean()) if mine.shape == theirs.shape else 255.0
         if difference > _MAX_DIFFERENCE:
             candidate.failure = f"differs from {other.name} by {difference:.1f} grey levels"
@@ -209,8 +216,8 @@ def _agreeing_samples(candidate: _Candidate, other: _Candidate) -> int | None:
 
 
 def _sample_pairs(one: _Candidate, other: _Candidate) -> Iterator[tuple[Pixels | None, Pixels | None]]:
-    for place in _PLACES:
-        yield one.sample(0, place), other.sample(0, place)
+    for sample in _SAMPLES:
+        yield one.sample(*sample), other.sample(*sample)
 
 
 def _hint(path: Path) -> str:

@@ -85,10 +85,10 @@ def window_for(grid: Grid, x: float, y: float, width_px: int, height_px: int) ->
 def resample(source: Pixels, grid: Grid, window: Window, width_px: int, height_px: int) -> Pixels:
     """The output rectangle from its window's pixels.
 
-    Untouched where scale and position are those of the level. Otherwise in steps that are each fast: a cubic shift
-    where the origin is not on the pixel lattice, averages of whole numbers of pixels, then the rest of the scale, cubic
-    where it is small and by areas where that would alias. OpenCV takes that scale from fx and fy themselves, not from
-    rounded sizes, so no position drifts.
+    Untouched where scale and position are those of the level. Otherwise in steps that are each fast: averages of whole
+    numbers of pixels, a cubic shift where the origin is not on the lattice, then the rest of the scale, cubic where it
+    is small and by areas where that would alias. OpenCV takes that scale from fx and fy themselves, not from rounded
+    sizes, so no position drifts.
 
     Args:
         source: (window.height, window.width, 3) uint8.
@@ -101,12 +101,13 @@ def resample(source: Pixels, grid: Grid, window: Window, width_px: int, height_p
         (height_px, width_px, 3) uint8.
     """
     steps = np.array((grid.step_x, grid.step_y))
-    pixels = _from_origin(source, window.origin_x, window.origin_y)
+    pixels = source
     whole = np.maximum(np.floor(steps), 1).astype(int)
     if whole.max() > 1:
         width, height = pixels.shape[1] // whole[0], pixels.shape[0] // whole[1]
         pixels = pixels[: height * whole[1], : width * whole[0]]
         pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    pixels = _from_origin(pixels, window.origin_x / whole[0], window.origin_y / whole[1])
     rest = steps / whole
     for along, across in ((rest[0], 1.0), (1.0, rest[1])) if _differ(rest) else (tuple(rest),):
         pixels = _scale(pixels, along, across)
@@ -152,9 +153,10 @@ def _shift_kernel(part: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 def _span(start: float, step: float, length_px: int, margin: int) -> tuple[int, float, int]:
     """First px, offset of the output's edge from it, and number of px, along one axis."""
     start = float(round(start)) if _on_lattice(start) else start
+    margin *= max(1, int(step))  # so many are left of it after the averaging
     first = math.floor(start) - (0 if start.is_integer() else margin)
     origin = start - first
-    return first, origin, math.ceil(origin + length_px * step - _SAME) + margin * max(1, int(step))
+    return first, origin, math.ceil(origin + length_px * step - _SAME) + margin
 
 
 def _on_lattice(position: float) -> bool:

@@ -18,6 +18,10 @@ _TAIL_BYTES = 64  # where the end marker is looked for; some writers pad
 _J2K_STARTS = (b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")  # bare codestream, JP2 box
 
 
+class BrokenTileError(SlideReadError):
+    """A tile's bytes are broken: the file's fault, not the reader's."""
+
+
 class TileCheck:
     """Which tiles of a TIFF slide have sound bytes; each is looked at once, from any thread.
 
@@ -45,7 +49,7 @@ class TileCheck:
         """Look at the tiles under a rectangle of a level.
 
         Raises:
-            SlideReadError: one of them is broken; names the tile.
+            BrokenTileError: one of them is broken; names the tile.
         """
         page = self._pages[level]
         if page is None:
@@ -63,7 +67,7 @@ class TileCheck:
                 problem = _problem(file.fileno(), int(page.offsets[tile]), int(page.bytecounts[tile]), page.compression)
                 if problem:
                     row, column = divmod(tile, page.tiles_x)
-                    raise SlideReadError(f"tile {column}, {row} of level {level} {problem}")
+                    raise BrokenTileError(f"tile {column}, {row} of level {level} {problem}")
         with self._lock:
             self._sound[level][tiles] = True
 

@@ -7,7 +7,7 @@ import pytest
 
 from muse_core.errors import ConfigError, MuseError, SlideReadError
 from muse_core.slide import open_slide
-from tests.data.make_slides import Drawing, draw_aperio, draw_ome, draw_tiff, tissue_image
+from tests.data.make_slides import Drawing, break_tile, draw_aperio, draw_ome, draw_tiff, tissue_image
 
 SLIDES = Path(__file__).parents[3] / "shared" / "data" / "slides"
 slides = [pytest.mark.slides, pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides are not here")]
@@ -34,6 +34,15 @@ def test_each_reader_can_be_asked_for_and_gives_the_same_pixels(tmp_path, image,
             ours = slide.read_level(0, 0, size.width, size.height, level=level)
             theirs = reference.read_level(0, 0, size.width, size.height, level=level)
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_broken_tile_at_the_centre_costs_neither_the_slide_nor_the_fast_reader(tmp_path, image):
+    path = draw_tiff(tmp_path / "a.tif", image, Drawing(factors=(1,)))
+    break_tile(path, 1, 1, keep_bytes=1500)
+    with open_slide(path) as slide:
+        assert slide.info.reader == "cucim"
+        with pytest.raises(SlideReadError, match="tile 1, 1 of level 0 has no end of JPEG data"):
+            slide.read_level(300, 300, 50, 50)
 
 
 def test_unknown_reader_names_the_known_ones(tmp_path, image):
