@@ -271,6 +271,19 @@ class TestFindTissue:
         found = shapely.union_all(tissue.polygons)
         assert found.intersection(truth).area / found.union(truth).area > 0.95
 
+    def test_pixels_that_are_not_square(self, tmp_path):
+        image = np.full((1000, 3000, 3), GLASS, np.uint8)
+        image[200:700, 600:2600] = np.tile(immunohistochemistry()[:125, :250], (4, 8, 1))
+        path = tmp_path / "oblong.ome.tif"
+        sizes = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 1.5}
+        tifffile.imwrite(path, image, photometric="rgb", tile=(256, 256), metadata=sizes)
+        with open_slide(path) as slide:
+            tissue = find_tissue(slide, TissueSettings(min_focus=0))
+            mpp = slide.info.mpp
+        assert (mpp.x, mpp.y) == (0.5, 1.5)
+        assert shapely.union_all(tissue.polygons).bounds == pytest.approx((600, 200, 2600, 700), abs=32)
+        assert tissue_area_mm2(tissue, mpp.x, mpp.y) == pytest.approx(1.0 * 0.75, rel=0.05)
+
     def test_dark_background_has_none(self, tmp_path):
         image = np.zeros((512, 512, 3), np.uint8)
         image[100:140, 100:140] = (30, 40, 250)
