@@ -1,7 +1,7 @@
 """Which reader to trust with a slide: the fast one where it decodes the same pixels as another."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -110,10 +110,11 @@ def choose_reader(path: Path, wanted: str, *, read_threads: int = 1) -> Choice:
         raise SlideReadError(f"{path}: no reader decodes it{_hint(path)}: {_in_words(failures)}")
     handles, source, note = _with_lower_levels(chosen, candidates)
     vendors = {one.name: one.source.vendor for one in candidates}
+    bounds = next((one.source.bounds_level0 for one in candidates if one.source.bounds_level0), None)
     return Choice(
         name=chosen.name,
         handles=handles,
-        source=source,
+        source=replace(source, bounds_level0=bounds),
         check=check + note,
         mpp_candidates=tuple(mpp for one in candidates for mpp in one.source.mpp_candidates),
         vendor=vendors.get("openslide") or vendors.get("tifffile") or chosen.source.vendor,

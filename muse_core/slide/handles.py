@@ -8,7 +8,7 @@ from typing import TypeVar
 from muse_core.errors import SlideReadError
 from muse_core.slide.reader import Reader
 
-_MAX_IDLE = 16  # handles kept open for the next caller; each holds a file descriptor and up to 32 MiB of tiles
+_MAX_IDLE = 8  # handles kept open for the next caller; each holds a file descriptor and up to 32 MiB of tiles
 
 Result = TypeVar("Result")
 

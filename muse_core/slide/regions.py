@@ -85,10 +85,7 @@ class Regions(Iterator[Pixels]):
         self._stream = self._reader.read_many(corners, first.width, first.height, level=self._level)
 
     def _fits(self, window: Window, first: Window) -> bool:
-        inside = window.x >= 0 and window.y >= 0
-        inside = inside and window.x + window.width <= self._level_size.width
-        inside = inside and window.y + window.height <= self._level_size.height
-        return inside and (window.width, window.height) == (first.width, first.height)
+        return window.lies_in(self._level_size) and (window.width, window.height) == (first.width, first.height)
 
     def _from_stream(self) -> Pixels | None:
         """The next pixels decoded ahead; None where they must be read alone, which tells a bad region from others."""

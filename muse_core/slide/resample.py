@@ -55,6 +55,11 @@ class Window:
     origin_x: float
     origin_y: float
 
+    def lies_in(self, level: Level) -> bool:
+        """Whether all of it is image."""
+        right, bottom = self.x + self.width, self.y + self.height
+        return self.x >= 0 and self.y >= 0 and right <= level.width and bottom <= level.height
+
 
 def grid_for(levels: Sequence[Level], scale_x: float, scale_y: float) -> Grid:
     """The coarsest level that is no coarser than asked for on either axis; level 0 where all are.

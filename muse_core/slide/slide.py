@@ -217,12 +217,6 @@ class Slide:
         for window, source in zip(windows, self._tensors.read_windows(windows, grid), strict=True):
             yield resample_tensor(source, grid, window, width_px, height_px)
 
-    def holds(self, window: Window, level: int) -> bool:
-        """Whether a rectangle of a level lies wholly inside the image."""
-        size = self.info.levels[level]
-        right, bottom = window.x + window.width, window.y + window.height
-        return window.x >= 0 and window.y >= 0 and right <= size.width and bottom <= size.height
-
     def read_overview(self, mpp: float) -> Pixels:
         """The whole slide at `mpp` µm/px, from the coarsest level that is fine enough, block by block.
 

@@ -50,7 +50,7 @@ class TensorReader:
 
     def read_window(self, window: Window, grid: Grid) -> torch.Tensor:
         """The level pixels of a window, (height, width, 3) uint8 on the device; white outside the image."""
-        if self._gpu is not None and self._slide.holds(window, grid.level):
+        if self._gpu is not None and window.lies_in(self._slide.info.levels[grid.level]):
             pixels = self._gpu.read_on(
                 str(self._device), (window.x, window.y), window.width, window.height, level=grid.level
             )
@@ -60,9 +60,9 @@ class TensorReader:
 
     def read_windows(self, windows: Sequence[Window], grid: Grid) -> Iterator[torch.Tensor]:
         """The same for many windows, in order; on a GPU by the batch loader where all are of one size and inside."""
-        gpu = self._gpu
+        gpu, level = self._gpu, self._slide.info.levels[grid.level]
         alike = len(windows) > 1 and len({(one.width, one.height) for one in windows}) == 1
-        if gpu is None or not alike or not all(self._slide.holds(one, grid.level) for one in windows):
+        if gpu is None or not alike or not all(one.lies_in(level) for one in windows):
             for window in windows:
                 yield self.read_window(window, grid)
             return
