@@ -1,5 +1,6 @@
 """The levels of a TIFF as they lie in the file: where each tile's bytes are, and how they are coded."""
 
+import logging
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ def read_tiff_summary(path: Path) -> TiffSummary:
     Raises:
         PARSE_ERRORS: not a TIFF, or one that makes no sense.
     """
+    _keep_from_standard_error("tifffile")
     with tifffile.TiffFile(path) as tiff:
         series = tiff.series[0]
         levels = tuple(_describe(level.pages[0]) for level in series.levels)
@@ -97,6 +99,13 @@ def read_tiff_summary(path: Path) -> TiffSummary:
         }
         kind = "aperio" if tiff.is_svs else "ome-tiff" if tiff.is_ome else f"{series.kind}-tiff"
         return TiffSummary(kind, levels, tuple(_mpp_candidates(tiff)), associated)
+
+
+def _keep_from_standard_error(name: str) -> None:
+    """Give a library's logger a handler, so that its complaints go to the log where one is set up and else nowhere."""
+    logger = logging.getLogger(name)
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
 def _describe(page: tifffile.TiffPage) -> TiffLevel:

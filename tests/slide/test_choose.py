@@ -1,5 +1,6 @@
 """The reader is chosen by its pixels, and what no reader decodes is told in one line."""
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -100,15 +101,26 @@ def test_a_file_cut_short_is_refused_or_reads_only_what_is_there(tmp_path, image
         open_slide(path)
 
 
+def break_next_page_offset(path: Path) -> None:
+    """Let the first page of a little-endian classic TIFF name a next one that is not there; tifffile logs that."""
+    data = bytearray(path.read_bytes())
+    (page,) = struct.unpack_from("<I", data, 4)
+    (tags,) = struct.unpack_from("<H", data, page)
+    struct.pack_into("<I", data, page + 2 + 12 * tags, 1 << 30)
+    path.write_bytes(data)
+
+
 def test_a_fresh_process_says_nothing_by_itself(tmp_path, image):
     """In a process of its own, for cuCIM complains of an absent GPU driver when it is first imported."""
     good, zstd = draw_aperio(tmp_path / "a.svs", image), tmp_path / "zstd.tif"
+    odd = draw_tiff(tmp_path / "odd.tif", image, Drawing(factors=(1,)))
+    break_next_page_offset(odd)
     tifffile.imwrite(zstd, image, tile=(256, 256), photometric="rgb", compression="zstd", metadata=None)
     code = (
         "import sys\nfrom muse_core.slide import open_slide\n"
         "for path in sys.argv[1:]:\n    open_slide(path, tolerate_missing_mpp=True).thumbnail(50)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, good, zstd], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, good, zstd, odd], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
 
