@@ -25,7 +25,7 @@ from muse_core.config import load_settings
 from muse_core.device import resolve_device
 from muse_core.errors import AcquireError
 from muse_core.manifest import Manifest, ManifestRow, read_manifest, with_mpp
-from muse_core.slide_records import BuildSummary, SlideRecord
+from muse_core.slide_records import BuildSummary, SlideRecord, read_record
 
 SHOWN_ROWS = 1000  # an artifact is one database row; the whole table is slides.parquet
 SHOWN_COLUMNS = (
@@ -41,14 +41,6 @@ SHOWN_COLUMNS = (
     "seconds",
     "message",
 )
-
-
-class SlideFailedError(Exception):
-    """Marks a slide's task run as failed; the record goes on to the flow."""
-
-    def __init__(self, record: SlideRecord) -> None:
-        super().__init__(f"{record.row['reason']}: {record.row['message']}")
-        self.record = record
 
 
 def _worth_retrying(task_: object, run: object, state: State[Any]) -> bool:
@@ -72,12 +64,13 @@ def acquire_slide(run: BuildRun, row: ManifestRow, folder: Path) -> Acquired:
 
 
 @task(task_run_name="build {row.slide_id}", cache_policy=NO_CACHE)
-def build_slide(run: BuildRun, row: ManifestRow) -> SlideRecord:
+def build_slide(run: BuildRun, row: ManifestRow) -> SlideRecord | State[Any]:
     """Build one slide; its failure fails this task run and no other."""
     record = run.build(row, fetch=partial(acquire_slide, run))
     get_run_logger().info("%s: %s, %s ROIs", row.slide_id, record.status, record.row.get("n_rois"))
     if record.status == "failed":
-        raise SlideFailedError(record)
+        # A state, not an exception: Prefect would log a traceback for what is one line.
+        return Failed(name=str(record.row["reason"]), message=str(record.row["message"]))
     return record
 
 
@@ -159,10 +152,14 @@ def _build_with_progress(run: BuildRun, rows: tuple[ManifestRow, ...]) -> list[S
 
 
 def _record_of(run: BuildRun, row: ManifestRow) -> SlideRecord:
-    try:
-        return build_slide(run, row)
-    except SlideFailedError as failure:
-        return failure.record
+    """What became of a slide, whatever state its task run ended in."""
+    state = build_slide(run, row, return_state=True)
+    outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    record = outcome if isinstance(outcome, SlideRecord) else read_record(run.paths.record(row.slide_id))
+    assert record is not None, "a slide that was built or failed has a record"
+    return record
 
 
 def _publish(records: list[SlideRecord], summary: BuildSummary, text: str) -> None:

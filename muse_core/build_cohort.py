@@ -48,6 +48,7 @@ from muse_core.slide_records import (
     summarise,
     write_slides_table,
 )
+from muse_core.uris import public_uri
 
 logger = logging.getLogger(__name__)
 
@@ -252,7 +253,7 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Build
         store = SlideStore(
             paths.downloads, settings.acquire, keep=options.keep_slides, max_slides_on_disk=options.max_slides_on_disk
         )
-        stack.callback(store.close)
+        stack.enter_context(store)
         logger.info("building into %s with %s", options.out, workers.description)
         yield BuildRun(options, settings, workers, store)
 
@@ -312,7 +313,7 @@ def _identity(row: ManifestRow) -> dict[str, Any]:
         "slide_id": row.slide_id,
         "case_id": row.case_id,
         "project": row.project,
-        "uri": row.uri,
+        "uri": public_uri(row.uri),
         "md5": row.md5,
         "size": row.size,
         "versions": json.dumps(_versions()),

@@ -34,7 +34,7 @@ from muse_core.demo import clear_demo, draw_demo
 from muse_core.device import resolve_device
 from muse_core.doctor import diagnose
 from muse_core.errors import ManifestError, MuseError
-from muse_core.gdc import GDC_API, query_slides, read_hold_out, select_slides
+from muse_core.gdc import GDC_API, default_hold_out_paths, query_slides, read_hold_out, select_slides
 from muse_core.manifest import Manifest, read_manifest, with_mpp, write_manifest
 from muse_core.slide_records import BuildSummary
 
@@ -195,18 +195,24 @@ def manifest_gdc(
         typer.Option(
             "--hold-out",
             metavar="LIST",
-            help="Leave out these patients: a list of barcodes, BRCA-M2C's split file, OCELOT's metadata.json.",
+            help="Leave out these patients too: barcodes, BRCA-M2C's split file, OCELOT's metadata.json.",
         ),
     ] = None,
+    default_hold_out: Annotated[
+        bool, typer.Option("--default-hold-out/--no-default-hold-out", help="Leave out the lists of data_manifests/.")
+    ] = True,
     api: Annotated[str, typer.Option(help="Base URL of the GDC API.")] = GDC_API,
     as_json: AsJson = False,
 ) -> None:
     """Write the TCGA cohort's manifest (open-access diagnostic slides) from the GDC API.
 
-    Example: `muse manifest gdc --project TCGA-BRCA --hold-out data_manifests/holdout_brca_m2c_test.txt --out brca.csv`
+    Patients of benchmark test slides are left out whole.
+
+    Example: `muse manifest gdc --project TCGA-BRCA --hold-out ocelot/metadata.json --out brca.csv`
     """
     terminal = _terminal(as_json, verbose=False)
-    lists = {str(path): read_hold_out(path) for path in hold_out or ()}
+    paths = (*(default_hold_out_paths() if default_hold_out else ()), *(hold_out or ()))
+    lists = {path.name: read_hold_out(path) for path in paths}
     slides = select_slides(query_slides(api, tuple(project or ())), lists)
     write_manifest(slides.rows, out)
     for name, count in slides.held_out.items():
@@ -293,6 +299,8 @@ def _terminal(as_json: bool, verbose: bool) -> Terminal:
     notes = Console(stderr=True)
     # On a terminal rich keeps log lines and progress bar apart; in a file each message stays one line.
     handler = RichHandler(console=notes, show_path=False) if notes.is_terminal else logging.StreamHandler()
+    # httpx names whole URLs at INFO, and a presigned one is a secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(
         level=level,
