@@ -7,6 +7,7 @@ decode them.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,13 +34,12 @@ class CucimReader:
 
     name = "cucim"
 
-    def __init__(self, path: Path, *, read_threads: int = 1, tile_check: TileCheck | None = None) -> None:
+    def __init__(self, path: Path, *, read_threads: int = 1) -> None:
         """Open the file.
 
         Args:
             path: the slide.
             read_threads: threads that the batch loader decodes with.
-            tile_check: shared by the handles of one slide; None makes one.
 
         Raises:
             SlideReadError: cuCIM is not installed, or does not know the file.
@@ -47,14 +47,11 @@ class CucimReader:
         self._read_threads = read_threads
         try:
             with quiet_stderr():
-                # Late, for it is not on every platform and prints when there is no GPU driver.
-                from cucim.clara import CuImage
-
-                self._image = CuImage(str(path))
+                self._image = _cu_image_class()(str(path))
                 self.source, self._downsamples = _describe(self._image)
         except (ImportError, ValueError, RuntimeError, TypeError, OSError) as error:
             raise SlideReadError(f"cucim: {error}") from error
-        self._check = tile_check or TileCheck(path, self.source.levels)
+        self._check = TileCheck(path, self.source.levels)
         refusal = self._check.refusal(_CODECS)
         if refusal:
             raise SlideReadError(f"cucim: {refusal}")
@@ -113,6 +110,24 @@ class CucimReader:
         scale = self._downsamples[level]
         middle = 0.5 * scale if level else 0.0
         return [int(value * scale + middle) for corner in corners for value in corner]
+
+
+def _cu_image_class() -> "type[CuImage]":
+    """The class that reads slides, imported late: it is not on every platform and prints where there is no GPU driver.
+
+    cuCIM's top package imports CuPy wherever that is installed, half a second and 200 MB a process, for the sake of
+    image processing that is not used here. It does without, so it is told that there is none.
+    """
+    hide = "cupy" not in sys.modules and "cucim" not in sys.modules
+    if hide:
+        sys.modules["cupy"] = None  # type: ignore[assignment]  # Python's own way to say that a module is not there
+    try:
+        from cucim.clara import CuImage
+    finally:
+        if hide:
+            del sys.modules["cupy"]
+    found: type[CuImage] = CuImage
+    return found
 
 
 def _describe(image: "CuImage") -> tuple[Source, tuple[float, ...]]:
