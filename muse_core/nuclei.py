@@ -127,16 +127,19 @@ def detect_in_core(detector: Detector, rgb: NDArray[np.uint8], mpp: float, *, co
 
     Args:
         detector: any detector.
-        rgb: uint8 (H, W, 3), the area and, where there is any, `margin_um` around it.
+        rgb: uint8 (H, W, 3), at least one pixel, the area and, where there is any, `margin_um` around it.
         mpp: µm/px of `rgb`.
         core: the area, in px of `rgb`.
 
     Returns:
         float32 (N, 3): x, y in px of the core (its corner is 0, 0), score.
     """
-    nuclei = detect(detector, rgb, mpp)
-    nuclei[:, 0] -= core.x
-    nuclei[:, 1] -= core.y
+    check_image(rgb, mpp)
+    # The core's corner on the grid, so that all cores whose corners are on it in the whole image see the same one.
+    left, top = -int(core.x) % _TILE_GRID_PX, -int(core.y) % _TILE_GRID_PX
+    nuclei = detect(detector, np.pad(rgb, ((top, 0), (left, 0), (0, 0)), mode="symmetric"), mpp)
+    nuclei[:, 0] -= core.x + left
+    nuclei[:, 1] -= core.y + top
     return nuclei[inside(nuclei[:, :2], core.width, core.height)]
 
 

@@ -130,17 +130,42 @@ def test_what_a_detector_returns_comes_back_as_float32_of_its_own():
     assert detect(lambda rgb, mpp: np.empty((0, 3)), IMAGE, 0.5).shape == (0, 3)
 
 
+def fixed(points):
+    """A detector that finds these points of `IMAGE`, however far it was padded to the left and above."""
+
+    def detector(rgb, mpp):
+        down, right = np.subtract(rgb.shape[:2], IMAGE.shape[:2])
+        return np.array(points) + [right, down, 0]
+
+    return detector
+
+
 def test_core_is_half_open_and_its_own_frame():
-    points = np.array([[10, 5, 0.5], [30, 5, 0.5], [10, 25, 0.5], [29.5, 24.5, 0.5], [9.5, 5, 0.5]])
-    nuclei = detect_in_core(lambda rgb, mpp: points, IMAGE, 0.5, core=Box(10, 5, 20, 20))
+    points = [[10, 5, 0.5], [30, 5, 0.5], [10, 25, 0.5], [29.5, 24.5, 0.5], [9.5, 5, 0.5]]
+    nuclei = detect_in_core(fixed(points), IMAGE, 0.5, core=Box(10, 5, 20, 20))
     assert nuclei[:, :2].tolist() == [[0, 0], [19.5, 19.5]]
 
 
 def test_neighbouring_cores_share_the_points_on_their_border():
-    points = np.array([[30, 7, 0.5], [12, 20, 0.5], [59, 39, 0.5]])
+    points = [[30, 7, 0.5], [12, 20, 0.5], [59, 39, 0.5]]
     boxes = [Box(x, y, 30, 20) for y in (0, 20) for x in (0, 30)]
-    found = [len(detect_in_core(lambda rgb, mpp: points, IMAGE, 0.5, core=box)) for box in boxes]
+    found = [len(detect_in_core(fixed(points), IMAGE, 0.5, core=box)) for box in boxes]
     assert found == [0, 1, 1, 1]
+
+
+def test_cores_meet_one_grid_whatever_their_margin():
+    corners = []
+
+    def spy(rgb, mpp):
+        rows, columns = np.nonzero(rgb.max(axis=2) == 0)
+        corners.append((int(columns[-1]) % 48, int(rows[-1]) % 48))  # the others are mirrored
+        return np.empty((0, 3))
+
+    for margin in (0, 1, 31, 48, 62):
+        image = np.full((margin + 20, margin + 20, 3), 200, np.uint8)
+        image[margin, margin] = 0
+        detect_in_core(spy, image, 0.5, core=Box(margin, margin, 20, 20))
+    assert corners == [(0, 0)] * 5
 
 
 @pytest.mark.parametrize("tile_px", [1, 48, 96, 4096])
