@@ -63,6 +63,9 @@ def read_labelled_patches(dataset: str, root: Path, split: str) -> list[Labelled
 
 # Source: the file readme.md of the dataset, https://github.com/TopoXLab/Dataset-BRCA-M2C
 BRCA_CLASS_NAMES = ("lymphocyte", "tumour_epithelial", "stromal")
+# Where a dot `y x` means: nuclei's centres (by their darkness; 15,000 lymphocytes and tumour nuclei of 74 patches) lie at
+# index + (1.19, 0.94) on average, standard error 0.03; not at the middle of the pixel, index + 0.5.
+BRCA_DOT_OFFSET_PX = 1.0
 BRCA_MPP = 0.5  # patches were brought from level 0 to 20x; side / level-0 side agrees with 0.5 to 0.5 %
 
 
@@ -88,12 +91,12 @@ def _read_brca_patch(root: Path, name: str) -> LabelledPatch:
     stem = Path(name).stem
     path = root / "labels" / f"{stem}_gt_class_coords.txt"
     rows = _read_rows(path)
-    xy, class_ids = rows[:, [1, 0]] + 0.5, rows[:, 2] - 1  # labels are pixel indices, row first; classes count from 1
+    xy, class_ids = rows[:, [1, 0]] + BRCA_DOT_OFFSET_PX, rows[:, 2] - 1  # row first; classes count from 1
     height, width = image.shape[:2]
-    outside = (xy < 0).any(axis=1) | (xy[:, 0] > width) | (xy[:, 1] > height)
+    outside = (rows[:, :2] < 0).any(axis=1) | (rows[:, 0] > height) | (rows[:, 1] > width)
     if outside.any():
         raise DatasetError(
-            f"{path}: dot {xy[outside][0] - 0.5} lies outside the {width}x{height} image; rows are y x class"
+            f"{path}: dot {rows[outside][0, [1, 0]]} lies outside the {width}x{height} image; rows are y x class"
         )
     if not np.isin(class_ids, range(len(BRCA_CLASS_NAMES))).all():
         raise DatasetError(f"{path}: class {class_ids.max() + 1} found; 1 to {len(BRCA_CLASS_NAMES)} needed")

@@ -1,0 +1,89 @@
+import cv2
+import numpy as np
+import pytest
+
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.labelled_patches import read_labelled_patches, read_rgb
+from tests.data.make_patches import write_brca
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_brca(tmp_path)
+    return tmp_path
+
+
+def test_rows_are_y_x_class_and_dots_stand_one_px_from_their_index(root):
+    (root / "labels" / "t0_gt_class_coords.txt").write_text("10 20 1\n30 40 3\n")
+    patch = read_labelled_patches("brca-m2c", root, "train")[0]
+    np.testing.assert_array_equal(patch.xy, [[21, 11], [41, 31]])
+    np.testing.assert_array_equal(patch.class_ids, [0, 2])
+    assert patch.image.shape == (160, 160, 3)
+    assert patch.class_names[2] == "stromal"
+    assert patch.mpp == 0.5
+
+
+def test_dots_lie_on_dark_nuclei(root):
+    for patch in read_labelled_patches("brca-m2c", root, "val"):
+        columns, rows = np.floor(patch.xy).astype(int).T
+        assert patch.image[rows, columns].mean() < 140 < patch.image.mean()
+
+
+def test_a_patch_may_have_no_nucleus(root):
+    (root / "labels" / "v0_gt_class_coords.txt").write_text("\n")
+    patch = read_labelled_patches("brca-m2c", root, "val")[0]
+    assert patch.xy.shape == (0, 2)
+    assert patch.class_ids.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1 2\n", "three integers"),
+        ("1 2 x\n", "three integers"),
+        ("5 999 1\n", r"dot \[999 5\] lies outside the 160x160 image"),
+        ("5 6 4\n", "class 4 found; 1 to 3 needed"),
+        ("5 6 0\n", "class 0 found; 1 to 3 needed"),
+    ],
+)
+def test_labels_that_make_no_sense(root, text, said):
+    (root / "labels" / "v0_gt_class_coords.txt").write_text(text)
+    with pytest.raises(DatasetError, match=said):
+        read_labelled_patches("brca-m2c", root, "val")
+
+
+@pytest.mark.parametrize("name", ["images/v0.png", "labels/v0_gt_class_coords.txt", "brca_ds_val.txt"])
+def test_a_missing_file_is_named(root, name):
+    (root / name).unlink()
+    with pytest.raises(DatasetError, match=name):
+        read_labelled_patches("brca-m2c", root, "val")
+
+
+def test_a_file_that_is_no_image(root):
+    (root / "images" / "v0.png").write_bytes(b"not a picture")
+    with pytest.raises(DatasetError, match="not an image"):
+        read_labelled_patches("brca-m2c", root, "val")
+
+
+def test_unknown_names(root):
+    with pytest.raises(ConfigError, match="brca-m2c"):
+        read_labelled_patches("brca", root, "val")
+    with pytest.raises(ConfigError, match="train, val, test"):
+        read_labelled_patches("brca-m2c", root, "validation")
+
+
+def test_any_kind_of_image_becomes_rgb(tmp_path):
+    red = np.zeros((4, 5, 4), np.uint16)
+    red[:] = (0, 0, 65535, 1000)  # BGRA
+    for name, pixels in (("rgba16.png", red), ("grey.png", np.full((4, 5), 90, np.uint8))):
+        cv2.imwrite(str(tmp_path / name), pixels)
+    assert read_rgb(tmp_path / "rgba16.png")[0, 0].tolist() == [255, 0, 0]
+    assert read_rgb(tmp_path / "grey.png")[3, 4].tolist() == [90, 90, 90]
+
+
+@pytest.mark.slides
+def test_the_real_splits(shared):
+    counts = {
+        split: read_labelled_patches("brca-m2c", shared / "data" / "brca_m2c", split) for split in ("train", "val")
+    }
+    assert [sum(len(p.xy) for p in patches) for patches in counts.values()] == [18647, 3133]

@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from muse_core.config import load_settings
+from muse_core.detector_augment import AugmentSettings
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.evaluate_detect import evaluate_detector
+from muse_core.learned_detector import LearnedDetector
+from muse_core.train_detector import TrainDetectorSettings, train_detector
+from tests.data.make_patches import write_brca
+
+TINY = TrainDetectorSettings(
+    steps=4, batch_size=2, side_px=64, validate_every=2, average_steps=2, imagenet=False, threads=1, warmup_steps=1
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("brca")
+    write_brca(root, train=3, val=1)
+    return root
+
+
+def test_a_run_writes_weights_record_curves_and_settings(data, tmp_path):
+    seen = []
+    result = train_detector("brca-m2c", data, tmp_path, settings=TINY, on_progress=seen.append)
+    assert seen[-1].step == seen[-1].steps == 4
+    assert seen[-1].f1 is not None
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert [step for step, _ in record["validations"]] == [2, 4]
+    assert len(record["losses"]) == 4
+    assert record["f1"] == pytest.approx(result.f1)
+    assert TrainDetectorSettings.model_validate_json((tmp_path / "config.json").read_text()) == TINY
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    answer = evaluate_detector(LearnedDetector(result.weights), "brca-m2c", data)
+    assert answer["f1"] == pytest.approx(result.f1, abs=0.02)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(data, tmp_path):
+    weights = [
+        load_file(
+            train_detector("brca-m2c", data, tmp_path / str(i), settings=TINY.model_copy(update={"seed": seed})).weights
+        )
+        for i, seed in enumerate((5, 5, 6))
+    ]
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not np.array_equal(weights[0]["head.weight"], weights[2]["head.weight"])
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress):
+        raise StoppedError
+
+    settings = TINY.model_copy(update={"steps": 40, "validate_every": 20, "side_px": 64})
+    whole = train_detector("brca-m2c", data, tmp_path / "whole", settings=settings)
+    with pytest.raises(StoppedError):
+        train_detector("brca-m2c", data, tmp_path / "cut", settings=settings, on_progress=stop)
+    resumed = train_detector("brca-m2c", data, tmp_path / "cut", settings=settings, resume=True)
+    one, two = load_file(whole.weights), load_file(resumed.weights)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    with pytest.raises(ConfigError, match="other settings"):
+        train_detector("brca-m2c", data, tmp_path / "cut", settings=TINY, resume=True)
+
+
+def test_it_learns(data, tmp_path):
+    settings = TINY.model_copy(
+        update={
+            "steps": 50,
+            "batch_size": 4,
+            "validate_every": 25,
+            "average_steps": 5,
+            "augment": AugmentSettings(empty_share=0),
+        }
+    )
+    result = train_detector("brca-m2c", data, tmp_path, settings=settings)
+    losses = json.loads((tmp_path / "training.json").read_text())["losses"]
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
+    assert result.f1 > 0.4
+
+
+def test_settings_refuse_what_makes_no_sense():
+    with pytest.raises(ConfigError, match="side_px"):
+        load_settings(TrainDetectorSettings, overrides=["side_px=100"])
+    with pytest.raises(ConfigError, match=r"'augment\.blur'"):
+        load_settings(TrainDetectorSettings, overrides=["augment.blur=1"])
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    with pytest.raises(DatasetError, match="brca_ds_train"):
+        train_detector("brca-m2c", tmp_path, tmp_path / "out", settings=TINY)
