@@ -22,6 +22,7 @@ DEFAULT_MARGIN_UM = 16.0
 # Imported only when asked for: a learned one needs torch, which this module must not.
 _NAMED = {
     "classical": "muse_core.classical_detector:ClassicalDetector",
+    "learned": "muse_core.learned_detector:LearnedDetector",
     "none": "muse_core.nuclei:detect_nothing",
 }
 

@@ -56,7 +56,7 @@ def test_names_of_detectors():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("clasical", "give one of classical, none"),
+        ("clasical", "give one of classical, learned, none"),
         ("no_such_package.module:f", "No module named 'no_such_package'"),
         ("tests.test_nuclei:missing", "has no attribute 'missing'"),
         ("tests.test_nuclei:NOT_CALLABLE", "int is not callable"),
@@ -135,7 +135,7 @@ def fixed(points):
 
     def detector(rgb, mpp):
         down, right = np.subtract(rgb.shape[:2], IMAGE.shape[:2])
-        return np.array(points) + [right, down, 0]
+        return np.add(points, (right, down, 0))
 
     return detector
 
