@@ -32,7 +32,7 @@ NETWORK_MPP = 0.5
 COARSEST_MPP = 1.0  # at 1 µm/px a lymphocyte is 7 px wide; coarser, nuclei are no longer told apart
 FINEST_MPP = 0.02  # no light microscope has finer pixels, so the number is a mistake
 _FORMAT = "muse-nucleus-detector-1"
-_TILE_PX = 1024  # network px that a tile owns: bounds the memory, and keeps the maps of a layer near the cache
+_TILE_PX = 2304  # network px that a tile owns at most: bounds the memory to about a GB
 _KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
 
 
@@ -136,18 +136,20 @@ class LearnedDetector:
         )
         points[:, :2] /= scale
         height, width = rgb.shape[:2]
-        return points[(points[:, 0] < width) & (points[:, 1] < height)]
+        inside = (points[:, 0] < width) & (points[:, 1] < height)  # not what was mirrored at the rim
+        return np.asarray(points[inside], np.float32)
 
     def heat(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The heat map of an image at 0.5 µm/px: uint8 (H, W, 3) to float32 (ceil(H / 2), ceil(W / 2)), 0..1."""
         height, width = rgb.shape[:2]
         heat = np.empty((-(-height // 2), -(-width // 2)), np.float32)
         margin = int(self.margin_um / NETWORK_MPP)
-        for y in range(0, height, _TILE_PX):
-            for x in range(0, width, _TILE_PX):
+        tall, wide = _even_side(height), _even_side(width)
+        for y in range(0, height, tall):
+            for x in range(0, width, wide):
                 left, top = max(0, x - margin), max(0, y - margin)
-                found = self._tile_heat(rgb[top : y + _TILE_PX + margin, left : x + _TILE_PX + margin])
-                own = heat[y // 2 : (y + _TILE_PX) // 2, x // 2 : (x + _TILE_PX) // 2]
+                found = self._tile_heat(rgb[top : y + tall + margin, left : x + wide + margin])
+                own = heat[y // 2 : (y + tall) // 2, x // 2 : (x + wide) // 2]
                 row, column = (y - top) // 2, (x - left) // 2
                 own[:] = found[row : row + own.shape[0], column : column + own.shape[1]]
         return heat
@@ -223,6 +225,12 @@ def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
             f"image at {mpp} µm/px: {FINEST_MPP} to {COARSEST_MPP} needed; read it finer, or give its mpp",
             reason=reason,
         )
+
+
+def _even_side(length_px: int) -> int:
+    """The side of tiles of one size, on the network's grid, that cover a length with as few as `_TILE_PX` allows."""
+    count = math.ceil(length_px / _TILE_PX)
+    return math.ceil(length_px / count / STRIDE) * STRIDE
 
 
 def _resampled(rgb: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
