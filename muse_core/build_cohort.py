@@ -37,6 +37,7 @@ from muse_core.contact_sheet import draw_contact_sheet
 from muse_core.errors import MuseError, OutputError, SlideReadError, TissueError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.manifest import Manifest, ManifestRow
+from muse_core.nuclei import SHIPPED_DETECTORS, load_detector
 from muse_core.run_paths import RunPaths, locked
 from muse_core.slide_records import (
     BuildSummary,
@@ -176,6 +177,10 @@ class BuildRun:
         except KilledWorker as error:
             status, reason = "failed", "worker_killed"
             message = f"{row.slide_id}: worker after worker died over it ({error}); give the workers more memory"
+        except Exception as error:
+            # The one broad except: a fault of ours, or of a third party's detector, must not end the cohort.
+            logger.exception("%s", row.slide_id)
+            status, reason, message = "failed", "crashed", f"{row.slide_id}: {type(error).__name__}: {error}"
         logger.warning("%s: %s, %s: %s", row.slide_id, status, reason, message)
         remove_parts(self.paths.out, row.slide_id)
         return {"status": status, "reason": reason, "message": message, "n_rois": 0, "n_nuclei": 0}
@@ -243,8 +248,10 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Build
 
     Raises:
         OutputError: the folder is locked, read-only or full.
-        ConfigError: the worker count or the scheduler is of no use.
+        ConfigError: the detector, the worker count or the scheduler is of no use.
     """
+    if settings.detector not in SHIPPED_DETECTORS:
+        load_detector(settings.detector)  # a name that cannot be loaded should not fail slide after slide
     paths = RunPaths(options.out)
     with ExitStack() as stack:
         stack.enter_context(locked(paths))

@@ -1,6 +1,9 @@
 """One ROI of an open slide: its stored image, copied or encoded, and its nuclei."""
 
 import math
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +13,41 @@ from muse_core.geometry import Box, frame_at
 from muse_core.nuclei import Detector, detect_in_core, margin_um
 from muse_core.roi_image import RoiImageSettings, copy_roi, encode_roi
 from muse_core.rois import RoiBox
-from muse_core.slide import Slide
+from muse_core.slide import JpegTiles, Level, Slide
 
 SAME_MPP = 1e-6  # relative; more digits than any scanner writes
 
 
+@dataclass(frozen=True)
+class CopyableTiles:
+    """The compressed tiles of the level whose µm/px is the ROIs' own."""
+
+    tiles: JpegTiles
+    level: Level
+
+    def copy(self, box: RoiBox) -> bytes | None:
+        """The ROI as the slide has it compressed; None where it does not start on the tile grid, or a tile is bad."""
+        x, y = box.x_level0 / self.level.downsample_x, box.y_level0 / self.level.downsample_y
+        if x % self.tiles.tile_width or y % self.tiles.tile_height:
+            return None
+        tile_x, tile_y = int(x // self.tiles.tile_width), int(y // self.tiles.tile_height)
+        return copy_roi(self.tiles, tile_x, tile_y, box.width_px, box.height_px, mpp=box.mpp)
+
+
+@contextmanager
+def copyable_tiles(slide: Slide, mpp: float) -> Iterator[CopyableTiles | None]:
+    """The tiles to copy ROIs of `mpp` µm/px from; None where no level has that mpp or its tiles are not JPEG."""
+    for number, level in enumerate(slide.info.levels):
+        level_mpp = (slide.info.mpp.x * level.downsample_x, slide.info.mpp.y * level.downsample_y)
+        if np.allclose(level_mpp, mpp, rtol=SAME_MPP, atol=0) and (tiles := slide.jpeg_tiles(number)):
+            with closing(tiles):
+                yield CopyableTiles(tiles, level)
+            return
+    yield None
+
+
 def build_roi(
-    slide: Slide, box: RoiBox, detector: Detector | None, settings: RoiImageSettings
+    slide: Slide, box: RoiBox, detector: Detector | None, tiles: CopyableTiles | None, settings: RoiImageSettings
 ) -> tuple[bytes, NDArray[np.float32] | None]:
     """The image of a ROI as it is stored, and its nuclei.
 
@@ -24,6 +55,7 @@ def build_roi(
         slide: an open slide.
         box: the ROI.
         detector: adapted to the slide; None for no nuclei, and then nothing is decoded where tiles can be copied.
+        tiles: what `copyable_tiles` gave; None to encode.
         settings: how the image is stored.
 
     Returns:
@@ -32,7 +64,7 @@ def build_roi(
     Raises:
         SlideReadError: the region cannot be read.
     """
-    copied = _copy_tiles(slide, box) if settings.copy_tiles else None
+    copied = tiles.copy(box) if tiles else None
     if detector is None:
         return copied or _encode(_read(slide, box), box, settings), None
     margin = math.ceil(margin_um(detector) / box.mpp)
@@ -62,18 +94,3 @@ def _encode(rgb: NDArray[np.uint8], box: RoiBox, settings: RoiImageSettings) -> 
     return encode_roi(
         rgb, quality=settings.quality, subsampling=settings.subsampling, tile_px=settings.tile_px, mpp=box.mpp
     )
-
-
-def _copy_tiles(slide: Slide, box: RoiBox) -> bytes | None:
-    """The slide's own compressed tiles, where a level has the ROI's mpp and the ROI starts on its tile grid."""
-    for number, level in enumerate(slide.info.levels):
-        level_mpp = (slide.info.mpp.x * level.downsample_x, slide.info.mpp.y * level.downsample_y)
-        if not np.allclose(level_mpp, box.mpp, rtol=SAME_MPP, atol=0):
-            continue
-        tiles = slide.jpeg_tiles(number)
-        x, y = box.x_level0 / level.downsample_x, box.y_level0 / level.downsample_y
-        if tiles is None or x % tiles.tile_width or y % tiles.tile_height:
-            continue
-        tile_x, tile_y = int(x // tiles.tile_width), int(y // tiles.tile_height)
-        return copy_roi(tiles, tile_x, tile_y, box.width_px, box.height_px, mpp=box.mpp)
-    return None

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.build_roi import build_roi
+from muse_core.build_roi import build_roi, copyable_tiles
 from muse_core.build_settings import BuildSettings
 from muse_core.errors import SlideReadError
 from muse_core.files import whole_file
@@ -220,31 +221,37 @@ def _rows(
     slide: Slide, job: SlideJob, numbered: list[tuple[int, RoiBox]], failed: list[tuple[str, str]]
 ) -> Iterator[RoiRow]:
     detector = _slide_detector(job)
-    for number, box in numbered:
-        roi_id = f"{job.slide_id}_{number:05d}"
-        try:
-            image, nuclei = build_roi(slide, box, detector, job.settings.image)
-        except SlideReadError as error:
-            logger.warning("%s: %s", roi_id, error)
-            failed.append((roi_id, str(error)))
-            continue
-        yield RoiRow(
-            roi_id=roi_id,
-            slide_id=job.slide_id,
-            case_id=job.case_id,
-            project=job.project,
-            x_level0=box.x_level0,
-            y_level0=box.y_level0,
-            width_level0=box.width_level0,
-            height_level0=box.height_level0,
-            mpp=box.mpp,
-            width_px=box.width_px,
-            height_px=box.height_px,
-            tissue_fraction=box.tissue_fraction,
-            nuclei=nuclei,
-            image=image,
-            image_format=TILED_JPEG,
-        )
+    mpp = numbered[0][1].mpp  # one for all ROIs of a slide
+    with copyable_tiles(slide, mpp) if job.settings.image.copy_tiles else nullcontext() as tiles:
+        for number, box in numbered:
+            roi_id = f"{job.slide_id}_{number:05d}"
+            try:
+                image, nuclei = build_roi(slide, box, detector, tiles, job.settings.image)
+            except SlideReadError as error:
+                logger.warning("%s: %s", roi_id, error)
+                failed.append((roi_id, str(error)))
+                continue
+            yield _row(job, roi_id, box, image, nuclei)
+
+
+def _row(job: SlideJob, roi_id: str, box: RoiBox, image: bytes, nuclei: NDArray[np.float32] | None) -> RoiRow:
+    return RoiRow(
+        roi_id=roi_id,
+        slide_id=job.slide_id,
+        case_id=job.case_id,
+        project=job.project,
+        x_level0=box.x_level0,
+        y_level0=box.y_level0,
+        width_level0=box.width_level0,
+        height_level0=box.height_level0,
+        mpp=box.mpp,
+        width_px=box.width_px,
+        height_px=box.height_px,
+        tissue_fraction=box.tissue_fraction,
+        nuclei=nuclei,
+        image=image,
+        image_format=TILED_JPEG,
+    )
 
 
 def _slide_detector(job: SlideJob) -> Detector | None:

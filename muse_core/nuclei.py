@@ -25,6 +25,7 @@ _NAMED = {
     "learned": "muse_core.learned_detector:LearnedDetector",
     "none": "muse_core.nuclei:detect_nothing",
 }
+SHIPPED_DETECTORS = frozenset(_NAMED)
 
 # Tiles start at multiples of this, so that a detector that works on a coarser grid (networks: 4, 8, 16 px; binned
 # images: 2, 3, 4 px) meets the same grid in every tile.

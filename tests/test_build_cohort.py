@@ -189,6 +189,21 @@ def test_edited_tissue_replaces_what_was_found(built, drawn, tmp_path):
     assert row["n_rois"] == 1
 
 
+def crashing(rgb, mpp):
+    """A third party's detector with a fault."""
+    raise ZeroDivisionError("a fault of theirs")
+
+
+def test_a_fault_in_a_detector_is_the_slides_reason(drawn, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,", "gone,C,P,gone.svs,,,")
+    summary = build(manifest, tmp_path / "out", overrides=["detector=tests.test_build_cohort:crashing"])
+    assert summary.slides_failed == 2
+    row = slide_rows(tmp_path / "out")["A"]
+    assert (row["status"], row["reason"]) == ("failed", "crashed")
+    assert "ZeroDivisionError: a fault of theirs" in row["message"]
+    assert not list(tmp_path.glob("out/rois/*/*.parquet"))
+
+
 def test_names_never_leave_their_folder(drawn, tmp_path):
     manifest = write_manifest(tmp_path / "m.csv", f"../../escape,../c,../../p,{drawn[0]},,,")
     build(manifest, tmp_path / "out" / "deep")
