@@ -49,6 +49,7 @@ class DetectSettings(Settings):
     vote_weight: float = Field(default=0.6, ge=0)  # of the votes against the blob filters
     blob_sigmas_um: tuple[float, ...] = Field(default=(1.75, 3.0), min_length=1)  # radius / 1.41 of discs sought
     blob_ratio: float = Field(default=1.6, gt=1)  # outer over inner Gaussian
+    min_nuclear: float = Field(default=0.3, ge=0, le=1)  # least mean of the 0..1 map about a centre, to refuse gaps
     half_score: float = Field(default=0.32, gt=0)  # map value that scores 0.5
 
 
@@ -117,7 +118,7 @@ class ClassicalDetector:
         stain = self.stain or estimate_slide_stain(image.reshape(-1, 3), min_level_od=self.settings.min_level_od)
         nuclear = _nuclear_map(image, stain, self.settings.softness)
         step = max(1, round(self.settings.map_mpp / (binning * mpp)))
-        peaks = _peaks(_centre_map(nuclear, binning * mpp, step, self.settings))
+        peaks = _peaks(*_centre_maps(nuclear, binning * mpp, step, self.settings))
         return self._scored(peaks, step * binning, mpp, rgb.shape)
 
     def _scored(
@@ -180,21 +181,21 @@ def _nuclear_map(image: NDArray[np.uint8], stain: SlideStain, softness: float) -
     return np.asarray(1 / (1 + squashed), np.float32).reshape(image.shape[:2])
 
 
-def _centre_map(nuclear: NDArray[np.float32], mpp: float, step: int, settings: DetectSettings) -> NDArray[np.float32]:
-    """Blob filters plus votes, on a grid of step x step pixels of the nuclear map."""
+def _centre_maps(
+    nuclear: NDArray[np.float32], mpp: float, step: int, settings: DetectSettings
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Blob filters plus votes, and where a centre may lie, on a grid of step x step pixels of the nuclear map."""
     height, width = nuclear.shape
     padded = cv2.copyMakeBorder(nuclear, 0, -height % step, 0, -width % step, cv2.BORDER_REPLICATE)
-    size = (padded.shape[1] // step, padded.shape[0] // step)
-    small = cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(padded, (padded.shape[1] // step, padded.shape[0] // step), interpolation=cv2.INTER_AREA)
     map_mpp = mpp * step
-    votes = _votes(padded, mpp, step, settings)
-    centres = settings.vote_weight * _blurred(votes, settings.vote_sigma_um / map_mpp)
-    for sigma_um in settings.blob_sigmas_um:
-        inner = sigma_um / map_mpp
-        centres += (_blurred(small, inner) - _blurred(small, inner * settings.blob_ratio)) / len(
-            settings.blob_sigmas_um
-        )
-    return np.asarray(centres, np.float32)
+    centres = settings.vote_weight * _blurred(_votes(padded, mpp, step, settings), settings.vote_sigma_um / map_mpp)
+    inner = [_blurred(small, sigma_um / map_mpp) for sigma_um in settings.blob_sigmas_um]
+    for sigma_um, blob in zip(settings.blob_sigmas_um, inner, strict=True):
+        outer = _blurred(small, settings.blob_ratio * sigma_um / map_mpp)
+        centres += (blob - outer) / len(inner)
+    # Edges of two nuclei can meet on the glass between them; a centre has some haematoxylin about it.
+    return np.asarray(centres, np.float32), inner[0] > settings.min_nuclear
 
 
 def _votes(nuclear: NDArray[np.float32], mpp: float, step: int, settings: DetectSettings) -> NDArray[np.float32]:
@@ -232,9 +233,10 @@ def _blurred(image: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]
     return np.asarray(cv2.GaussianBlur(image, (side, side), sigma_px, borderType=_BORDER))
 
 
-def _peaks(centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Local maxima, (N, 3): x, y in map px (continuous frame), value > 0; by row."""
-    rows, columns = np.nonzero((centres >= cv2.dilate(centres, np.ones((3, 3), np.uint8))) & (centres > 0))
+def _peaks(centres: NDArray[np.float32], allowed: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Local maxima where they are allowed, (N, 3): x, y in map px (continuous frame), value > 0; by row."""
+    highest = cv2.dilate(centres, np.ones((3, 3), np.uint8))
+    rows, columns = np.nonzero((centres >= highest) & (centres > 0) & allowed)
     # Mirrored about the outermost pixels, so that a peak there stays on them.
     padded = np.asarray(cv2.copyMakeBorder(centres, 1, 1, 1, 1, cv2.BORDER_REFLECT_101))
     here = centres[rows, columns]
