@@ -76,6 +76,28 @@ def test_touching_nuclei_are_two():
     assert np.sort(found[:, 0] * 0.25).tolist() == pytest.approx([30, 37], abs=1)
 
 
+def test_the_gap_between_two_nuclei_is_none():
+    y, x = (np.mgrid[:200, :200] + 0.5) * 0.25
+    bars = (np.abs(np.abs(x - 25) - 3) < 1) & (np.abs(y - 25) < 6)  # two of 2 x 12 µm, 4 µm of glass between them
+    amount = 0.9 * cv2.GaussianBlur(bars.astype(np.float32), (0, 0), 1.2)
+    image = np.clip(255 * 10 ** -(amount[..., None] * published_stains().haematoxylin) + 0.5, 0, 255).astype(np.uint8)
+    anywhere = ClassicalDetector(DetectSettings(min_nuclear=0))(image, 0.25)
+    assert (np.abs(anywhere[:, 0] * 0.25 - 25) < 2).any()  # the edges do meet there
+    assert not (np.abs(ClassicalDetector()(image, 0.25)[:, 0] * 0.25 - 25) < 2).any()
+
+
+def test_red_cells_are_no_nuclei():
+    nuclei, red = spread(20, 200.0, 14.0)[:12], spread(20, 200.0, 14.0)[12:]
+    image, blood = nuclei_image(nuclei, 200.0, 0.5), nuclei_image(red, 200.0, 0.5)
+    floor = nuclei_image([], 200.0, 0.5)
+    amount = np.log10(floor.astype(float) / blood).mean(axis=2, keepdims=True)  # where the red cells are
+    stains = published_stains()
+    image = (image * 10 ** -(2 * amount * stains.counterstain)).astype(np.uint8)
+    found = ClassicalDetector()(image, 0.5)
+    assert len(found) == len(nuclei)
+    assert KDTree(found[:, :2] * 0.5).query(red)[0].min() > 5
+
+
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (128, 128, 128), (226, 158, 196), (90, 60, 140)])
 def test_an_even_image_has_no_nuclei(colour, mpp):
