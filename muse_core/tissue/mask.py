@@ -3,6 +3,10 @@
 All tests are on optical density relative to the slide's own glass, where a stain is a direction whatever its amount:
 haematoxylin, eosin and DAB all take more from green light than from the lesser of red and blue; neutral dirt, shade,
 black borders and glass edges take equally from all three; inks point elsewhere.
+
+Pale stroma, fat and weak counterstains have hardly any stain on average. What joins a well-stained region is tissue too
+where it is faintly stained or where its colour varies as nuclei on near-glass make it vary (see faint.py). Dirt and
+tinted glass away from tissue stay out.
 """
 
 from dataclasses import dataclass, field
@@ -13,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.stain import optical_density
+from muse_core.tissue.faint import faint_mask
+from muse_core.tissue.morphology import Mask, closed, dilated, disk, eroded, grown, opened, rounded
 from muse_core.tissue.settings import TissueSettings
 
-Mask = NDArray[np.bool_]
 Image = NDArray[np.uint8]
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
@@ -24,6 +29,8 @@ _GLASS_MIN = 160  # glass is bright in its darkest channel, whatever the white b
 _GLASS_MAX_SPREAD = 32  # nearly colourless,
 _GLASS_MAX_STD = 2.5  # and flat over a few px of overview, which tissue hardly ever is
 _MIN_GLASS_SHARE = 0.005  # of the slide; less is not enough to tell its colour
+_EMPTY_OD = 0.01  # about 5 grey levels; the palest stroma measured takes 0.03
+_RIM_PX = 2  # of overview: half a window
 _USUAL_GLASS = 235.0  # the least taken for glass where a slide shows none
 
 
@@ -60,13 +67,18 @@ def find_mask(overview: Image, mpp: float, settings: TissueSettings) -> MaskResu
     """As `tissue_mask`, with the glass colour found and what was refused."""
     glass = glass_mask(overview)
     background = estimate_background(overview, glass)
-    black = _disk_dilate(_brightest(overview) <= _BLACK, 1)
+    black = dilated(_brightest(overview) <= _BLACK, 1)
     smooth = cv2.GaussianBlur(overview, (0, 0), max(settings.smoothing_um / mpp, 0.5))
     density = optical_density(smooth, background=background)
     ink = ink_mask(density, mpp, settings)
     stain = density[..., 1] - np.minimum(density[..., 0], density[..., 2])
-    stained = (stain > stain_threshold(stain[glass], settings)) & ~ink & ~black
-    tissue = _clean(stained, mpp, settings) & ~ink & ~black
+    threshold = stain_threshold(stain[glass], settings)
+    stained = (stain > threshold) & ~ink & ~black
+    sure = _clean(stained, mpp, settings)
+    faint = faint_mask(overview, stain > threshold / 2, glass, background=background, mpp=mpp, settings=settings)
+    tissue = sure | grown(sure, faint | sure, least_px=settings.min_area_um2 / 2 / mpp**2)
+    tissue = _trimmed(tissue, _empty(overview, background))
+    tissue = rounded(tissue, settings.rounding_um / mpp) & ~ink & ~black
     neutral = (density.sum(axis=2) / 3 > settings.max_stain_od) & ~stained & ~ink & ~black & ~tissue
     return MaskResult(tissue, background, {"ink": ink, "black": black, "neutral": neutral})
 
@@ -135,35 +147,28 @@ def ink_mask(density: NDArray[np.float32], mpp: float, settings: TissueSettings)
     radius = max(1, round(settings.min_ink_width_um / 2 / mpp))
     found = np.zeros(red.shape, bool)
     for colour in (blue_green, scarlet, yellow, black, violet):
-        stroke = cv2.morphologyEx(colour.view(np.uint8), cv2.MORPH_OPEN, _disk(radius))
-        found |= _grow(stroke.astype(bool), colour)
-    grown: Mask = _disk_dilate(found, radius) & (total > 0.1)
-    return grown
-
-
-def _grow(seed: Mask, into: Mask) -> Mask:
-    """The connected parts of `into` that hold a seed pixel."""
-    if not seed.any():
-        return seed
-    _, labels = cv2.connectedComponents(into.view(np.uint8), connectivity=8)
-    keep = np.zeros(int(labels.max()) + 1, bool)
-    keep[labels[seed]] = True
-    keep[0] = False
-    grown: Mask = keep[labels]
-    return grown
+        stroke = cv2.morphologyEx(colour.view(np.uint8), cv2.MORPH_OPEN, disk(radius))
+        found |= grown(stroke.astype(bool), colour)
+    inked: Mask = dilated(found, radius) & (total > 0.1)
+    return inked
 
 
 def _clean(stained: Mask, mpp: float, settings: TissueSettings) -> Mask:
     """Gaps closed, then thin things and specks dropped."""
-    radius = round(settings.closing_um / mpp)
-    image = stained.view(np.uint8)
-    # A replicated border, so that closing doesn't eat tissue that runs off the slide's edge.
-    image = cv2.copyMakeBorder(image, radius, radius, radius, radius, cv2.BORDER_REPLICATE)
-    image = cv2.morphologyEx(image, cv2.MORPH_CLOSE, _disk(radius))
-    image = cv2.morphologyEx(image, cv2.MORPH_OPEN, _disk(round(settings.opening_um / mpp)))
-    height, width = stained.shape
-    cleaned: Mask = image[radius : radius + height, radius : radius + width].astype(bool)
-    return cleaned
+    return opened(closed(stained, round(settings.closing_um / mpp)), round(settings.opening_um / mpp))
+
+
+def _trimmed(tissue: Mask, empty: Mask) -> Mask:
+    """Without the glass just outside the tissue, into which averaging over windows has carried stain."""
+    for _ in range(_RIM_PX):
+        tissue = tissue & (eroded(tissue, 1) | ~empty)
+    return tissue
+
+
+def _empty(overview: Image, background: tuple[float, float, float]) -> Mask:
+    """Pixels as bright as glass in every channel."""
+    least = [level * 10**-_EMPTY_OD for level in background]
+    return np.asarray(cv2.inRange(overview, np.array([*least]), np.array([255.0] * 3)), bool)
 
 
 def _brightest(image: Pixels) -> Pixels:
@@ -184,12 +189,3 @@ def _local_std(channel: NDArray[np.uint8], size_px: int = 5) -> NDArray[np.float
     square = cv2.blur(values * values, (size_px, size_px))
     deviation: NDArray[np.float32] = np.sqrt(np.maximum(square - mean * mean, 0.0))
     return deviation
-
-
-def _disk(radius_px: int) -> NDArray[np.uint8]:
-    side = 2 * radius_px + 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
-
-
-def _disk_dilate(mask: Mask, radius_px: int) -> Mask:
-    return np.asarray(cv2.dilate(mask.view(np.uint8), _disk(radius_px)), bool)

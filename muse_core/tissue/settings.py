@@ -15,8 +15,13 @@ class TissueSettings(Settings):
             noise of clean glass stays below 0.01.
         max_stain_od: dirty glass raises the threshold, but never beyond this.
         smoothing_um: radius over which stain is averaged before the threshold.
+        min_texture_od: least local variation of colour (optical density) of pale tissue beside well-stained tissue;
+            clean glass stays below 0.003, stroma whose only stain is its nuclei's shows 0.007 to 0.1.
+        texture_um: window of that variation: a few nuclei.
+        min_faint_width_um: narrower pale regions are dropped, unless they are well stained.
         closing_um: gaps up to about twice this are bridged (lumens, fat, tears).
         opening_um: strands and specks thinner than about twice this are dropped (fibres, coverslip edges).
+        rounding_um: notches and spikes of an outline are smoothed away on about this scale.
         min_area_um2: smaller pieces are dropped, unless they are a quarter of the slide.
         min_hole_area_um2: smaller holes are filled.
         simplify_um: how far a polygon's outline may move when points are left out.
@@ -33,11 +38,15 @@ class TissueSettings(Settings):
     min_stain_od: float = Field(0.02, gt=0)
     max_stain_od: float = Field(0.08, gt=0)
     smoothing_um: float = Field(6.0, ge=0)
-    closing_um: float = Field(20.0, ge=0)
+    min_texture_od: float = Field(0.005, gt=0)
+    texture_um: float = Field(40.0, gt=0)
+    min_faint_width_um: float = Field(100.0, gt=0)
+    closing_um: float = Field(40.0, ge=0)
     opening_um: float = Field(12.0, ge=0)
+    rounding_um: float = Field(12.0, ge=0)
     min_area_um2: float = Field(20_000.0, ge=0)
-    min_hole_area_um2: float = Field(5_000.0, ge=0)
-    simplify_um: float = Field(4.0, ge=0)
+    min_hole_area_um2: float = Field(10_000.0, ge=0)
+    simplify_um: float = Field(8.0, ge=0)
     min_ink_width_um: float = Field(60.0, gt=0)
     min_focus: float = Field(0.20, ge=0)
     focus_mpp: float = Field(1.0, gt=0)

@@ -1,0 +1,86 @@
+"""Tissue so pale that its mean colour is nearly that of glass: faintly stained, or varied by its nuclei."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from muse_core.stain import optical_density
+from muse_core.tissue.morphology import Mask, closed, eroded, opened
+from muse_core.tissue.settings import TissueSettings
+
+_MAX_TEXTURE_OD = 0.02  # varied glass raises the threshold, but never beyond this
+_STRIP_ROWS = 512  # floats of so many rows at once, never of the whole overview
+
+
+def faint_mask(
+    overview: NDArray[np.uint8],
+    faintly_stained: Mask,
+    glass: Mask,
+    *,
+    background: tuple[float, float, float],
+    mpp: float,
+    settings: TissueSettings,
+) -> Mask:
+    """Broad regions that may be pale tissue; they count where well-stained tissue is part of them.
+
+    Args:
+        overview: uint8 (H, W, 3) RGB of a whole slide.
+        faintly_stained: bool (H, W), pixels of little stain.
+        glass: bool (H, W), pixels of sure glass, by which noise is judged.
+        background: RGB 0..255 of the glass.
+        mpp: µm/px of the overview.
+        settings: least texture, its window, least width.
+    """
+    evidence = faintly_stained | _varied(overview, glass, background=background, mpp=mpp, settings=settings)
+    joined = closed(evidence, round(settings.closing_um / mpp))
+    return opened(joined, max(1, round(settings.min_faint_width_um / 2 / mpp)))
+
+
+def colour_texture(
+    overview: NDArray[np.uint8], *, background: tuple[float, float, float], size_px: int
+) -> NDArray[np.float32]:
+    """Local standard deviation of colour, brightness left out, so that grey dirt, shade and glass edges have none.
+
+    Args:
+        overview: uint8 (H, W, 3) RGB.
+        background: RGB 0..255 of the glass.
+        size_px: side of the window, odd.
+
+    Returns:
+        float32 (H, W), optical density.
+    """
+    texture = np.empty(overview.shape[:2], np.float32)
+    height, margin = len(overview), size_px // 2
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, height)
+        first, last = max(top - margin, 0), min(bottom + margin, height)
+        density = optical_density(overview[first:last], background=background)
+        # Two axes across the grey diagonal: haematoxylin and DAB lie along the first, eosin along the second.
+        axes = (density[..., 0] - density[..., 2], density[..., 1] - (density[..., 0] + density[..., 2]) / 2)
+        variance = _variance(axes[0], size_px) + _variance(axes[1], size_px)
+        texture[top:bottom] = np.sqrt(variance)[top - first : bottom - first]
+    return texture
+
+
+def _varied(
+    overview: NDArray[np.uint8],
+    glass: Mask,
+    *,
+    background: tuple[float, float, float],
+    mpp: float,
+    settings: TissueSettings,
+) -> Mask:
+    size_px = round(settings.texture_um / mpp) | 1
+    if size_px < 3:  # a pixel of many nuclei: no texture to see
+        return np.zeros(glass.shape, bool)
+    texture = colour_texture(overview, background=background, size_px=size_px)
+    noise = 2.0 * float(np.percentile(texture[glass], 95)) if glass.any() else 0.0
+    varied = texture > float(np.clip(noise, settings.min_texture_od, _MAX_TEXTURE_OD))
+    # A window that reaches into tissue varies too: half a window of glass around it is taken back.
+    return eroded(closed(varied, 1), size_px // 2)
+
+
+def _variance(values: NDArray[np.floating], size_px: int) -> NDArray[np.float32]:
+    mean = cv2.blur(values, (size_px, size_px))
+    square = cv2.blur(values * values, (size_px, size_px))
+    return np.asarray(np.maximum(square - mean * mean, 0.0), np.float32)
