@@ -186,6 +186,6 @@ def test_tiles_come_with_the_margin_and_on_one_grid():
 
     image = np.zeros((300, 240, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(240), np.arange(300)[:, np.newaxis] // 2
-    detect_image(spy, image, 0.5, tile_px=100)  # 16 µm are 32 px; tiles of 144 with a margin of 48
-    assert [shape for shape, _ in seen] == [(192, 192), (192, 144), (204, 192), (204, 144), (60, 192), (60, 144)]
-    assert [corner for _, corner in seen] == [[0, 0], [96, 0], [0, 48], [96, 48], [0, 120], [96, 120]]
+    detect_image(spy, image, 0.5, tile_px=100)  # 16 µm are 32 px; tiles of 192 with a margin of 96
+    assert [shape for shape, _ in seen] == [(288, 240), (288, 144), (204, 240), (204, 144)]
+    assert [corner for _, corner in seen] == [[0, 0], [96, 0], [0, 48], [96, 48]]
