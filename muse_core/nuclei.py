@@ -27,7 +27,7 @@ _NAMED = {
 }
 SHIPPED_DETECTORS = frozenset(_NAMED)
 
-# Tiles start at multiples of this, so that a detector that works on a coarser grid (networks: 16 px, 32 px where they see
+# Tiles start at multiples of this, so that a detector that works on a coarser grid (networks: 16 px, 32 where they see
 # the image at half its resolution; binned images: 2, 3, 4 px) meets the same grid in every tile.
 _TILE_GRID_PX = 96
 
