@@ -27,7 +27,7 @@ from muse_core.roi_dataset import RoiRow, part_path, parts_of_slide, write_rois
 from muse_core.roi_image import TILED_JPEG
 from muse_core.rois import RoiBox, select_rois
 from muse_core.slide import Slide, open_slide
-from muse_core.tissue import Tissue, find_tissue, read_tissue, tissue_area_mm2, write_tissue
+from muse_core.tissue import Overview, Tissue, find_tissue, read_overview, read_tissue, tissue_area_mm2, write_tissue
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,9 @@ def plan_slide(job: SlideJob) -> SlidePlan:
     if staged.exists():
         return _read_plan(staged)
     with open_slide(job.path, mpp_override=job.mpp_override) as slide:
-        tissue = _tissue_of(slide, job)
-        boxes = tuple(select_rois(slide, tissue, job.settings.rois, key=job.slide_id))
+        overview = _overview(slide, job.settings)
+        tissue = _tissue_of(slide, job, overview)
+        boxes = tuple(select_rois(slide, tissue, job.settings.rois, key=job.slide_id, overview=overview))
         sample = _stain_sample(slide, boxes)
         mpp = slide.info.mpp
         plan = SlidePlan(_facts(slide), tissue_area_mm2(tissue, mpp.x, mpp.y), boxes)
@@ -174,10 +175,16 @@ def remove_staging(staging: Path) -> None:
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _tissue_of(slide: Slide, job: SlideJob) -> Tissue:
+def _overview(slide: Slide, settings: BuildSettings) -> Overview:
+    """One overview, fine enough for tissue and ROIs; the same whether tissue is to be found or is given."""
+    mpp = min(settings.tissue.overview_mpp, settings.rois.richness_mpp)
+    return read_overview(slide, mpp, max_px=min(settings.tissue.max_overview_px, settings.rois.max_overview_px))
+
+
+def _tissue_of(slide: Slide, job: SlideJob, overview: Overview) -> Tissue:
     if job.tissue_edited is not None:
         return read_tissue(job.tissue_edited, slide.info)
-    return find_tissue(slide, job.settings.tissue)
+    return find_tissue(slide, job.settings.tissue, overview=overview)
 
 
 def _facts(slide: Slide) -> dict[str, Any]:

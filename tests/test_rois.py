@@ -19,7 +19,7 @@ from muse_core.rois.choose import Candidates, choose, pack
 from muse_core.rois.maps import TissueMaps, rasterise, tissue_maps, window_sums
 from muse_core.rois.shape import corner_positions, roi_shape
 from muse_core.slide import Level, Mpp, SlideInfo, open_slide
-from muse_core.tissue import Tissue, TissueSettings, find_tissue
+from muse_core.tissue import Tissue, TissueSettings, find_tissue, read_overview
 
 SLIDES = Path(__file__).parents[2] / "shared" / "data" / "slides" / "good"
 CELL_UM = 32.0
@@ -382,6 +382,15 @@ class TestSelectRois:
             assert_sound(rois, slide.info, list(tissue.polygons), settings)
         assert len(rois) == 4
         assert all(roi.y_level0 >= 2500 - 256 and roi.y_level0 % 256 == 0 for roi in rois)
+
+    def test_overview_that_is_given_is_not_read_again(self, drawn_slide):
+        with open_slide(drawn_slide, mpp_override=0.25) as slide:
+            tissue = Tissue((shapely.box(600, 100, 5400, 4900),))
+            settings = RoiSettings(size_px=1024, max_per_slide=4)
+            read = select_rois(slide, tissue, settings, key="drawn")
+            overview = read_overview(slide, settings.richness_mpp, max_px=settings.max_overview_px)
+            slide.read_overview = None  # would raise
+            assert select_rois(slide, tissue, settings, key="drawn", overview=overview) == read
 
     def test_edited_tissue_confines_them(self, drawn_slide):
         with open_slide(drawn_slide, mpp_override=0.25) as slide:

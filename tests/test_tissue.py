@@ -16,10 +16,12 @@ from muse_core.errors import DatasetError, TissueError
 from muse_core.geometry import Frame
 from muse_core.slide import Level, Mpp, SlideInfo, open_slide
 from muse_core.tissue import (
+    Overview,
     Tissue,
     TissueSettings,
     find_tissue,
     mask_to_polygons,
+    read_overview,
     read_tissue,
     tissue_area_mm2,
     tissue_mask,
@@ -288,6 +290,37 @@ def pale_stroma(*, gland: bool) -> tuple[np.ndarray, np.ndarray]:
         image[75:225, 90:150] = tissue_image(150)[:, :60]
         truth[75:225, 90:150] = True
     return image, truth
+
+
+class TestOverview:
+    def test_reduced_is_the_mean_of_blocks_with_their_frame(self):
+        rgb = np.random.default_rng(0).integers(0, 256, (7, 10, 3), np.uint8)
+        small = Overview(rgb, 4.0, Frame(0.0, 0.0, 16.0, 8.0)).reduced(8.0)
+        assert (small.mpp, small.frame) == (8.0, Frame(0.0, 0.0, 32.0, 16.0))
+        assert small.rgb.shape == (4, 5, 3)
+        blocks = rgb[:6].reshape(3, 2, 5, 2, 3).mean(axis=(1, 3))
+        assert np.abs(small.rgb[:3] - blocks).max() <= 0.5
+        assert np.abs(small.rgb[3] - rgb[6].reshape(5, 2, 3).mean(axis=1)).max() <= 0.5
+
+    @pytest.mark.parametrize(("wanted", "got"), [(4.0, 4.0), (1.0, 4.0), (5.9, 4.0), (6.1, 8.0), (13.0, 12.0)])
+    def test_reduced_by_whole_factors_only(self, wanted, got):
+        overview = Overview(np.zeros((9, 9, 3), np.uint8), 4.0, IDENTITY)
+        assert overview.reduced(wanted).mpp == got
+
+    def test_one_that_is_given_is_not_read_again_and_gives_the_same_tissue(self, drawn_slide):
+        with open_slide(drawn_slide, mpp_override=0.5) as slide:
+            read = find_tissue(slide, SETTINGS)
+            overview = read_overview(slide, 4.0, max_px=4096)
+            slide.read_overview = None  # would raise
+            given = find_tissue(slide, SETTINGS, overview=overview)
+        first, second = shapely.union_all(read.polygons), shapely.union_all(given.polygons)
+        assert first.intersection(second).area / first.union(second).area > 0.99
+
+    def test_longest_side_is_bounded(self, drawn_slide):
+        with open_slide(drawn_slide, mpp_override=0.5) as slide:
+            overview = read_overview(slide, 4.0, max_px=100)
+        assert overview.rgb.shape == (75, 100, 3)
+        assert overview.frame.scale_x == 40.0
 
 
 def write_slide(path: Path, image: np.ndarray) -> Path:

@@ -11,13 +11,12 @@ from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import TissueError
-from muse_core.geometry import frame_at
 from muse_core.rois.choose import Candidates, choose
 from muse_core.rois.maps import TissueMaps, tissue_maps, window_sums
 from muse_core.rois.settings import RoiSettings
 from muse_core.rois.shape import RoiShape, corner_positions, roi_shape
 from muse_core.slide import Slide, SlideInfo
-from muse_core.tissue import Tissue
+from muse_core.tissue import Overview, Tissue, read_overview
 
 _DECIMALS = 9  # of a tissue fraction; beyond is the rounding of intersections, which would make 1 a little less
 _TEXTURE_WEIGHT = 0.8  # of haematoxylin's texture in richness; the rest is its amount
@@ -53,7 +52,9 @@ class RoiBox:
     richness: float
 
 
-def select_rois(slide: Slide, tissue: Tissue, settings: RoiSettings, *, key: str) -> list[RoiBox]:
+def select_rois(
+    slide: Slide, tissue: Tissue, settings: RoiSettings, *, key: str, overview: Overview | None = None
+) -> list[RoiBox]:
     """Choose a slide's ROIs.
 
     Args:
@@ -61,6 +62,7 @@ def select_rois(slide: Slide, tissue: Tissue, settings: RoiSettings, *, key: str
         tissue: its tissue.
         settings: size, number and choice.
         key: the slide's id; with the seed it fixes the choice, whatever other slides there are.
+        overview: the slide's overview where it has been read already, reduced here to about `settings.richness_mpp`.
 
     Returns:
         At least one ROI, at most `max_per_slide`, from top to bottom; none overlap, all lie inside the slide.
@@ -72,11 +74,10 @@ def select_rois(slide: Slide, tissue: Tissue, settings: RoiSettings, *, key: str
     """
     info = slide.info
     shape = roi_shape(info, settings)
-    longest_um = max(info.width_level0 * info.mpp.x, info.height_level0 * info.mpp.y)
-    mpp = max(settings.richness_mpp, info.mpp.x, info.mpp.y, longest_um / settings.max_overview_px)
-    frame = frame_at(0.0, 0.0, mpp, (info.mpp.x, info.mpp.y))
-    overview = slide.read_overview(mpp)
-    maps = tissue_maps(overview, tissue.polygons, frame, mpp=mpp, background=tissue.background)
+    if overview is None:
+        overview = read_overview(slide, settings.richness_mpp, max_px=settings.max_overview_px)
+    overview = overview.reduced(settings.richness_mpp)
+    maps = tissue_maps(overview.rgb, tissue.polygons, overview.frame, mpp=overview.mpp, background=tissue.background)
     return choose_boxes(info, shape, tissue.polygons, maps, settings=settings, key=key)
 
 

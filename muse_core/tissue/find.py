@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from shapely import Polygon
 
 from muse_core.errors import TissueError
-from muse_core.geometry import Frame, frame_at
+from muse_core.geometry import Frame
 from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue.focus import blurred_mask
 from muse_core.tissue.mask import MaskResult, find_mask, looks_fluorescent
+from muse_core.tissue.overview import Overview, read_overview
 from muse_core.tissue.polygons import clip_polygons, mask_to_polygons
 from muse_core.tissue.settings import TissueSettings
 
@@ -43,12 +44,13 @@ def tissue_area_mm2(tissue: Tissue, mpp_x: float, mpp_y: float) -> float:
     return float(shapely.area(np.asarray(tissue.polygons, object)).sum()) * mpp_x * mpp_y * 1e-6
 
 
-def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
+def find_tissue(slide: Slide, settings: TissueSettings, *, overview: Overview | None = None) -> Tissue:
     """Find a slide's tissue on its overview.
 
     Args:
         slide: an open slide of known mpp.
         settings: what counts as tissue.
+        overview: the slide's overview where it has been read already, reduced here to about `settings.overview_mpp`.
 
     Returns:
         At least one polygon.
@@ -58,18 +60,19 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
         SlideReadError: the overview cannot be read.
     """
     info = slide.info
-    mpp = overview_mpp(info, settings)
-    overview = slide.read_overview(mpp)
-    if looks_fluorescent(overview):
-        level = float(np.median(overview))
+    if overview is None:
+        overview = read_overview(slide, settings.overview_mpp, max_px=settings.max_overview_px)
+    overview = overview.reduced(settings.overview_mpp)
+    mpp = overview.mpp
+    if looks_fluorescent(overview.rgb):
+        level = float(np.median(overview.rgb))
         raise TissueError(
             f"{info.path}: no tissue: dark background (median {level:.0f} of 255): looks like fluorescence; "
             "only stained bright-field slides (H&E, IHC) have tissue to find"
         )
-    found = find_mask(overview, mpp, settings)
+    found = find_mask(overview.rgb, mpp, settings)
     blur = _blur(slide, found.tissue, mpp, settings)
-    frame = frame_at(0.0, 0.0, mpp, (info.mpp.x, info.mpp.y))
-    polygons = _polygons(found.tissue & ~blur, frame, info, settings=settings, mpp=mpp)
+    polygons = _polygons(found.tissue & ~blur, overview.frame, info, settings=settings, mpp=mpp)
     refused = {**found.refused, "blur": blur & found.tissue}
     refused_mm2 = {name: round(float(mask.sum()) * mpp**2 * 1e-6, 4) for name, mask in refused.items() if mask.any()}
     if not polygons:
@@ -77,12 +80,6 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
     if refused_mm2:
         logger.info("%s: not taken for tissue (mm2): %s", info.path.name, refused_mm2)
     return Tissue(tuple(polygons), found.background, refused_mm2)
-
-
-def overview_mpp(info: SlideInfo, settings: TissueSettings) -> float:
-    """µm/px of the overview: as set, but never finer than the slide nor larger than `max_overview_px` a side."""
-    longest_um = max(info.width_level0 * info.mpp.x, info.height_level0 * info.mpp.y)
-    return max(settings.overview_mpp, info.mpp.x, info.mpp.y, longest_um / settings.max_overview_px)
 
 
 def _blur(slide: Slide, tissue: NDArray[np.bool_], mpp: float, settings: TissueSettings) -> NDArray[np.bool_]:
