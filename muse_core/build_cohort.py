@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,18 @@ from muse_core.build_slide import (
     remove_parts,
     remove_staging,
 )
-from muse_core.cluster import Workers, open_workers
+from muse_core.cluster import Workers, open_workers, tried, value_of
 from muse_core.contact_sheet import draw_contact_sheet
 from muse_core.errors import MuseError, OutputError, SlideReadError, TissueError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.manifest import Manifest, ManifestRow
 from muse_core.nuclei import SHIPPED_DETECTORS, load_detector
-from muse_core.run_paths import RunPaths, locked
+from muse_core.run_paths import RunPaths, locked, refuse_patches
 from muse_core.slide_records import (
     BuildSummary,
     SlideRecord,
     keep_record,
+    package_versions,
     read_record,
     read_records,
     refused_row,
@@ -52,16 +52,6 @@ from muse_core.slide_records import (
 from muse_core.uris import public_uri
 
 logger = logging.getLogger(__name__)
-
-RECORDED_PACKAGES = (
-    "muse-nuclei",
-    "openslide-bin",
-    "cucim-cu13",
-    "tifffile",
-    "imagecodecs",
-    "opencv-python-headless",
-    "numpy",
-)
 
 Fetch = Callable[[ManifestRow, Path], Acquired]
 OnRois = Callable[[int], None]
@@ -108,8 +98,8 @@ class BuildRun:
 
     @property
     def slides_in_flight(self) -> int:
-        """Slides worked on at once: one more than the workers, so that one is fetched while others are built."""
-        return self.workers.count + 1
+        """Slides begun at once: as many as the workers can build, and as many again as may be fetched meanwhile."""
+        return self.workers.count + self.settings.acquire.max_downloads
 
     def fetch(self, row: ManifestRow, folder: Path) -> Acquired:
         """The slide's file on this machine, whole and checked, fetched into `folder`; raises what `acquire` does."""
@@ -187,14 +177,14 @@ class BuildRun:
 
     def _build(self, job: SlideJob, on_rois: OnRois) -> dict[str, Any]:
         executor = self.workers.executor
-        plan: SlidePlan = _value(executor.submit(_tried, plan_slide, job))
+        plan: SlidePlan = value_of(executor.submit(tried, plan_slide, job))
         results = _build_chunks(executor, job, plan, on_rois)
         failed = sorted(pair for result in results for pair in result.failed)
         if len(failed) == len(plan.boxes):
             raise SlideReadError(f"{job.path}: none of its {len(failed)} ROIs could be read: {failed[0][1]}")
         commit_parts(job, self.paths.out, len(results))
         if self.settings.contact_sheets:
-            _value(executor.submit(_tried, draw_contact_sheet, job, plan, self.paths.out.absolute()))
+            value_of(executor.submit(tried, draw_contact_sheet, job, plan, self.paths.out.absolute()))
         return {
             **plan.facts,
             "md5": job.md5,
@@ -255,6 +245,7 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Build
     paths = RunPaths(options.out)
     with ExitStack() as stack:
         stack.enter_context(locked(paths))
+        refuse_patches(paths)
         sweep_temporaries(options.out)
         workers = stack.enter_context(open_workers(options.workers, options.dask_scheduler))
         store = SlideStore(
@@ -293,26 +284,10 @@ def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: Build | None = 
 
 def _build_chunks(executor: Executor, job: SlideJob, plan: SlidePlan, on_rois: OnRois) -> list[ChunkResult]:
     chunks = range(plan.chunks(job.settings.chunk_rois))
-    futures = [executor.submit(_tried, build_chunk, job, plan, chunk) for chunk in chunks]
+    futures = [executor.submit(tried, build_chunk, job, plan, chunk) for chunk in chunks]
     for future in as_completed(futures):
-        on_rois(_value(future).n_rois)
-    return [_value(future) for future in futures]
-
-
-def _tried(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401  (any picklable work)
-    """On the worker: an error that is part of the job comes back as a value, so that Dask logs no crash."""
-    try:
-        return function(*arguments)
-    except MuseError as error:
-        return error
-
-
-def _value(future: Future[Any]) -> Any:  # noqa: ANN401
-    """What `_tried` gave, its error raised here."""
-    outcome = future.result()
-    if isinstance(outcome, MuseError):
-        raise outcome
-    return outcome
+        on_rois(value_of(future).n_rois)
+    return [value_of(future) for future in futures]
 
 
 def _identity(row: ManifestRow) -> dict[str, Any]:
@@ -323,15 +298,5 @@ def _identity(row: ManifestRow) -> dict[str, Any]:
         "uri": public_uri(row.uri),
         "md5": row.md5,
         "size": row.size,
-        "versions": json.dumps(_versions()),
+        "versions": json.dumps(package_versions()),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in RECORDED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue  # cuCIM has no build for every platform
-    return found

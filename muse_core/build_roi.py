@@ -75,7 +75,7 @@ def build_roi(
 
 
 def _read(slide: Slide, box: RoiBox) -> NDArray[np.uint8]:
-    return slide.read_region(box.x_level0, box.y_level0, box.width_px, box.height_px, mpp=box.mpp)
+    return _pixels(slide, box.x_level0, box.y_level0, box.width_px, box.height_px, mpp=box.mpp)
 
 
 def _read_around(slide: Slide, box: RoiBox, margin_px: int) -> NDArray[np.uint8]:
@@ -84,10 +84,19 @@ def _read_around(slide: Slide, box: RoiBox, margin_px: int) -> NDArray[np.uint8]
     ((x_level0, y_level0),) = frame.to_level0(np.array([[-margin_px, -margin_px]]))
     width, height = box.width_px + 2 * margin_px, box.height_px + 2 * margin_px
     try:
-        return slide.read_region(x_level0, y_level0, width, height, mpp=box.mpp)
+        return _pixels(slide, x_level0, y_level0, width, height, mpp=box.mpp)
     except SlideReadError:
         margins = ((margin_px, margin_px), (margin_px, margin_px), (0, 0))
         return np.pad(_read(slide, box), margins, mode="reflect")
+
+
+def _pixels(
+    slide: Slide, x_level0: float, y_level0: float, width_px: int, height_px: int, *, mpp: float
+) -> NDArray[np.uint8]:
+    if slide.device == "cpu":
+        return slide.read_region(x_level0, y_level0, width_px, height_px, mpp=mpp)
+    # Decoded and resampled on the GPU; detectors and the encoder take host arrays.
+    return slide.read_region_tensor(x_level0, y_level0, width_px, height_px, mpp=mpp).cpu().numpy()
 
 
 def _encode(rgb: NDArray[np.uint8], box: RoiBox, settings: RoiImageSettings) -> bytes:

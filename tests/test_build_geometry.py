@@ -63,3 +63,15 @@ def test_roi_pixels_are_openslides(built):
             # The last px of a resampled ROI see pixels beyond it that Pillow was not given.
             inner = slice(4, -4)
             assert psnr_db(got[inner, inner], np.asarray(expected)[inner, inner]) >= 38, f"{mpp} µm/px"
+
+
+@pytest.mark.gpu
+def test_a_gpu_decodes_the_same_rois(built, tmp_path):
+    _, slide, _, dataset = built
+    manifest = write_manifest(tmp_path / "m.csv", f"S,C,P,{slide},,,")
+    overrides = ["rois.max_per_slide=4", "image.copy_tiles=false"]
+    build(manifest, tmp_path / "out", overrides=overrides, device="cuda")
+    on_gpu = RoiDataset(tmp_path / "out")
+    assert on_gpu.ids == dataset.ids
+    for index in range(len(dataset)):
+        assert psnr_db(on_gpu.read(index).image.decode(), dataset.read(index).image.decode()) >= 38

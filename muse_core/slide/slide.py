@@ -96,6 +96,11 @@ class Slide:
     ) -> None:
         self.close()
 
+    @property
+    def device(self) -> str:
+        """Where the tensor methods decode."""
+        return self._device
+
     def close(self) -> None:
         """Close every handle."""
         if self._tensors is not None:
