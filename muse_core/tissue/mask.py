@@ -17,19 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.stain import optical_density
-from muse_core.tissue.faint import faint_mask
-from muse_core.tissue.morphology import Mask, closed, dilated, disk, eroded, grown, opened, rounded
+from muse_core.tissue.faint import STRIP_ROWS, faint_mask, local_variance
+from muse_core.tissue.ink import ink_flags, ink_mask
+from muse_core.tissue.morphology import Mask, closed, dilated, eroded, grown, opened, rounded
 from muse_core.tissue.settings import TissueSettings
 
 Image = NDArray[np.uint8]
-Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
+Numbers = TypeVar("Numbers", NDArray[np.uint8], NDArray[np.float16])
 
 _BLACK = 25  # brightest channel of scanner background and missing tiles, with room for JPEG ringing
 _GLASS_MIN = 160  # glass is bright in its darkest channel, whatever the white balance,
 _GLASS_MAX_SPREAD = 32  # nearly colourless,
 _GLASS_MAX_STD = 2.5  # and flat over a few px of overview, which tissue hardly ever is
+_FLAT_WINDOW_PX = 5
 _MIN_GLASS_SHARE = 0.005  # of the slide; less is not enough to tell its colour
 _EMPTY_OD = 0.01  # about 5 grey levels; the palest stroma measured takes 0.03
+_ABSORBING_OD = 0.1  # of the three channels together
+_MAX_SAMPLE = 1_000_000  # pixels; enough for any percentile
 _RIM_PX = 2  # of overview: half a window
 _USUAL_GLASS = 235.0  # the least taken for glass where a slide shows none
 
@@ -47,6 +51,23 @@ class MaskResult:
     tissue: Mask
     background: tuple[float, float, float]
     refused: dict[str, Mask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Colours:
+    """What the optical densities of a smoothed overview say of each pixel; all (H, W).
+
+    Attributes:
+        stain: float16, density of green beyond the lesser of red and blue.
+        ink_flags: uint8, see `ink_flags`.
+        absorbing: bool, darker than glass at all.
+        dark: bool, darker than dirty glass.
+    """
+
+    stain: NDArray[np.float16]
+    ink_flags: NDArray[np.uint8]
+    absorbing: Mask
+    dark: Mask
 
 
 def tissue_mask(overview: Image, mpp: float, settings: TissueSettings) -> Mask:
@@ -68,18 +89,17 @@ def find_mask(overview: Image, mpp: float, settings: TissueSettings) -> MaskResu
     glass = glass_mask(overview)
     background = estimate_background(overview, glass)
     black = dilated(_brightest(overview) <= _BLACK, 1)
-    smooth = cv2.GaussianBlur(overview, (0, 0), max(settings.smoothing_um / mpp, 0.5))
-    density = optical_density(smooth, background=background)
-    ink = ink_mask(density, mpp, settings)
-    stain = density[..., 1] - np.minimum(density[..., 0], density[..., 2])
-    threshold = stain_threshold(stain[glass], settings)
-    stained = (stain > threshold) & ~ink & ~black
+    colours = _colours(overview, background, mpp, settings)
+    ink = ink_mask(colours.ink_flags, colours.absorbing, mpp, settings)
+    threshold = stain_threshold(_some(colours.stain[glass]), settings)
+    stained = (colours.stain > np.float16(threshold)) & ~ink & ~black
     sure = _clean(stained, mpp, settings)
-    faint = faint_mask(overview, stain > threshold / 2, glass, background=background, mpp=mpp, settings=settings)
+    hint = colours.stain > np.float16(threshold / 2)
+    faint = faint_mask(overview, hint, glass, background=background, mpp=mpp, settings=settings)
     tissue = sure | grown(sure, faint | sure, least_px=settings.min_area_um2 / 2 / mpp**2)
     tissue = _trimmed(tissue, _empty(overview, background))
     tissue = rounded(tissue, settings.rounding_um / mpp) & ~ink & ~black
-    neutral = (density.sum(axis=2) / 3 > settings.max_stain_od) & ~stained & ~ink & ~black & ~tissue
+    neutral = colours.dark & ~stained & ~ink & ~black & ~tissue
     return MaskResult(tissue, background, {"ink": ink, "black": black, "neutral": neutral})
 
 
@@ -94,7 +114,7 @@ def glass_mask(overview: Image) -> Mask:
     """Empty glass: bright, flat and nearly colourless. Padding of exact 255 counts only where there is no other."""
     low, high = _darkest(overview), _brightest(overview)
     bright = (low >= _GLASS_MIN) & (high.astype(np.int16) - low <= _GLASS_MAX_SPREAD)
-    flat = bright & (_local_std(overview[..., 1]) < _GLASS_MAX_STD)
+    flat = bright & _is_flat(overview[..., 1])
     padding: Mask = low == 255
     glass: Mask = flat & ~padding
     return glass if glass.mean() > _MIN_GLASS_SHARE else padding
@@ -106,17 +126,18 @@ def estimate_background(overview: Image, glass: Mask) -> tuple[float, float, flo
     A slide without glass gets its brightest colour, at least 235 in each channel.
     """
     if glass.mean() > _MIN_GLASS_SHARE:
-        green = overview[..., 1][glass]
+        pixels = _some(overview[glass])
+        green = pixels[:, 1]
         counts = np.convolve(np.bincount(green, minlength=256), np.ones(5), "same")
         near = np.abs(green.astype(np.int16) - int(counts.argmax())) <= 3
-        colour = np.median(overview[glass][near], axis=0)
+        colour = np.median(pixels[near], axis=0)
     else:
         colour = np.maximum(np.percentile(overview[::2, ::2], 99.5, axis=(0, 1)), _USUAL_GLASS)
     red, green_level, blue = colour.tolist()
     return red, green_level, blue
 
 
-def stain_threshold(glass_stain: NDArray[np.float32], settings: TissueSettings) -> float:
+def stain_threshold(glass_stain: NDArray[np.float16], settings: TissueSettings) -> float:
     """The least stain that is not noise of this slide's glass: twice its 99th percentile, within the settings' bounds.
 
     Not Otsu's threshold: it lies half way to the dark parts, loses pale stroma, and splits a slide that is all tissue.
@@ -125,32 +146,22 @@ def stain_threshold(glass_stain: NDArray[np.float32], settings: TissueSettings) 
     return float(np.clip(noise, settings.min_stain_od, settings.max_stain_od))
 
 
-def ink_mask(density: NDArray[np.float32], mpp: float, settings: TissueSettings) -> Mask:
-    """Which pixels carry pen or surgical ink.
-
-    Args:
-        density: float32 (H, W, 3) optical density of the smoothed overview.
-        mpp: µm/px of the overview.
-        settings: the least width of a stroke.
-    """
-    red, green, blue = density[..., 0], density[..., 1], density[..., 2]
-    total = red + green + blue
-    # The directions of inks, as ratios that no mixture of haematoxylin, eosin and DAB has (see stain.py for theirs).
-    blue_green = (green < 0.8 * red) & (red > 0.12)  # haematoxylin and DAB take at least 0.95 as much green as red
-    scarlet = (red < 0.3 * green) & (blue > 0.72 * green) & (green > 0.35)  # eosin takes 0.1 to 0.6 as much blue
-    yellow = (blue > 2.2 * green) & (blue > 0.2)  # DAB: 1.4 to 1.7
-    spread = _brightest(density) - _darkest(density)
-    black = (spread < 0.2 * total) & (total > 1.5)
-    # Haematoxylin's own direction, but denser than tissue is over so wide an area (0.5 at most in the slides measured).
-    violet = (red > 0.9 * green) & (blue < 0.8 * green) & (red > 0.6)
-    violet |= (red > 0.65 * green) & (blue < 0.8 * green) & (red > 0.75)  # the same over eosin
-    radius = max(1, round(settings.min_ink_width_um / 2 / mpp))
-    found = np.zeros(red.shape, bool)
-    for colour in (blue_green, scarlet, yellow, black, violet):
-        stroke = cv2.morphologyEx(colour.view(np.uint8), cv2.MORPH_OPEN, disk(radius))
-        found |= grown(stroke.astype(bool), colour)
-    inked: Mask = dilated(found, radius) & (total > 0.1)
-    return inked
+def _colours(overview: Image, background: tuple[float, float, float], mpp: float, settings: TissueSettings) -> _Colours:
+    """Densities of one strip after the other, so that floats of the whole overview never are in memory."""
+    smooth = cv2.GaussianBlur(overview, (0, 0), max(settings.smoothing_um / mpp, 0.5))
+    shape = overview.shape[:2]
+    found = _Colours(
+        np.empty(shape, np.float16), np.empty(shape, np.uint8), np.empty(shape, bool), np.empty(shape, bool)
+    )
+    for top in range(0, shape[0], STRIP_ROWS):
+        rows = slice(top, top + STRIP_ROWS)
+        density = optical_density(smooth[rows], background=background)
+        total = density[..., 0] + density[..., 1] + density[..., 2]
+        found.stain[rows] = density[..., 1] - np.minimum(density[..., 0], density[..., 2])
+        found.ink_flags[rows] = ink_flags(density)
+        found.absorbing[rows] = total > _ABSORBING_OD
+        found.dark[rows] = total / 3 > settings.max_stain_od
+    return found
 
 
 def _clean(stained: Mask, mpp: float, settings: TissueSettings) -> Mask:
@@ -171,21 +182,30 @@ def _empty(overview: Image, background: tuple[float, float, float]) -> Mask:
     return np.asarray(cv2.inRange(overview, np.array([*least]), np.array([255.0] * 3)), bool)
 
 
-def _brightest(image: Pixels) -> Pixels:
+def _brightest(image: Image) -> NDArray[np.uint8]:
     """The largest of the three channels; three times quicker than a maximum along the last axis."""
-    largest: Pixels = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
+    largest: NDArray[np.uint8] = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
     return largest
 
 
-def _darkest(image: Pixels) -> Pixels:
+def _darkest(image: Image) -> NDArray[np.uint8]:
     """The smallest of the three channels."""
-    smallest: Pixels = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
+    smallest: NDArray[np.uint8] = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
     return smallest
 
 
-def _local_std(channel: NDArray[np.uint8], size_px: int = 5) -> NDArray[np.float32]:
-    values = channel.astype(np.float32)
-    mean = cv2.blur(values, (size_px, size_px))
-    square = cv2.blur(values * values, (size_px, size_px))
-    deviation: NDArray[np.float32] = np.sqrt(np.maximum(square - mean * mean, 0.0))
-    return deviation
+def _is_flat(channel: NDArray[np.uint8]) -> Mask:
+    """Where the local standard deviation is that of glass; strip by strip."""
+    flat = np.empty(channel.shape, bool)
+    margin = _FLAT_WINDOW_PX // 2
+    for top in range(0, len(channel), STRIP_ROWS):
+        first = max(top - margin, 0)
+        values = channel[first : top + STRIP_ROWS + margin].astype(np.float32)
+        variance = local_variance(values, _FLAT_WINDOW_PX)
+        flat[top : top + STRIP_ROWS] = (variance < _GLASS_MAX_STD**2)[top - first :][:STRIP_ROWS]
+    return flat
+
+
+def _some(values: Numbers) -> Numbers:
+    """An even sample of many values."""
+    return values[:: max(1, len(values) // _MAX_SAMPLE)]

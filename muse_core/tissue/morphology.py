@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
+_STRIP_ROWS = 256
+
 
 def disk(radius_px: int) -> NDArray[np.uint8]:
     """A disc as OpenCV's morphology takes it, (2 * radius_px + 1) square."""
@@ -42,8 +44,12 @@ def grown(seed: Mask, into: Mask, *, least_px: float = 1) -> Mask:
     """The connected parts of `into` that hold so many seed pixels."""
     if not seed.any():
         return seed
-    _, labels = cv2.connectedComponents(into.view(np.uint8), connectivity=8)
-    keep = np.bincount(labels[seed], minlength=int(labels.max()) + 1) >= least_px
+    count, labels = cv2.connectedComponents(into.view(np.uint8), connectivity=8)
+    counts = np.zeros(count, np.int64)
+    for rows in range(0, len(labels), _STRIP_ROWS):  # a bincount of all would take eight bytes a pixel
+        strip = slice(rows, rows + _STRIP_ROWS)
+        counts += np.bincount(labels[strip][seed[strip]], minlength=count)
+    keep = counts >= least_px
     keep[0] = False
     return np.asarray(keep[labels])
 

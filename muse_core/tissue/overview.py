@@ -31,10 +31,11 @@ class Overview:
             return self
         height, width = self.rgb.shape[:2]
         rows, columns = -(-height // factor), -(-width // factor)
-        missing = (rows * factor - height, columns * factor - width)
-        # The last block's missing pixels lie beyond the slide.
-        padded = cv2.copyMakeBorder(self.rgb, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
-        rgb = np.asarray(cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
+        below, right = rows * factor - height, columns * factor - width
+        rgb = self.rgb
+        if below or right:  # what the last blocks lack lies beyond the slide
+            rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+        rgb = np.asarray(cv2.resize(rgb, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
         frame = self.frame
         scales = (frame.scale_x * factor, frame.scale_y * factor)
         return Overview(rgb, self.mpp * factor, Frame(frame.x_level0, frame.y_level0, *scales))
