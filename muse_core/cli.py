@@ -35,7 +35,10 @@ from muse_core.device import resolve_device
 from muse_core.doctor import diagnose
 from muse_core.errors import ManifestError, MuseError
 from muse_core.gdc import GDC_API, default_hold_out_paths, query_slides, read_hold_out, select_slides
+from muse_core.import_patches import ImportOptions, ImportSettings, import_patches
 from muse_core.manifest import Manifest, read_manifest, with_mpp, write_manifest
+from muse_core.roi_dataset import NO_PROJECT
+from muse_core.run_paths import RunPaths
 from muse_core.slide_records import BuildSummary
 
 OK, FAILED = 0, 1
@@ -134,6 +137,40 @@ def build_tcga_nu(
         tissue_folder=tissue,
     )
     summary = _build(terminal, with_mpp(read_manifest(manifest), mpp), options, settings)
+    raise typer.Exit(FAILED if summary.slides_failed else OK)
+
+
+@app.command("import-patches")
+def import_patches_command(
+    images: Annotated[
+        Path, typer.Option("--images", metavar="DIR", help="Folder of PNG, JPEG and TIFF patches, searched whole.")
+    ],
+    mpp: Annotated[float, typer.Option(metavar="F", help="um/px of every patch; image files do not say it.")],
+    out: Out,
+    project: Annotated[str, typer.Option(metavar="P", help="Which project's the patches are.")] = NO_PROJECT,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; default one a usable core, 0 for none.", min=0)
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make the ROI dataset of ready-made patches: each image is one slide and one ROI, nuclei are found in it.
+
+    Running it again does only what is missing or changed.
+
+    Example: `muse import-patches --images patches --mpp 0.5 --out runs/patches`
+    """
+    terminal = _terminal(as_json, verbose)
+    settings = load_settings(ImportSettings, config, overrides or ())
+    options = ImportOptions(images, mpp, out, project=project, workers=workers)
+    with _slide_progress(terminal, 0, "patches") as tell:
+        summary = import_patches(options, settings, on_images=tell.of)
+    text = write_summary(RunPaths(out), summary, things="patches")
+    terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        _print_json(summary.as_json())
     raise typer.Exit(FAILED if summary.slides_failed else OK)
 
 
@@ -276,16 +313,20 @@ class _Tell:
         self._rois += count
         self._progress.update(self._task, rois=self._rois)
 
+    def of(self, done: int, total: int) -> None:
+        """This many of so many are done, each one ROI."""
+        self._progress.update(self._task, completed=done, total=total, rois=done)
+
     def slide(self, slide_id: str) -> None:
         """A slide is done."""
         self._progress.update(self._task, advance=1, last=slide_id[:40])
 
 
 @contextmanager
-def _slide_progress(terminal: Terminal, total: int) -> Iterator[_Tell]:
+def _slide_progress(terminal: Terminal, total: int, things: str = "slides") -> Iterator[_Tell]:
     columns: tuple[ProgressColumn, ...] = (
         SpinnerColumn(),
-        TextColumn("slides"),
+        TextColumn(things),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rois]} ROIs"),

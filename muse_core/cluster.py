@@ -4,13 +4,14 @@ import logging
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from distributed import Client, LocalCluster, Scheduler
 
-from muse_core.errors import ConfigError
+from muse_core.errors import ConfigError, MuseError
 from muse_core.machine import cpu_count, memory_limit_bytes
 
 MAX_WORKER_DEATHS = 5  # a piece of work that five workers died over is taken to be the cause
@@ -54,6 +55,22 @@ def open_workers(count: int | None = None, scheduler: str | None = None) -> Iter
     else:
         with _quiet_dask(), _local_cluster(count) as cluster, Client(cluster, set_as_default=False) as client:
             yield _dask_workers(client, f"{len(cluster.workers)} local Dask workers")
+
+
+def tried(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401  (any picklable work)
+    """On the worker: an error that is part of the job comes back as a value, so that Dask logs no crash."""
+    try:
+        return function(*arguments)
+    except MuseError as error:
+        return error
+
+
+def value_of(future: Future[Any]) -> Any:  # noqa: ANN401
+    """What `tried` gave, its error raised here."""
+    outcome = future.result()
+    if isinstance(outcome, MuseError):
+        raise outcome
+    return outcome
 
 
 def own_peak_rss_bytes() -> int:

@@ -42,6 +42,11 @@ class RunPaths:
         """One JSON a finished slide; a slide with a record is finished."""
         return self.out / "records"
 
+    @property
+    def patches(self) -> Path:
+        """One JSON a finished chunk of imported patches, and which folder they came from."""
+        return self.out / "patches"
+
     def record(self, slide_id: str) -> Path:
         """The record of one slide."""
         return self.records / f"{safe_name(slide_id)}.json"
@@ -85,3 +90,30 @@ def locked(paths: RunPaths) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def refuse_patches(paths: RunPaths) -> None:
+    """Keep slides out of a folder of imported patches: either's rerun would drop the other's rows from the tables.
+
+    Raises:
+        OutputError: the folder holds imported patches (reason output_mixed).
+    """
+    if paths.patches.exists():
+        raise OutputError(
+            f"{paths.out}: holds imported patches; slides and patches need a folder each, give another --out",
+            reason="output_mixed",
+        )
+
+
+def refuse_slides(paths: RunPaths) -> None:
+    """Keep patches out of a folder of slides, or of ROIs that no import wrote.
+
+    Raises:
+        OutputError: the folder holds a dataset of slides (reason output_mixed).
+    """
+    rois = (paths.out / "rois").exists()
+    if paths.records.exists() or (rois and not paths.patches.exists()):
+        raise OutputError(
+            f"{paths.out}: holds a dataset of slides; slides and patches need a folder each, give another --out",
+            reason="output_mixed",
+        )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,17 @@ import pyarrow.parquet as pq
 from muse_core.files import whole_file
 from muse_core.manifest import Problem
 from muse_core.schemas import SLIDES, check_table
+
+RECORDED_PACKAGES = (
+    "muse-nuclei",
+    "openslide-bin",
+    "cucim-cu13",
+    "tifffile",
+    "imagecodecs",
+    "opencv-python-headless",
+    "numpy",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,17 @@ class BuildSummary:
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of what reads slides and makes rows."""
+    found = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # cuCIM has no build for every platform
+    return found
 
 
 def keep_record(record: SlideRecord, path: Path) -> None:

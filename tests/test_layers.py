@@ -30,6 +30,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "roi_order",
                 "roi_dataset",
                 "labelled_patches",
+                "patch_image",
+                "patch_list",
             }
         ),
     ),
