@@ -3,7 +3,7 @@
     python -m benchmarks.build_rois [--slide S.svs] [--rois N]
 
     bound   cuCIM's batched decode of the same pixels plus their JPEG encode, each over both cores
-    plain   OpenSlide read, resize, one HDF5 file a ROI, JPEG re-encode into a second HDF5 file, one core: the usual script
+    plain   OpenSlide read, resize, one HDF5 file a ROI, JPEG re-encode into a second one, one core: the usual script
 
 Ours is measured twice: with the slide's compressed tiles copied where a ROI lies on their grid, and all encoded.
 """
