@@ -264,6 +264,18 @@ class TestPaleTissue:
         image = cv2.GaussianBlur(image, (0, 0), 0.7)
         assert agreement(tissue_mask(image, MPP, SETTINGS), TRUTH) > 0.95
 
+    def test_noise_on_a_slide_is_not_texture(self):
+        noise = np.random.default_rng(0).normal(0, 4, (300, 400, 3))
+        image = np.clip(slide_image() + noise, 0, 255).astype(np.uint8)
+        assert agreement(tissue_mask(image, MPP, SETTINGS), TRUTH) > 0.9
+
+    @pytest.mark.parametrize("name", INKS)
+    def test_fading_rim_of_a_stroke_is_left_out(self, name):
+        image, inked = stroke(slide_image(), INKS[name])
+        near = cv2.dilate(inked.view(np.uint8), np.ones((15, 15), np.uint8)).astype(bool)
+        mask = tissue_mask(image, MPP, SETTINGS)
+        assert (mask & near & ~TRUTH).sum() < 0.02 * inked.sum()
+
     def test_texture_is_of_colour_only(self):
         image = np.full((64, 64, 3), GLASS, np.uint8)
         image[::4] = (122, 120, 121)  # half the light of each channel

@@ -9,6 +9,7 @@ from muse_core.tissue.morphology import Mask, closed, eroded, opened
 from muse_core.tissue.settings import TissueSettings
 
 _MAX_TEXTURE_OD = 0.02  # varied glass raises the threshold, but never beyond this
+_MIN_GLASS_SHARE = 0.005  # of the slide
 _MAX_SAMPLE = 1_000_000  # pixels; enough for a percentile
 STRIP_ROWS = 256  # floats of so many rows at once, never of the whole overview
 
@@ -72,12 +73,13 @@ def _varied(
     settings: TissueSettings,
 ) -> Mask:
     size_px = round(settings.texture_um / mpp) | 1
-    if size_px < 3:  # a pixel of many nuclei: no texture to see
+    # A pixel of many nuclei has no texture to see; without glass, noise cannot be told from it.
+    if size_px < 3 or glass.mean() < _MIN_GLASS_SHARE:
         return np.zeros(glass.shape, bool)
     texture = colour_texture(overview, background=background, size_px=size_px)
     of_glass = texture[glass]
     sample = of_glass[:: max(1, len(of_glass) // _MAX_SAMPLE)]
-    noise = 2.0 * float(np.percentile(sample, 95)) if len(sample) else 0.0
+    noise = 2.0 * float(np.percentile(sample, 95))
     varied = texture > np.float16(np.clip(noise, settings.min_texture_od, _MAX_TEXTURE_OD))
     # A window that reaches into tissue varies too: half a window of glass around it is taken back.
     return eroded(closed(varied, 1), size_px // 2)

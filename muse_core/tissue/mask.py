@@ -99,6 +99,8 @@ def find_mask(overview: Image, mpp: float, settings: TissueSettings) -> MaskResu
     tissue = sure | grown(sure, faint | sure, least_px=settings.min_area_um2 / 2 / mpp**2)
     tissue = _trimmed(tissue, _empty(overview, background))
     tissue = rounded(tissue, settings.rounding_um / mpp) & ~ink & ~black
+    if ink.any():  # the fading rim of a stroke, which closing has joined
+        tissue = opened(tissue, round(settings.opening_um / mpp))
     neutral = colours.dark & ~stained & ~ink & ~black & ~tissue
     return MaskResult(tissue, background, {"ink": ink, "black": black, "neutral": neutral})
 
