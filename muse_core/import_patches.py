@@ -262,6 +262,9 @@ def _done(pending: dict[Future[Any], Chunk]) -> Iterator[list[SlideRecord]]:
             message = f"worker after worker died over a chunk of images that holds it ({type(error).__name__})"
             rows = [_failed(chunk, patch, "worker_killed", f"{patch.path}: {message}") for patch in chunk.patches]
         _keep_rows(chunk, rows)
+        for row in rows:
+            if row["status"] == "failed":
+                logger.warning("%s: failed, %s: %s", row["slide_id"], row["reason"], row["message"])
         yield [SlideRecord(row, chunk.inputs_hash) for row in rows]
 
 
@@ -358,9 +361,7 @@ def _identity(chunk: Chunk, patch: Patch) -> dict[str, Any]:
 
 
 def _failed(chunk: Chunk, patch: Patch, reason: str, message: str) -> dict[str, Any]:
-    message = " ".join(message.split())
-    logger.warning("%s: failed, %s: %s", patch.slide_id, reason, message)
-    failed = {"status": "failed", "reason": reason, "message": message, "n_rois": 0, "n_nuclei": 0}
+    failed = {"status": "failed", "reason": reason, "message": " ".join(message.split()), "n_rois": 0, "n_nuclei": 0}
     return {**_identity(chunk, patch), **failed}
 
 
