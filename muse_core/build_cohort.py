@@ -283,7 +283,7 @@ def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: Build | None = 
 
 
 def _build_chunks(executor: Executor, job: SlideJob, plan: SlidePlan, on_rois: OnRois) -> list[ChunkResult]:
-    chunks = range(plan.chunks(job.settings.chunk_rois))
+    chunks = range(len(plan.chunked(job.settings.chunk_rois)))
     futures = [executor.submit(tried, build_chunk, job, plan, chunk) for chunk in chunks]
     for future in as_completed(futures):
         on_rois(value_of(future).n_rois)

@@ -23,7 +23,8 @@ class BuildSettings(Settings):
         image: how ROI images are stored.
         acquire: how slides are fetched (never changes the tables).
         detector: `classical`, `none`, or the dotted name of a callable.
-        chunk_rois: ROIs a piece of work and a Parquet part; a slide's 42 make two, a few seconds of a core each.
+        chunk_rois: most ROIs a piece of work and a Parquet part; a slide's 42 make two, seconds of a core each. Fewer let
+            more workers share one slide, and make more and smaller parts.
         contact_sheets: whether to draw a picture a slide (never changes the tables).
     """
 

@@ -77,9 +77,15 @@ class SlidePlan:
     tissue_mm2: float
     boxes: tuple[RoiBox, ...]
 
-    def chunks(self, chunk_rois: int) -> int:
-        """How many pieces of work the ROIs make."""
-        return -(-len(self.boxes) // chunk_rois)
+    def chunked(self, most: int) -> list[list[tuple[int, RoiBox]]]:
+        """The numbered ROIs in pieces of work of at most `most`.
+
+        They are two pieces at least, so that one slide keeps two workers busy. How many workers there are plays no part:
+        a rerun elsewhere cuts the same pieces.
+        """
+        numbered = list(enumerate(self.boxes))
+        size = min(most, -(-len(numbered) // 2))
+        return [numbered[start : start + size] for start in range(0, len(numbered), size)]
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,7 @@ def build_chunk(job: SlideJob, plan: SlidePlan, chunk: int) -> ChunkResult:
     if done.exists():
         return _read_result(done)
     failed: list[tuple[str, str]] = []
-    size = job.settings.chunk_rois
-    numbered = list(enumerate(plan.boxes))[chunk * size : (chunk + 1) * size]
+    numbered = plan.chunked(job.settings.chunk_rois)[chunk]
     with open_slide(job.path, mpp_override=job.mpp_override, reader=plan.facts["reader"], device=job.device) as slide:
         n_rois, n_nuclei = write_rois(part, _rows(slide, job, numbered, failed), _provenance(job, plan))
     result = ChunkResult(n_rois, n_nuclei, tuple(failed))
