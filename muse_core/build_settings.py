@@ -23,7 +23,7 @@ class BuildSettings(Settings):
         image: how ROI images are stored.
         acquire: how slides are fetched (never changes the tables).
         detector: `classical`, `none`, or the dotted name of a callable.
-        chunk_rois: most ROIs a piece of work and a Parquet part; a slide's 42 make two, seconds of a core each. Fewer let
+        chunk_rois: most ROIs a piece of work and a Parquet part; a slide's 42 make two. Fewer let
             more workers share one slide, and make more and smaller parts.
         contact_sheets: whether to draw a picture a slide (never changes the tables).
     """

@@ -80,7 +80,7 @@ class SlidePlan:
     def chunked(self, most: int) -> list[list[tuple[int, RoiBox]]]:
         """The numbered ROIs in pieces of work of at most `most`.
 
-        They are two pieces at least, so that one slide keeps two workers busy. How many workers there are plays no part:
+        They are two pieces at least, so that one slide keeps two workers busy. The number of workers plays no part:
         a rerun elsewhere cuts the same pieces.
         """
         numbered = list(enumerate(self.boxes))
