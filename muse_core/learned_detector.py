@@ -33,6 +33,7 @@ COARSEST_MPP = 1.0  # at 1 µm/px a lymphocyte is 7 px wide; coarser, nuclei are
 FINEST_MPP = 0.02  # no light microscope has finer pixels, so the number is a mistake
 _FORMAT = "muse-nucleus-detector-1"
 _TILE_PX = 2304  # network px that a tile owns at most: bounds the memory to about a GB
+_INK_GREEN = 25  # of 255, by which green exceeds red on ink
 _KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
 
 
@@ -129,11 +130,10 @@ class LearnedDetector:
         """As a call, but with the network's heat instead of the score, and every top: what calibration starts from."""
         _check(rgb, mpp)
         scale = mpp / NETWORK_MPP
-        points = find_peaks(
-            self.heat(_resampled(rgb, scale)),
-            min_heat=_KEEP_HEAT,
-            min_distance_px=self._min_distance_um / NETWORK_MPP,
-        )
+        image = _resampled(rgb, scale)
+        min_distance_px = self._min_distance_um / NETWORK_MPP
+        points = find_peaks(self.heat(image), min_heat=_KEEP_HEAT, min_distance_px=min_distance_px)
+        points = points[~_on_ink(image, points)]
         points[:, :2] /= scale
         height, width = rgb.shape[:2]
         inside = (points[:, 0] < width) & (points[:, 1] < height)  # not what was mirrored at the rim
@@ -225,6 +225,18 @@ def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
             f"image at {mpp} µm/px: {FINEST_MPP} to {COARSEST_MPP} needed; read it finer, or give its mpp",
             reason=reason,
         )
+
+
+def _on_ink(rgb: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which points (N, 3) lie on green or cyan: the colour of surgical ink, of no nucleus in common stains.
+
+    Haematoxylin takes green light away first, or, as a blue counterstain, red light but still more green than blue.
+    """
+    if not len(points):
+        return np.zeros(0, bool)
+    columns, rows = np.clip(points[:, :2].astype(int).T, 0, [[rgb.shape[1] - 1], [rgb.shape[0] - 1]])
+    red, green, blue = cv2.blur(rgb, (5, 5))[rows, columns].astype(np.float32).T
+    return np.asarray((green - red > _INK_GREEN) & (green - red > 0.6 * (blue - red)))
 
 
 def _even_side(length_px: int) -> int:

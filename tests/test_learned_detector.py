@@ -82,6 +82,18 @@ def test_nothing_is_found_in_pen_strokes(detector):
     assert len(detector(cv2.GaussianBlur(image, (0, 0), 1.5), 0.5)) <= 1
 
 
+def test_ink_is_no_nucleus_and_a_blue_counterstain_is(detector, patch):
+    for colour in ((40, 130, 140), (60, 140, 90)):
+        spots = np.full((200, 200, 3), 240, np.uint8)
+        for x in range(20, 190, 30):
+            cv2.circle(spots, (x, x), 6, colour, -1, cv2.LINE_AA)
+        assert not len(detector(cv2.GaussianBlur(spots, (0, 0), 0.7), 0.5))
+    blue = np.array((90, 110, 170), np.float32)
+    shade = patch.image.mean(axis=2, keepdims=True) / 255
+    counterstained = np.clip(blue + (245 - blue) * np.clip(shade * 2 - 0.6, 0, 1), 0, 255).astype(np.uint8)
+    assert _hits(detector(counterstained, 0.5), patch.xy, 3) > 0.7 * len(patch.xy)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (3, 2), (17, 33)])
 def test_tiny_images_have_a_right_answer(detector, shape):
     for mpp in (0.1, 0.25, 0.5, 0.9):
