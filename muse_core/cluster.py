@@ -109,7 +109,7 @@ def _local_cluster(count: int | None) -> LocalCluster:
             n_workers=n_workers,
             threads_per_worker=1,  # decoding and encoding scale by process; one slide handle a thread
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None takes port 8787 all the same
             memory_limit=memory_limit_bytes() // n_workers,
             silence_logs=logging.ERROR,
         )
