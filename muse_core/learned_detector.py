@@ -66,7 +66,7 @@ class DetectorModel:
 
     net: NucleusNet
     calibration: Calibration = Calibration()
-    min_distance_um: float = 2.5
+    min_distance_um: float = 3.0
 
 
 class LearnedDetector:

@@ -15,6 +15,8 @@ NO_CLASS = -100  # what cross entropy leaves out
 _REACH = 6  # heat-map px around a nucleus that its bump is drawn in
 _CLASS_FROM = 0.2  # heat above which a pixel also carries the nucleus' class
 _SMOOTHING = 0.8  # heat-map px; takes the steps of bfloat16 out, so that a bump has one top
+_CENTROID_REACH = 5  # heat-map px around a top whose heat says where the nucleus' middle is
+_CENTROID_SIGMA = 3.0  # heat-map px; how fast that heat's say falls off
 
 
 def draw_heat(
@@ -64,12 +66,34 @@ def find_peaks(heat: NDArray[np.float32], *, min_heat: float, min_distance_px: f
     top[[0, -1], :] = top[:, [0, -1]] = False
     rows, columns = np.nonzero(top)
     value = smooth[rows, columns]
+    order = np.lexsort((columns, rows, -value))
+    order = order[_thinned(np.column_stack([columns, rows])[order], min_distance_px / OUTPUT_STRIDE)]
+    xy = _centroids(heat, smooth, rows[order], columns[order])
+    return np.column_stack([xy, value[order]]).astype(np.float32)
+
+
+def _centroids(
+    heat: NDArray[np.float32], smooth: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> NDArray[np.floating]:
+    """The middle of the heat around each top, (N, 2) x, y in px of the image; rows and columns are of `smooth`.
+
+    A long or large nucleus has a long bump, and its dot may be anywhere along it: the middle is nearer than the top.
+    """
+    reach = np.arange(-_CENTROID_REACH, _CENTROID_REACH + 1)
+    padded = np.pad(heat, _CENTROID_REACH)
+    around = np.lib.stride_tricks.sliding_window_view(padded, (len(reach), len(reach)))[
+        rows - 1, columns - 1
+    ]  # (N, 11, 11)
     log = np.log(np.maximum(smooth, 1e-9))  # the log of a Gaussian is a parabola: three points give its top exactly
-    dx = _parabola_top(log[rows, columns - 1], log[rows, columns], log[rows, columns + 1])
-    dy = _parabola_top(log[rows - 1, columns], log[rows, columns], log[rows + 1, columns])
-    found = np.column_stack([(columns - 0.5 + dx) * OUTPUT_STRIDE, (rows - 0.5 + dy) * OUTPUT_STRIDE, value])
-    order = np.lexsort((found[:, 0], found[:, 1], -value))
-    return _thinned(found[order].astype(np.float32), min_distance_px)
+    at = log[rows, columns]
+    top_x = _parabola_top(log[rows, columns - 1], at, log[rows, columns + 1])
+    top_y = _parabola_top(log[rows - 1, columns], at, log[rows + 1, columns])
+    near_x = np.exp(-((reach - top_x[:, None]) ** 2) / (2 * _CENTROID_SIGMA**2))
+    near_y = np.exp(-((reach - top_y[:, None]) ** 2) / (2 * _CENTROID_SIGMA**2))
+    mass = around * near_y[:, :, None] * near_x[:, None, :]
+    total = np.maximum(mass.sum(axis=(1, 2)), 1e-9)
+    dx, dy = (mass.sum(axis=1) @ reach) / total, (mass.sum(axis=2) @ reach) / total
+    return np.asarray(np.column_stack([columns - 0.5 + dx, rows - 0.5 + dy]) * OUTPUT_STRIDE)
 
 
 def _parabola_top(
@@ -83,12 +107,11 @@ def _parabola_top(
     )
 
 
-def _thinned(peaks: NDArray[np.float32], min_distance_px: float) -> NDArray[np.float32]:
-    """Peaks, best first, without those that have a better one nearer than the distance."""
-    if len(peaks) < 2:
-        return peaks
-    pairs = KDTree(peaks[:, :2]).query_pairs(min_distance_px, output_type="ndarray")
-    keep = np.ones(len(peaks), bool)
-    for better, worse in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():  # rows are ordered: better < worse
-        keep[worse] &= not keep[better]
-    return peaks[keep]
+def _thinned(points: NDArray[np.intp], min_distance: float) -> NDArray[np.intp]:
+    """Which of points, best first, stay when each goes that has a better one nearer than the distance."""
+    keep = np.ones(len(points), bool)
+    if len(points) > 1:
+        pairs = KDTree(points).query_pairs(min_distance, output_type="ndarray")
+        for better, worse in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():  # rows are ordered: better < worse
+            keep[worse] &= not keep[better]
+    return np.flatnonzero(keep)
