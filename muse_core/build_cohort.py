@@ -15,6 +15,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from distributed import KilledWorker
@@ -31,9 +32,9 @@ from muse_core.build_slide import (
     remove_parts,
     remove_staging,
 )
-from muse_core.cluster import Workers, open_workers, tried, value_of
+from muse_core.cluster import WorkerError, Workers, open_workers, tried, value_of
 from muse_core.contact_sheet import draw_contact_sheet
-from muse_core.errors import MuseError, OutputError, SlideReadError, TissueError
+from muse_core.errors import ConfigError, DatasetError, MuseError, OutputError, SlideReadError, TissueError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.manifest import Manifest, ManifestRow
 from muse_core.nuclei import SHIPPED_DETECTORS, load_detector
@@ -95,6 +96,7 @@ class BuildRun:
         self.workers = workers
         self.store = store
         self.started = time.monotonic()
+        self.stopping = Event()
 
     @property
     def slides_in_flight(self) -> int:
@@ -123,6 +125,10 @@ class BuildRun:
         begun = time.monotonic()
         values = self._attempt(row, inputs_hash, fetch or self.fetch, on_rois)
         values["seconds"] = time.monotonic() - begun
+        if values["status"] == "failed" and known is not None and known.status == "done":
+            return _still_there(known, values)
+        if values["status"] != "done":
+            self._clear(row.slide_id)
         record = SlideRecord({**_identity(row), **values}, inputs_hash)
         keep_record(record, self.paths.record(row.slide_id))
         remove_staging(self.paths.staging(row.slide_id))
@@ -153,27 +159,21 @@ class BuildRun:
 
     def _attempt(self, row: ManifestRow, inputs_hash: str, fetch: Fetch, on_rois: OnRois) -> dict[str, Any]:
         """The values of the slide's row, whatever happens to it."""
+        facts: dict[str, Any] = {"n_rois": 0, "n_nuclei": 0}
         try:
             with self.store.slide(row, fetch) as acquired:
-                return {"status": "done", **self._build(self._job(row, acquired, inputs_hash), on_rois)}
+                facts |= {"md5": acquired.md5, "size": acquired.size}
+                return {"status": "done", **facts, **self._build(self._job(row, acquired, inputs_hash), on_rois)}
         except OutputError:
             raise
-        except MuseError as error:
-            status, reason, message = (
-                "skipped" if isinstance(error, TissueError) else "failed",
-                error.reason,
-                str(error),
-            )
-        except KilledWorker as error:
-            status, reason = "failed", "worker_killed"
-            message = f"{row.slide_id}: worker after worker died over it ({error}); give the workers more memory"
         except Exception as error:
-            # The one broad except: a fault of ours, or of a third party's detector, must not end the cohort.
-            logger.exception("%s", row.slide_id)
-            status, reason, message = "failed", "crashed", f"{row.slide_id}: {type(error).__name__}: {error}"
+            # The one broad except: no fault of a slide, of ours or of a third party's detector may end the cohort.
+            if self.stopping.is_set():
+                raise  # the workers were taken away; the slide is none the worse
+            status, reason, message = _verdict(row.slide_id, error)
+            facts |= error.facts if isinstance(error, MuseError) else {}
         logger.warning("%s: %s, %s: %s", row.slide_id, status, reason, message)
-        remove_parts(self.paths.out, row.slide_id)
-        return {"status": status, "reason": reason, "message": message, "n_rois": 0, "n_nuclei": 0}
+        return {**facts, "status": status, "reason": reason, "message": message}
 
     def _build(self, job: SlideJob, on_rois: OnRois) -> dict[str, Any]:
         executor = self.workers.executor
@@ -182,13 +182,13 @@ class BuildRun:
         failed = sorted(pair for result in results for pair in result.failed)
         if len(failed) == len(plan.boxes):
             raise SlideReadError(f"{job.path}: none of its {len(failed)} ROIs could be read: {failed[0][1]}")
+        # From here on the dataset changes: what an earlier record says is no longer so.
+        self.paths.record(job.slide_id).unlink(missing_ok=True)
         commit_parts(job, self.paths.out, len(results))
         if self.settings.contact_sheets:
-            value_of(executor.submit(tried, draw_contact_sheet, job, plan, self.paths.out.absolute()))
+            self._draw(job, plan)
         return {
             **plan.facts,
-            "md5": job.md5,
-            "size": job.path.stat().st_size,
             "tissue_mm2": plan.tissue_mm2,
             "n_rois": sum(result.n_rois for result in results),
             "n_nuclei": sum(result.n_nuclei for result in results),
@@ -196,6 +196,18 @@ class BuildRun:
             "reason": "bad_tiles" if failed else None,
             "message": f"{len(failed)} of {len(plan.boxes)} ROIs could not be read: {failed[0][1]}" if failed else None,
         }
+
+    def _draw(self, job: SlideJob, plan: SlidePlan) -> None:
+        try:
+            value_of(self.workers.executor.submit(tried, draw_contact_sheet, job, plan, self.paths.out.absolute()))
+        except (SlideReadError, DatasetError, WorkerError) as error:
+            logger.warning("%s: no contact sheet: %s", job.slide_id, error)  # the dataset is whole without it
+
+    def _clear(self, slide_id: str) -> None:
+        """Take what the folder holds of a slide that is not built."""
+        remove_parts(self.paths.out, slide_id)
+        self.paths.contact_sheet(slide_id).unlink(missing_ok=True)
+        self.paths.tissue(slide_id).unlink(missing_ok=True)
 
     def _job(self, row: ManifestRow, acquired: Acquired, inputs_hash: str) -> SlideJob:
         # Absolute paths: a worker's current folder is not this process's.
@@ -238,10 +250,12 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Build
 
     Raises:
         OutputError: the folder is locked, read-only or full.
-        ConfigError: the detector, the worker count or the scheduler is of no use.
+        ConfigError: the detector, the tissue folder, the worker count or the scheduler is of no use.
     """
     if settings.detector not in SHIPPED_DETECTORS:
         load_detector(settings.detector)  # a name that cannot be loaded should not fail slide after slide
+    if options.tissue_folder is not None and not options.tissue_folder.is_dir():
+        raise ConfigError(f"--tissue {options.tissue_folder}: no such folder; give one with <slide_id>.geojson files")
     paths = RunPaths(options.out)
     with ExitStack() as stack:
         stack.enter_context(locked(paths))
@@ -279,6 +293,7 @@ def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: Build | None = 
         yield from (future.result() for future in as_completed(pending))
     finally:
         # After an error or Ctrl-C nobody waits for slides that are half done: the next run takes them up.
+        run.stopping.set()
         threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -288,6 +303,28 @@ def _build_chunks(executor: Executor, job: SlideJob, plan: SlidePlan, on_rois: O
     for future in as_completed(futures):
         on_rois(value_of(future).n_rois)
     return [value_of(future) for future in futures]
+
+
+def _verdict(slide_id: str, error: Exception) -> tuple[str, str, str]:
+    """Status, reason and message of a slide that was not built."""
+    if isinstance(error, MuseError):
+        return ("skipped" if isinstance(error, TissueError) else "failed"), error.reason, str(error)
+    if isinstance(error, KilledWorker):
+        message = f"{slide_id}: worker after worker died over it ({error}); give the workers more memory"
+        return "failed", "worker_killed", message
+    if isinstance(error, WorkerError):
+        logger.error("%s: crashed on a worker:\n%s", slide_id, error.traceback_text)
+        return "failed", "crashed", f"{slide_id}: {error}"
+    logger.error("%s: crashed", slide_id, exc_info=error)
+    return "failed", "crashed", f"{slide_id}: {type(error).__name__}: {error}"
+
+
+def _still_there(known: SlideRecord, values: dict[str, Any]) -> SlideRecord:
+    """The record of a slide that was built once and now failed: its ROIs stay, and so does its record on the disk."""
+    kept = f"{values['message']}; the {known.row['n_rois']} ROIs of an earlier run are kept"
+    return SlideRecord(
+        {**known.row, "status": "failed", "reason": values["reason"], "message": kept}, known.inputs_hash
+    )
 
 
 def _identity(row: ManifestRow) -> dict[str, Any]:

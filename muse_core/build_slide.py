@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from muse_core.build_roi import build_roi, copyable_tiles
 from muse_core.build_settings import BuildSettings
-from muse_core.errors import SlideReadError
+from muse_core.errors import MuseError, SlideReadError
 from muse_core.files import whole_file
 from muse_core.nuclei import Detector, adapted, load_detector
 from muse_core.roi_dataset import RoiRow, part_path, parts_of_slide, write_rois
@@ -57,6 +57,11 @@ class SlideJob:
     def folder(self) -> Path:
         """The staging folder of exactly these inputs."""
         return self.staging / self.inputs_hash
+
+    @property
+    def staged_tissue(self) -> Path:
+        """Where the tissue polygons wait for the commit."""
+        return self.folder / "tissue.geojson"
 
     def staged_part(self, chunk: int) -> Path:
         """Where a chunk's rows wait for the commit."""
@@ -108,21 +113,19 @@ def plan_slide(job: SlideJob) -> SlidePlan:
     if staged.exists():
         return _read_plan(staged)
     with open_slide(job.path, mpp_override=job.mpp_override) as slide:
-        overview = _overview(slide, job.settings)
-        tissue = _tissue_of(slide, job, overview)
-        boxes = tuple(select_rois(slide, tissue, job.settings.rois, key=job.slide_id, overview=overview))
-        sample = _stain_sample(slide, boxes)
-        mpp = slide.info.mpp
-        plan = SlidePlan(_facts(slide), tissue_area_mm2(tissue, mpp.x, mpp.y), boxes)
-    with whole_file(job.tissue_file) as file:
+        facts = _facts(slide)
+        try:
+            plan, tissue, sample = _plan(slide, job, facts)
+        except MuseError as error:
+            error.facts = facts
+            raise
+    with whole_file(job.staged_tissue) as file:
         write_tissue(tissue, file)
     with whole_file(job.folder / "stain.npy") as file:
         file.write_bytes(_npy(sample))
     with whole_file(staged) as file:
-        file.write_text(json.dumps({**asdict(plan), "boxes": [asdict(box) for box in boxes]}), encoding="utf-8")
-    logger.info(
-        "%s: %.2f mm2 of tissue, %d ROIs, read by %s", job.slide_id, plan.tissue_mm2, len(boxes), plan.facts["reader"]
-    )
+        file.write_text(json.dumps({**asdict(plan), "boxes": [asdict(box) for box in plan.boxes]}), encoding="utf-8")
+    logger.info("%s: %.2f mm2 of tissue, %d ROIs", job.slide_id, plan.tissue_mm2, len(plan.boxes))
     return plan
 
 
@@ -163,10 +166,16 @@ def commit_parts(job: SlideJob, out: Path, n_chunks: int) -> None:
         with whole_file(commit) as file:
             file.write_text(json.dumps(chunks), encoding="utf-8")
     for chunk in json.loads(commit.read_text(encoding="utf-8")):
-        staged, final = job.staged_part(chunk), part_path(out, job.project, job.slide_id, chunk)
-        if staged.exists():
-            final.parent.mkdir(parents=True, exist_ok=True)
-            staged.replace(final)
+        _put(job.staged_part(chunk), part_path(out, job.project, job.slide_id, chunk))
+    if job.tissue_edited != job.tissue_file:  # a person's edit is not written over
+        _put(job.staged_tissue, job.tissue_file)
+
+
+def _put(staged: Path, final: Path) -> None:
+    """Move a file into place, unless an earlier call has."""
+    if staged.exists():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(final)
 
 
 def remove_parts(out: Path, slide_id: str) -> None:
@@ -184,6 +193,14 @@ def _overview(slide: Slide, settings: BuildSettings) -> Overview:
     """One overview, fine enough for tissue and ROIs; the same whether tissue is to be found or is given."""
     mpp = min(settings.tissue.overview_mpp, settings.rois.richness_mpp)
     return read_overview(slide, mpp, max_px=min(settings.tissue.max_overview_px, settings.rois.max_overview_px))
+
+
+def _plan(slide: Slide, job: SlideJob, facts: dict[str, Any]) -> tuple[SlidePlan, Tissue, NDArray[np.uint8]]:
+    overview = _overview(slide, job.settings)
+    tissue = _tissue_of(slide, job, overview)
+    boxes = tuple(select_rois(slide, tissue, job.settings.rois, key=job.slide_id, overview=overview))
+    area_mm2 = tissue_area_mm2(tissue, slide.info.mpp.x, slide.info.mpp.y)
+    return SlidePlan(facts, area_mm2, boxes), tissue, _stain_sample(slide, boxes)
 
 
 def _tissue_of(slide: Slide, job: SlideJob, overview: Overview) -> Tissue:

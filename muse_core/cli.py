@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,25 +34,27 @@ from muse_core.config import load_settings
 from muse_core.demo import clear_demo, draw_demo
 from muse_core.device import resolve_device
 from muse_core.doctor import diagnose
-from muse_core.errors import ManifestError, MuseError
+from muse_core.errors import ConfigError, ManifestError, MuseError, OutputError
 from muse_core.gdc import GDC_API, default_hold_out_paths, query_slides, read_hold_out, select_slides
 from muse_core.import_patches import ImportOptions, ImportSettings, import_patches
 from muse_core.manifest import Manifest, read_manifest, with_mpp, write_manifest
 from muse_core.roi_dataset import NO_PROJECT
 from muse_core.run_paths import RunPaths
-from muse_core.slide_records import BuildSummary
+from muse_core.slide_records import BuildSummary, SlideRecord
 
-OK, FAILED = 0, 1
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     name="muse",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # its panels cut option names at 80 columns
     pretty_exceptions_enable=False,
     help="From a manifest of whole-slide images to a queryable dataset of ROIs and nuclei.",
 )
-manifest_app = typer.Typer(no_args_is_help=True, help="Check manifests, and write the TCGA cohort's.")
+manifest_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Check manifests, and write the TCGA cohort's."
+)
 app.add_typer(manifest_app, name="manifest")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
@@ -75,17 +78,25 @@ class Terminal:
     notes: Console
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C or a polite kill; a KeyboardInterrupt the command-line library would answer itself."""
+
+
 def main() -> None:
-    """The console script: a MuseError is one line and exit status 1; wrong usage is exit status 2."""
-    signal.signal(signal.SIGTERM, _terminated)
+    """The console script: a MuseError is one line and exit status 1, or 2 where a setting or option is wrong."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _interrupt)
     try:
         app()
+    except ConfigError as error:
+        _give_up(error, USAGE)
     except MuseError as error:
-        _give_up(error)
-    except KeyboardInterrupt:
+        _give_up(error, FAILED)
+    except _Interrupted:
         sys.stderr.write("muse: interrupted; what was finished is kept, the same command goes on from there\n")
-        # Slides under way are left to the next run; nobody waits for their threads.
-        _leave(130)
+        sys.stderr.flush()
+        # Threads of slides under way would keep the process; the next run takes those slides up.
+        os._exit(INTERRUPTED)
 
 
 @app.command("build-tcga-nu")
@@ -287,11 +298,15 @@ def _build(terminal: Terminal, manifest: Manifest, options: BuildOptions, settin
     if not manifest.rows and not manifest.problems:
         raise ManifestError("the manifest names no slide")
     with open_build(options, settings) as run:
-        records = []
-        with _slide_progress(terminal, len(manifest.rows)) as tell:
-            for record in build_all(run, manifest.rows, partial(run.build, on_rois=tell.rois)):
-                records.append(record)
-                tell.slide(record.slide_id)
+        records: list[SlideRecord] = []
+        try:
+            with _slide_progress(terminal, len(manifest.rows)) as tell:
+                for record in build_all(run, manifest.rows, partial(run.build, on_rois=tell.rois)):
+                    records.append(record)
+                    tell.slide(record.slide_id)
+        except OutputError:
+            run.finish(manifest, records)  # what was built can be queried, if there is room for the table
+            raise
         summary = run.finish(manifest, records)
     text = write_summary(run.paths, summary)
     terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -357,20 +372,15 @@ def _print_json(values: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _give_up(error: MuseError) -> NoReturn:
+def _give_up(error: MuseError, status: int) -> NoReturn:
     sys.stderr.write(f"muse: {error}\n")
     if "--json" in sys.argv:
-        _print_json({"error": str(error), "reason": error.reason})
-    _leave(FAILED)
-
-
-def _terminated(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _leave(status: int) -> NoReturn:
-    sys.stdout.flush()
+        _print_json({**BuildSummary().as_json(), "error": str(error), "reason": error.reason})
     sys.exit(status)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise _Interrupted
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import logging
 import resource
+import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client, LocalCluster, Scheduler
+from distributed.comm import get_address_host_port
 
 from muse_core.errors import ConfigError, MuseError
 from muse_core.machine import cpu_count, memory_limit_bytes
 
+CONNECT_TIMEOUT_S = 10
 MAX_WORKER_DEATHS = 5  # a piece of work that five workers died over is taken to be the cause
 
 
@@ -50,27 +54,50 @@ def open_workers(count: int | None = None, scheduler: str | None = None) -> Iter
         with _connect(scheduler) as client:
             yield _dask_workers(client, f"Dask scheduler {scheduler}")
     elif count == 0:
-        with ThreadPoolExecutor(1) as executor:
+        executor = ThreadPoolExecutor(1)
+        try:
             yield Workers(executor, 1, own_peak_rss_bytes, "this process")
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
     else:
         with _quiet_dask(), _local_cluster(count) as cluster, Client(cluster, set_as_default=False) as client:
             yield _dask_workers(client, f"{len(cluster.workers)} local Dask workers")
 
 
 def tried(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401  (any picklable work)
-    """On the worker: an error that is part of the job comes back as a value, so that Dask logs no crash."""
+    """On the worker: an error comes back as a value, so that Dask does not log it on the worker as well."""
     try:
         return function(*arguments)
     except MuseError as error:
         return error
+    except Exception as error:
+        # Whoever asked decides what it means; its class may not be importable there, so it travels as text.
+        return WorkerError(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def value_of(future: Future[Any]) -> Any:  # noqa: ANN401
-    """What `tried` gave, its error raised here."""
+    """What `tried` gave, its error raised here.
+
+    Raises:
+        MuseError: as the work raised it.
+        WorkerError: the work crashed.
+    """
     outcome = future.result()
-    if isinstance(outcome, MuseError):
+    if isinstance(outcome, MuseError | WorkerError):
         raise outcome
     return outcome
+
+
+class WorkerError(Exception):
+    """Work that crashed on a worker: what it said, and its traceback there."""
+
+    def __init__(self, message: str, traceback_text: str) -> None:
+        super().__init__(message, traceback_text)
+        self.message = message
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def own_peak_rss_bytes() -> int:
@@ -93,10 +120,14 @@ def _quiet_dask() -> Iterator[None]:
 
 def _connect(scheduler: str) -> Client:
     try:
-        return Client(scheduler, timeout="10s", set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
+        host, port = get_address_host_port(scheduler, strict=True)
+        # Asked before Dask is: its client tries for long and complains in many lines.
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
+        return Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"--dask-scheduler {scheduler}: no Dask scheduler answers ({error}); start one with `dask scheduler`"
+            f"--dask-scheduler {scheduler}: no Dask scheduler answers ({error}); start one with `dask scheduler` and "
+            "give its address, tcp://host:8786"
         ) from None
 
 

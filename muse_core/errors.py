@@ -23,14 +23,17 @@ class MuseError(Exception):
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(" ".join(message.split()))
         self.reason = reason or self.default_reason
+        self.facts: dict[str, object] = {}  # columns of the slides table that were known before it failed
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (Dask); the keyword-only reason would be lost by the default.
-        return (_rebuild, (type(self), str(self), self.reason))
+        return (_rebuild, (type(self), str(self), self.reason, self.facts))
 
 
-def _rebuild(kind: type[MuseError], message: str, reason: str) -> MuseError:
-    return kind(message, reason=reason)
+def _rebuild(kind: type[MuseError], message: str, reason: str, facts: dict[str, object]) -> MuseError:
+    error = kind(message, reason=reason)
+    error.facts = facts
+    return error
 
 
 class ManifestError(MuseError, ValueError):

@@ -292,9 +292,77 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_tables(drawn, tmp_pat
     assert not any((tmp_path / "out" / ".staging").iterdir())
 
 
-def wait_until_begun(out: Path, process: subprocess.Popen) -> None:
-    """Until the run holds its folder, so that a kill hits work and not imports."""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_interrupting_a_rebuild_loses_nothing(drawn, tmp_path, how, workers):
+    manifest = write_manifest(tmp_path / "m.csv", *(f"S{number},C,P,{drawn[0]},,," for number in range(4)))
+    build(manifest, tmp_path / "out")
+    before = tables(tmp_path / "out")
+    arguments = [
+        "build-tcga-nu",
+        "--manifest",
+        manifest,
+        "--out",
+        tmp_path / "out",
+        "--workers",
+        workers,
+        *settings_arguments(),
+    ]
+    changed = [*map(str, arguments), "--set", "image.quality=80"]
+    process = subprocess.Popen([sys.executable, "-m", "muse_core.cli", *changed], stderr=subprocess.PIPE, text=True)
+    wait_until_begun(tmp_path / "out", process, staged=True)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.strip().splitlines()[-1].startswith("muse: interrupted")
+    assert "Traceback" not in stderr
+    assert len(RoiDataset(tmp_path / "out")) == len(before[1]), "each slide has its old ROIs or its new ones"
+    assert muse(*arguments).returncode == 0
+    assert tables(tmp_path / "out") == before
+
+
+def test_what_was_built_stays_when_its_slide_cannot_be_had_again(drawn, tmp_path):
+    shutil.copy(drawn[0], tmp_path / "a.svs")
+    manifest = write_manifest(tmp_path / "m.csv", "A,C,P,a.svs,,,")
+    build(manifest, tmp_path / "out")
+    (tmp_path / "a.svs").rename(tmp_path / "away.svs")
+    summary = build(manifest, tmp_path / "out")
+    row = slide_rows(tmp_path / "out")["A"]
+    assert (summary.slides_failed, row["status"], row["reason"]) == (1, "failed", "not_found")
+    assert "6 ROIs of an earlier run are kept" in row["message"]
+    assert len(RoiDataset(tmp_path / "out")) == 6
+    (tmp_path / "away.svs").rename(tmp_path / "a.svs")
+    assert build(manifest, tmp_path / "out").slides_reused == 1
+
+
+def test_tissue_edited_in_place_is_used_and_not_written_over(drawn, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,")
+    build(manifest, tmp_path / "out")
+    tissue = tmp_path / "out" / "tissue" / "A.geojson"
+    square = [[1000, 1000], [3200, 1000], [3200, 3200], [1000, 3200], [1000, 1000]]
+    tissue.write_text(json.dumps({"type": "Polygon", "coordinates": [square]}))
+    edited = tissue.read_text()
+    build(manifest, tmp_path / "out", tissue_folder=tmp_path / "out" / "tissue")
+    assert tissue.read_text() == edited
+    assert slide_rows(tmp_path / "out")["A"]["tissue_mm2"] == pytest.approx(0.55**2)
+    assert build(manifest, tmp_path / "out", tissue_folder=tmp_path / "out" / "tissue").slides_reused == 1
+
+
+def test_what_is_known_of_a_skipped_slide_is_told(tmp_path):
+    glass = np.full((2000, 3000, 3), 240, np.uint8)
+    draw_aperio(tmp_path / "glass.svs", glass, Drawing(mpp=(0.5, 0.5)))
+    build(write_manifest(tmp_path / "m.csv", "glass,C,P,glass.svs,,,"), tmp_path / "out")
+    row = slide_rows(tmp_path / "out")["glass"]
+    assert (row["status"], row["reason"], row["n_rois"]) == ("skipped", "no_tissue", 0)
+    assert (row["mpp_x"], row["width_level0"], row["vendor"]) == (0.5, 3000, "aperio")
+    assert row["size"] == (tmp_path / "glass.svs").stat().st_size
+    assert row["md5"]
+
+
+def wait_until_begun(out: Path, process: subprocess.Popen, *, staged: bool = False) -> None:
+    """Until the run holds its folder, or has work in it, so that a kill hits work and not imports."""
     for _ in range(600):
-        if (out / ".staging").exists() or process.poll() is not None:
+        begun = any(out.glob(".staging/*/*/plan.json")) if staged else (out / ".staging").exists()
+        if begun or process.poll() is not None:
             return
         time.sleep(0.05)

@@ -88,13 +88,15 @@ def test_a_windows_manifest_with_a_mark_builds(drawn, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "word"),
     [
-        (["--set", "rois.max_per_slid=3"], 1, "max_per_slide"),
-        (["--set", "rois.mpp=fine"], 1, "rois.mpp"),
-        (["--set", "nonsense"], 1, "key=value"),
-        (["--config", "none.toml"], 1, "none.toml"),
-        (["--set", "detector=no.such.module:thing"], 1, "no.such.module"),
-        (["--device", "tpu"], 1, "auto, cpu"),
-        (["--mpp", "0"], 1, "µm/px"),
+        (["--set", "rois.max_per_slid=3"], 2, "max_per_slide"),
+        (["--set", "rois.mpp=fine"], 2, "rois.mpp"),
+        (["--set", "nonsense"], 2, "key=value"),
+        (["--config", "none.toml"], 2, "none.toml"),
+        (["--set", "detector=no.such.module:thing"], 2, "no.such.module"),
+        (["--device", "tpu"], 2, "auto, cpu"),
+        (["--mpp", "0"], 2, "µm/px"),
+        (["--tissue", "nowhere"], 2, "nowhere"),
+        (["--dask-scheduler", "garbage"], 2, "tcp://"),
     ],
 )
 def test_a_wrong_setting_is_one_line_before_anything_starts(drawn, tmp_path, arguments, status, word):
@@ -121,7 +123,7 @@ def test_no_dask_scheduler_there_is_one_line(drawn, tmp_path):
     (tmp_path / "m.csv").write_text(f"{HEADER}S,C,P,{drawn[0]},,,\n")
     address = "tcp://127.0.0.1:9"
     done = muse("build-tcga-nu", "--manifest", tmp_path / "m.csv", "--out", tmp_path / "o", "--dask-scheduler", address)
-    assert_one_line(done, 1, address, "dask scheduler")
+    assert_one_line(done, 2, address, "dask scheduler")
 
 
 def test_manifest_check_names_every_problem_with_its_row(tmp_path):
