@@ -25,7 +25,7 @@ from muse_core.errors import ConfigError, DatasetError
 from muse_core.evaluate_detect import RADIUS_UM, best_threshold, calibrated, count_hits, tops_of
 from muse_core.files import whole_file
 from muse_core.labelled_patches import LabelledPatch, read_labelled_patches
-from muse_core.learned_detector import Calibration, DetectorModel, save_model
+from muse_core.learned_detector import Calibration, DetectorModel, keep_freed_memory, save_model
 from muse_core.models.detector import STRIDE, NucleusNet, load_imagenet_encoder, parameter_count
 from muse_core.models.heat import NO_CLASS, draw_heat
 
@@ -123,6 +123,7 @@ def train_detector(
     train, validation = (read_labelled_patches(dataset, data, split) for split in ("train", "val"))
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    keep_freed_memory()
     run = _Run(settings, out, n_classes=len(train[0].class_names))
     _write_text(out / CONFIG_NAME, settings.model_dump_json(indent=1))
     if resume:
