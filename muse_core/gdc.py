@@ -207,11 +207,14 @@ def _page(
     def ask() -> tuple[list[dict[str, Any]], int]:
         try:
             response = client.post(url, json=body)
+        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+            raise AcquireError(f"{url}: {error}; give the base URL of GDC's API", reason="source_invalid") from error
         except httpx.TransportError as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
         raise_if_busy(response)
         if response.is_error:
-            raise AcquireError(f"{url}: GDC answered {response.status_code}: {response.text[:200]}")
+            message = f"{url}: GDC answered {response.status_code}: {response.text[:200]}"
+            raise AcquireError(message, reason="source_invalid")
         try:
             data = response.json()["data"]
             hits = [hit for hit in data["hits"] if hit["file_id"] and hit["file_name"]]

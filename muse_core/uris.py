@@ -24,6 +24,8 @@ SLIDE_SUFFIXES = (
     ".czi",
 )
 
+_WITH_PORT = frozenset({"http", "https", "ftp", "sftp", "ssh", "smb"})
+_WITH_BUCKET = frozenset({"s3", "s3a", "gs", "gcs"})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -55,18 +57,34 @@ def uri_problem(uri: str) -> str | None:
     if scheme == "":
         return None
     if scheme == "file":
+        if "%00" in rest:
+            return f"uri {uri!r} holds a %00, which no file name does"
         return None if rest.startswith("/") else f"uri {uri!r} has no absolute path; write file:///folder/slide.svs"
     if scheme == "gdc":
         return (
             None if _UUID.fullmatch(rest) else f"uri {uri!r}: {rest!r} is not a GDC file UUID (8-4-4-4-12 hex digits)"
         )
-    if scheme in {"http", "https"}:
-        return None if _host(uri) else f"uri {public_uri(uri)!r} names no host"
+    if scheme in _WITH_PORT and not _host(uri):
+        return f"uri {public_uri(uri)!r} names no host, or a wrong port; write {scheme}://host/folder/slide.svs"
+    if scheme in _WITH_BUCKET and not rest.partition("/")[0]:
+        return f"uri {public_uri(uri)!r} names no bucket; write {scheme}://bucket/folder/slide.svs"
     first = scheme.partition("::")[0]
     if first not in fsspec.available_protocols():
         return (
             f"uri {public_uri(uri)!r}: unknown scheme {first!r}; use a path, file, http, https, gdc or one of fsspec's"
         )
+    return None
+
+
+def missing_driver(uri: str) -> str | None:
+    """What to install before fsspec can read a URI; None where nothing is missing. Imports drivers, opens nothing."""
+    for link in uri.split("::"):  # such as simplecache::s3://bucket/a.svs
+        try:
+            fsspec.get_filesystem_class(link.partition("://")[0].lower())
+        except ImportError as error:
+            return f"a driver is missing: {error}; add it with pip install"
+        except ValueError:  # no protocol, which uri_problem tells
+            continue
     return None
 
 
@@ -102,7 +120,9 @@ def slide_stem(name: str) -> str:
 
 
 def _host(uri: str) -> str | None:
+    """The host of a URI; None where it has none, or one with a port that cannot be."""
     try:
-        return urlsplit(uri).hostname
+        parts = urlsplit(uri)
+        return parts.hostname if parts.port != 0 else None
     except ValueError:
         return None

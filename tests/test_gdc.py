@@ -109,6 +109,12 @@ def test_a_refused_query_is_not_asked_again(server):
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("api", ["http://[::1", "ftp://host"])
+def test_an_api_that_is_no_address_is_not_asked(api):
+    with pytest.raises(AcquireError, match="give the base URL of GDC's API"):
+        query_slides(api)
+
+
 def test_an_answer_that_is_not_whole_is_an_error(server):
     server.hits.append(hit(3, file_name="again.svs"))  # one file id on two pages: the data changed in between
     with pytest.raises(AcquireError, match="11 of 12 slides came"):

@@ -1,11 +1,13 @@
 """URIs: what is local, what is wrong, what may be shown, and how slides are named."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from muse_core.uris import (
     absolute_uri,
+    missing_driver,
     path_of,
     public_uri,
     scheme_of,
@@ -41,7 +43,10 @@ def test_schemes_and_local_paths(uri, scheme, path):
         "file:///a.svs",
         "http://host/a",
         "https://me:x@[::1]:80/a",
-        "s3://b/a",
+        "s3://b_c/a",
+        "s3://arn:aws:s3:us-west-2:123:accesspoint/x/a.svs",
+        "ftp://me:x@host/a",
+        "hdfs:///a",
         "memory://a",
         "simplecache::gs://b/a",
         "gdc://600C7D8C-F04C-4125-AF14-B1E76DC01A1E",
@@ -51,9 +56,38 @@ def test_good_uris(uri):
     assert uri_problem(uri) is None
 
 
-@pytest.mark.parametrize("uri", ["file://a.svs", "http://", "http://[::1", "gdc://", "gdc://../x", "nope://x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file://a.svs",
+        "file:///a%00.svs",
+        "http://",
+        "http://[::1",
+        "http://host:99999/a",
+        "http://host:x/a",
+        "ftp://",
+        "ftp:///a.svs",
+        "sftp:///a.svs",
+        "s3://",
+        "gs:///a.svs",
+        "gdc://",
+        "gdc://../x",
+        "nope://x",
+    ],
+)
 def test_bad_uris(uri):
     assert uri_problem(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://b/a.svs", "S3://b/a.svs", "simplecache::s3://b/a.svs"])
+def test_a_missing_driver_is_named(monkeypatch, uri):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # not importable, whatever is installed here
+    assert missing_driver(uri) == "a driver is missing: Install s3fs to access S3; add it with pip install"
+
+
+@pytest.mark.parametrize("uri", ["memory://a.svs", "simplecache::memory://a::b.svs"])
+def test_no_driver_is_missing(uri):
+    assert missing_driver(uri) is None
 
 
 @pytest.mark.parametrize(

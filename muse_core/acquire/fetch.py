@@ -15,6 +15,12 @@ from muse_core.files import safe_name, whole_file
 from muse_core.retry import TransientError, with_retries
 from muse_core.uris import path_of, public_uri, scheme_of, uri_suffix
 
+_ADVICE = {
+    "download_failed": "given up, run again later",
+    "size_mismatch": "correct the size in the manifest, or the file at its source",
+    "checksum_mismatch": "correct the md5 in the manifest, or the file at its source",
+}
+
 
 class SlideSource(Protocol):
     """What is to be fetched: a manifest row, or anything like it."""
@@ -45,7 +51,8 @@ def acquire(source: SlideSource, folder: Path, settings: AcquireSettings) -> Acq
     A download that was cut, even by a killed run, goes on where it ended; a whole file is not fetched again.
 
     Raises:
-        AcquireError: not_found, size_mismatch, checksum_mismatch or download_failed.
+        AcquireError: not_found, access_refused, source_invalid, size_mismatch, checksum_mismatch; or download_failed,
+            the one that may pass.
         OutputError: the disk is full or the folder cannot be written.
     """
     local = local_path(source)
@@ -110,7 +117,7 @@ def _fetch(source: SlideSource, target: Path, settings: AcquireSettings) -> Acqu
                     transfer = http_transfer(client, _url(source, settings), settings, size=source.size, md5=source.md5)
                     md5 = _fetch_part(source, part, transfer, settings)
         except TransientError as error:
-            message = f"{source.slide_id}: {public_uri(source.uri)}: {error}; given up, run again later"
+            message = f"{public_uri(source.uri)}: {error}; {_ADVICE[error.reason]}"
             raise AcquireError(message, reason=error.reason) from error
     _record_md5(source, target, md5)
     return Acquired(target, md5, part.size)

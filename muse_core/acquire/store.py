@@ -112,7 +112,7 @@ class SlideStore:
                 if lock := _try_lock(slot):
                     return slot, lock
             self._closed.wait(_POLL_S)
-        raise AcquireError(f"{slide_id}: not fetched, the run is ending")
+        raise AcquireError(f"{slide_id}: not fetched, the run is ending", reason="run_ended")
 
     def _clear_slots_beyond_bound(self) -> None:
         """Delete what a killed run with a larger bound left behind; slots that a live run holds are left alone."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 import fsspec
 import httpx
@@ -11,7 +12,7 @@ from muse_core.acquire.partial import PartialFile
 from muse_core.acquire.settings import AcquireSettings
 from muse_core.errors import AcquireError, MuseError
 from muse_core.retry import TransientError, raise_if_busy
-from muse_core.uris import public_uri
+from muse_core.uris import missing_driver, public_uri, uri_problem
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _ERROR_PAGES = {"text/html", "application/json", "application/xhtml+xml"}  # sent with 200 by some proxies and by GDC
@@ -65,8 +66,9 @@ def http_transfer(
                     part.append(data)
                     floor.add(len(data))
                 return total
-        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise AcquireError(f"{public_uri(url)}: {error}") from error
+        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+            message = f"{public_uri(url)}: {error}; correct the uri"
+            raise AcquireError(message, reason="source_invalid") from error
         except httpx.TransportError as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
 
@@ -104,9 +106,10 @@ def _raise_for_status(response: httpx.Response) -> None:
     if status in {404, 410}:
         raise AcquireError(f"{url}: the server has no such file ({status}); check the uri", reason="not_found")
     if status in {401, 403}:
-        raise AcquireError(f"{url}: access refused ({status}); only open-access slides can be fetched")
+        message = f"{url}: access refused ({status}); only open-access slides can be fetched"
+        raise AcquireError(message, reason="access_refused")
     if status not in {200, 206}:
-        raise AcquireError(f"{url}: the server answered {status}")
+        raise AcquireError(f"{url}: the server answered {status}; check the uri", reason="source_invalid")
 
 
 def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
@@ -136,7 +139,7 @@ def fsspec_transfer(uri: str, settings: AcquireSettings) -> Transfer:
 
     def transfer(part: PartialFile) -> int | None:
         try:
-            files, path = fsspec.core.url_to_fs(uri)
+            files, path = _open_file_system(uri)
             size, validator = files.info(path).get("size"), str(files.ukey(path))
             if validator != part.validator:
                 part.restart(validator)
@@ -151,11 +154,23 @@ def fsspec_transfer(uri: str, settings: AcquireSettings) -> Transfer:
         except FileNotFoundError as error:
             raise AcquireError(f"{public_uri(uri)}: no such file; check the uri", reason="not_found") from error
         except PermissionError as error:
-            raise AcquireError(f"{public_uri(uri)}: access refused: {error}") from error
-        except ImportError as error:
-            raise AcquireError(f"{public_uri(uri)}: {error}") from error
+            raise AcquireError(f"{public_uri(uri)}: access refused: {error}", reason="access_refused") from error
         except (OSError, ValueError) as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
         return None if size is None else int(size)
 
     return transfer
+
+
+def _open_file_system(uri: str) -> tuple[Any, str]:
+    """Fsspec's file system of a URI, and the path in it."""
+    if problem := uri_problem(uri):
+        raise AcquireError(problem, reason="source_invalid")
+    if needed := missing_driver(uri):
+        raise AcquireError(f"{public_uri(uri)}: {needed}", reason="source_invalid")
+    try:
+        files, path = fsspec.core.url_to_fs(uri)
+    except (TypeError, ValueError) as error:
+        message = f"{public_uri(uri)}: not an address its file system takes: {error}; correct the uri"
+        raise AcquireError(message, reason="source_invalid") from error
+    return files, path
