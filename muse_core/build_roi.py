@@ -26,7 +26,13 @@ class CopyableTiles:
     level: Level
 
     def copy(self, box: RoiBox) -> bytes | None:
-        """The ROI as the slide has it compressed; None where it does not start on the tile grid, or a tile is bad."""
+        """The ROI as the slide has it compressed; None where it has to be encoded from its pixels.
+
+        That is where it does not start on the tile grid, or `copy_roi` cannot copy its tiles.
+
+        Raises:
+            SlideReadError: a tile is broken.
+        """
         x, y = box.x_level0 / self.level.downsample_x, box.y_level0 / self.level.downsample_y
         if x % self.tiles.tile_width or y % self.tiles.tile_height:
             return None

@@ -69,7 +69,7 @@ class JpegTiles(Protocol):
     def photometric(self) -> int: ...  # noqa: D102
 
     def read_tile(self, tx: int, ty: int) -> bytes:
-        """The JPEG stream of a tile, b"" where the slide stores none."""
+        """The JPEG stream of a tile, checked to be whole; b"" where the slide stores none."""
 
 
 def encode_roi(
@@ -126,6 +126,9 @@ def copy_roi(
     Returns:
         The file's bytes; None where tiles cannot be copied (some lie outside the level, are not stored or are not JPEGs
         of the tile size, or the samples are neither RGB nor YCbCr) and the ROI has to be encoded from its pixels.
+
+    Raises:
+        SlideReadError: a tile is broken.
     """
     source = jpeg_tiles
     columns, rows = -(-width_px // source.tile_width), -(-height_px // source.tile_height)

@@ -5,19 +5,20 @@ TIFF library, and it reads any classic TIFF of that kind.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from muse_core.errors import DatasetError
+from muse_core.jpeg_markers import END, FRAMES, SCAN, START, segments
 
 _JPEG, RGB, YCBCR = 7, 2, 6  # TIFF 6.0 and its Technical Note 2: values of Compression and Photometric
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _COUNTS, _JPEG_TABLES, _SUBSAMPLING = 322, 323, 324, 325, 347, 530
 _SHORT, _LONG, _RATIONAL, _UNDEFINED = 3, 4, 5, 7
-_JFIF, _QUANTISATION, _HUFFMAN, _SCAN, _FRAMES = 0xE0, 0xDB, 0xC4, 0xDA, (0xC0, 0xC1, 0xC2)  # JPEG markers
+_JFIF, _QUANTISATION, _HUFFMAN = 0xE0, 0xDB, 0xC4  # JPEG markers
 # TIFF's field types: struct's code, and how many of them make a value.
 _CODES = {1: ("B", 1), _SHORT: ("H", 1), _LONG: ("I", 1), _RATIONAL: ("I", 2), _UNDEFINED: ("B", 1)}
 
@@ -170,34 +171,26 @@ def share_tables(streams: list[bytes]) -> tuple[bytes, list[bytes]]:
     """
     head = streams[0]
     tables, frame, scan = b"", b"", 0
-    for marker, start, end in _segments(head):
-        if marker in (_QUANTISATION, _HUFFMAN):
+    for marker, start, end in segments(head):
+        if marker == SCAN:
+            scan = start
+        elif marker in (_QUANTISATION, _HUFFMAN):
             tables += head[start:end]
         elif marker != _JFIF:  # dropped: the TIFF says what the samples are
             frame += head[start:end]
-        scan = end
     assert all(stream.startswith(head[:scan]) for stream in streams), "JPEG headers differ between tiles of one ROI"
-    begin = head[:2] + frame
-    return head[:2] + tables + b"\xff\xd9", [begin + stream[scan:] for stream in streams]
+    begin = START + frame
+    return START + tables + END, [begin + stream[scan:] for stream in streams]
 
 
 def sampling_of(stream: bytes, width: int, height: int) -> tuple[int, int] | None:
     """Chroma subsampling (x, y) of a three-component JPEG of that size; None for anything else."""
-    for marker, start, end in _segments(stream):
-        if marker in _FRAMES and end - start >= 19:
-            rows, columns, components = struct.unpack_from(">HHB", stream, start + 5)
-            factors = stream[start + 11]  # of the first component: horizontal and vertical nibble
-            return (factors >> 4, factors & 15) if (columns, rows, components) == (width, height, 3) else None
-    return None
-
-
-def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of a JPEG stream's segments before the first scan; none where it is not JPEG.
-
-    Source: ITU-T T.81, annex B.
-    """
-    at = 2 if stream[:2] == b"\xff\xd8" else len(stream)
-    while at + 4 <= len(stream) and stream[at] == 0xFF and stream[at + 1] != _SCAN:
-        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
-        yield stream[at + 1], at, end
-        at = end
+    try:
+        frame = next((one.body(stream) for one in segments(stream) if one.marker in FRAMES), b"")
+    except ValueError:
+        return None
+    if len(frame) < 15:
+        return None
+    rows, columns, components = struct.unpack_from(">HHB", frame, 1)
+    factors = frame[7]  # of the first component: horizontal and vertical nibble
+    return (factors >> 4, factors & 15) if (columns, rows, components) == (width, height, 3) else None

@@ -11,7 +11,21 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     (
         "ground",
-        frozenset({"errors", "geometry", "schemas", "config", "files", "machine", "device", "retry", "uris", "tcga"}),
+        frozenset(
+            {
+                "errors",
+                "geometry",
+                "schemas",
+                "config",
+                "files",
+                "machine",
+                "device",
+                "retry",
+                "uris",
+                "tcga",
+                "jpeg_markers",
+            }
+        ),
     ),
     ("pixels", frozenset({"slide", "stain", "matching"})),
     (

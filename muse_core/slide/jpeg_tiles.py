@@ -1,17 +1,18 @@
 """The JPEG tiles of a level as they stand in the file, for copying without decoding."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from muse_core.errors import SlideReadError
+from muse_core.jpeg_markers import FRAMES, check_stream, segments
 from muse_core.slide.info import Level
-from muse_core.slide.jpeg_markers import segments
 from muse_core.slide.tiff_pages import JPEG, PARSE_ERRORS, TiffLevel, read_tiff_summary
 
 _YCBCR = 6  # TIFF photometric tag
 _RGB = 2
-_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _HEAD_BYTES = 1024  # holds the markers before a tile's scan
 
 
@@ -42,14 +43,15 @@ class JpegTiles:
     _descriptor: int = field(repr=False)
 
     def read_tile(self, tile_x: int, tile_y: int) -> bytes:
-        """The compressed bytes of one tile, b"" for one that the scanner left out.
+        """The compressed bytes of one tile, whole from its start to its end; b"" for one that the scanner left out.
 
         Args:
             tile_x: 0 .. tiles_x - 1.
             tile_y: 0 .. tiles_y - 1.
 
         Raises:
-            SlideReadError: the tile lies outside the grid or beyond the end of the file.
+            SlideReadError: the tile lies outside the grid or beyond the end of the file, its bytes are no sound JPEG
+                stream, or the file cannot be read.
         """
         if not (0 <= tile_x < self.tiles_x and 0 <= tile_y < self.tiles_y):
             raise SlideReadError(
@@ -57,11 +59,18 @@ class JpegTiles:
             )
         index = tile_y * self.tiles_x + tile_x
         count = int(self._page.bytecounts[index])
-        data = os.pread(self._descriptor, count, int(self._page.offsets[index])) if count else b""
+        if not count:
+            return b""
+        with _slide_errors(self._path):
+            data = os.pread(self._descriptor, count, int(self._page.offsets[index]))
         if len(data) < count:
             raise SlideReadError(
                 f"{self._path}: tile {tile_x}, {tile_y} ends after {len(data)} of {count} bytes; the file is truncated"
             )
+        try:
+            check_stream(data)
+        except ValueError as error:
+            raise SlideReadError(f"{self._path}: tile {tile_x}, {tile_y} {error}") from error
         return data
 
     def close(self) -> None:
@@ -75,6 +84,9 @@ def open_jpeg_tiles(path: Path, level: Level) -> JpegTiles | None:
     Args:
         path: the slide.
         level: the level; found in the file by its size.
+
+    Raises:
+        SlideReadError: the file cannot be read any more.
     """
     try:
         summary = read_tiff_summary(path)
@@ -84,8 +96,9 @@ def open_jpeg_tiles(path: Path, level: Level) -> JpegTiles | None:
     # NDPI holds one JPEG a level; the tiles that tifffile makes of its restart intervals are no JPEG by themselves.
     if page is None or summary.kind == "ndpi-tiff" or not _is_jpeg_tiled(page):
         return None
-    descriptor = os.open(path, os.O_RDONLY)
-    photometric, subsampling = _coding(page, _first_head(page, descriptor))
+    with _slide_errors(path), path.open("rb", buffering=0) as file:
+        photometric, subsampling = _coding(page, _first_head(page, file.fileno()))
+        descriptor = os.dup(file.fileno())
     return JpegTiles(
         tile_width=page.tile_width,
         tile_height=page.tile_height,
@@ -98,6 +111,15 @@ def open_jpeg_tiles(path: Path, level: Level) -> JpegTiles | None:
         _path=path,
         _descriptor=descriptor,
     )
+
+
+@contextmanager
+def _slide_errors(path: Path) -> Iterator[None]:
+    """Failures to read the slide as SlideReadError; as they are, they would be taken for failures to write a result."""
+    try:
+        yield
+    except OSError as error:
+        raise SlideReadError(f"{path}: {error.strerror}; is the slide still there and readable?") from error
 
 
 def _is_jpeg_tiled(page: TiffLevel) -> bool:
@@ -124,7 +146,7 @@ def _coding(page: TiffLevel, head: bytes) -> tuple[int, tuple[int, int] | None]:
     if photometric != _YCBCR:
         return photometric, None
     try:
-        frame = next((body for marker, body in segments(head) if marker in _FRAME_MARKERS), b"")
+        frame = next((one.body(head) for one in segments(head) if one.marker in FRAMES), b"")
     except ValueError:  # this one tile is broken; the tag is all there is
         frame = b""
     if len(frame) < 11 or not (frame[10] >> 4 and frame[10] & 15):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from muse_core.errors import SlideReadError
+from muse_core.jpeg_markers import END, PADDING_BYTES, segments
 from muse_core.slide.info import Level
-from muse_core.slide.jpeg_markers import END, segments
 from muse_core.slide.reader import Corner
 from muse_core.slide.tiff_pages import JPEG, JPEG_2000, PARSE_ERRORS, TiffLevel, read_tiff_summary
 
 _HEAD_BYTES = 1024  # holds the markers before a tile's first scan
-_TAIL_BYTES = 64  # where the end marker is looked for; some writers pad
+_TAIL_BYTES = PADDING_BYTES + len(END)
 _J2K_STARTS = (b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")  # bare codestream, JP2 box
 
 
@@ -50,6 +50,7 @@ class TileCheck:
 
         Raises:
             BrokenTileError: one of them is broken; names the tile.
+            SlideReadError: the file cannot be read any more.
         """
         page = self._pages[level]
         if page is None:
@@ -62,14 +63,23 @@ class TileCheck:
             self._look(page, unknown, level)
 
     def _look(self, page: TiffLevel, tiles: np.ndarray[tuple[int], np.dtype[np.int64]], level: int) -> None:
-        with self._path.open("rb", buffering=0) as file:
-            for tile in tiles.tolist():
-                problem = _problem(file.fileno(), int(page.offsets[tile]), int(page.bytecounts[tile]), page.compression)
-                if problem:
-                    row, column = divmod(tile, page.tiles_x)
-                    raise BrokenTileError(f"tile {column}, {row} of level {level} {problem}")
+        for tile, problem in zip(tiles.tolist(), self._problems(page, tiles.tolist()), strict=True):
+            if problem:
+                row, column = divmod(tile, page.tiles_x)
+                raise BrokenTileError(f"tile {column}, {row} of level {level} {problem}")
         with self._lock:
             self._sound[level][tiles] = True
+
+    def _problems(self, page: TiffLevel, tiles: Sequence[int]) -> list[str | None]:
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                return [
+                    _problem(file.fileno(), int(page.offsets[tile]), int(page.bytecounts[tile]), page.compression)
+                    for tile in tiles
+                ]
+        except OSError as error:
+            # As it is, it would be taken for a failure of the file that is written meanwhile.
+            raise SlideReadError(f"{self._path}: {error.strerror}; is the slide still there and readable?") from error
 
 
 def _matching_pages(path: Path, levels: Sequence[Level]) -> list[TiffLevel | None]:

@@ -1,5 +1,6 @@
 """The compressed tiles are the file's own bytes, and decode to the slide's pixels."""
 
+import errno
 from pathlib import Path
 
 import imagecodecs
@@ -8,8 +9,9 @@ import pytest
 
 from muse_core.errors import SlideReadError
 from muse_core.slide import open_slide
-from muse_core.slide.jpeg_tiles import JpegTiles
-from tests.data.make_slides import draw_aperio, draw_ome, draw_tiff, tissue_image
+from muse_core.slide.info import Level
+from muse_core.slide.jpeg_tiles import JpegTiles, open_jpeg_tiles
+from tests.data.make_slides import break_tile, draw_aperio, draw_ome, draw_tiff, tissue_image
 
 GOOD = Path(__file__).parents[3] / "shared" / "data" / "slides" / "good"
 slides = [pytest.mark.slides, pytest.mark.skipif(not GOOD.is_dir(), reason="the real slides are not here")]
@@ -70,3 +72,37 @@ def test_other_codings_have_none(name):
     with open_slide(GOOD / name, tolerate_missing_mpp=True) as slide:
         tiles = slide.jpeg_tiles()
         assert tiles is None
+
+
+@pytest.mark.parametrize(
+    ("keep_bytes", "words"),
+    [(0, "does not begin as JPEG"), (40, "has a broken JPEG header"), (700, "has no end of JPEG data")],
+)
+def test_a_broken_tile_is_not_handed_out(tmp_path, keep_bytes, words):
+    path = draw_tiff(tmp_path / "a.tif", tissue_image(500, 500)[0])
+    break_tile(path, 1, 0, keep_bytes=keep_bytes)
+    with open_slide(path) as slide:
+        tiles = slide.jpeg_tiles()
+        assert tiles.read_tile(0, 0)
+        with pytest.raises(SlideReadError, match=f"tile 1, 0 {words}"):
+            tiles.read_tile(1, 0)
+        tiles.close()
+
+
+def test_a_slide_that_cannot_be_read_is_named_and_leaves_no_handle(tmp_path, monkeypatch):
+    path = draw_tiff(tmp_path / "a.tif", tissue_image(500, 500)[0])
+    level = Level(500, 500, 1.0, 1.0, 240, 240)
+    n_open = len(list(Path("/proc/self/fd").iterdir()))
+
+    def stale(*_: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    tiles = open_jpeg_tiles(path, level)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pread", stale)
+        with pytest.raises(SlideReadError, match=r"a\.tif: Stale file handle"):
+            tiles.read_tile(0, 0)
+        with pytest.raises(SlideReadError, match=r"a\.tif: Stale file handle"):
+            open_jpeg_tiles(path, level)
+    tiles.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == n_open

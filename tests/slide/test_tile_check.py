@@ -6,7 +6,6 @@ import tifffile
 from muse_core.errors import SlideReadError
 from muse_core.slide import open_slide
 from muse_core.slide.info import Level
-from muse_core.slide.jpeg_markers import segments
 from muse_core.slide.tile_check import TileCheck
 from tests.data.make_slides import Drawing, break_tile, draw_tiff, tissue_image
 
@@ -74,13 +73,11 @@ def test_a_tile_left_out_is_white(tmp_path):
             tiles.close()
 
 
-def test_segments_of_a_hand_made_stream():
-    stream = b"\xff\xd8" + b"\xff\xe0\x00\x04ab" + b"\xff\xff\xda\x00\x03c" + b"coded"
-    assert list(segments(stream)) == [(0xE0, b"ab"), (0xDA, b"c")]
-    with pytest.raises(ValueError, match="does not begin as JPEG"):
-        list(segments(b"nothing"))
-    with pytest.raises(ValueError, match="broken JPEG header"):
-        list(segments(b"\xff\xd8\xff\xe0\x00\x00ab"))
+def test_a_file_that_cannot_be_read_any_more_is_the_slides_fault(slide_tif):
+    check = check_of(slide_tif)
+    slide_tif.unlink()
+    with pytest.raises(SlideReadError, match=r"a\.tif: No such file or directory"):
+        check.region((0, 0), 700, 500, level=0)
 
 
 def test_nothing_is_said_on_standard_error_about_a_bad_tile(slide_tif, capfd):
