@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muse_core.errors import ConfigError
+from muse_core.uris import path_text
 
 PATCH_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -43,11 +44,6 @@ def list_patches(folder: Path) -> list[Patch]:
         Patch(slide_id, path.absolute(), *size_and_time)
         for slide_id, (_, path, size_and_time) in zip(ids, listed, strict=True)
     ]
-
-
-def path_text(path: Path) -> str:
-    """A path as Unicode, whatever bytes it is made of."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

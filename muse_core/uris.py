@@ -44,6 +44,11 @@ def path_of(uri: str) -> Path | None:
     return Path(unquote(uri.partition("://")[2])) if scheme == "file" else None
 
 
+def path_text(path: Path) -> str:
+    """A path as Unicode, whatever bytes it is made of."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
 def absolute_uri(uri: str, folder: Path) -> str:
     """The URI as it is, or for a plain path the absolute one, relative paths being counted from `folder`."""
     if scheme_of(uri):

@@ -375,13 +375,20 @@ def test_local_files_are_used_in_place(tmp_path):
     path.write_bytes(DATA)
     for uri in (str(path), path.as_uri()):
         assert acquire(Source(uri), tmp_path / "out", AcquireSettings()) == Acquired(path, MD5, len(DATA))
+        assert acquire(Source(uri, md5=None), tmp_path / "out", AcquireSettings()) == Acquired(path, None, len(DATA))
         assert local_path(Source(uri)) == path
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"size": 5}, "size_mismatch"), ({"md5": "0" * 32}, "checksum_mismatch"), ({"uri": "/no/such.svs"}, "not_found")],
+    [
+        ({"size": 5}, "size_mismatch"),
+        ({"md5": "0" * 32}, "checksum_mismatch"),
+        ({"uri": "/no/such.svs"}, "not_found"),
+        ({"uri": f"/{'n' * 300}/a.svs"}, "not_found"),
+        ({"uri": f"{__file__}/a.svs"}, "not_found"),
+    ],
 )
 def test_local_files_are_checked(tmp_path, change, reason):
     path = tmp_path / "a.svs"
@@ -390,6 +397,22 @@ def test_local_files_are_checked(tmp_path, change, reason):
         acquire(Source(**{"uri": str(path)} | change), tmp_path, AcquireSettings())
     assert caught.value.reason == reason
     assert path.read_bytes() == DATA
+
+
+def test_a_local_file_without_md5_is_not_read(tmp_path):
+    path = tmp_path / "pipe.svs"
+    os.mkfifo(path)  # reading it would wait for ever
+    assert acquire(Source(str(path), None, None), tmp_path, AcquireSettings()).md5 is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_local_file_that_may_not_be_read_is_access_refused(tmp_path):
+    path = tmp_path / "a.svs"
+    path.write_bytes(DATA)
+    path.chmod(0)
+    with pytest.raises(AcquireError, match="make it readable") as caught:
+        acquire(Source(str(path)), tmp_path, AcquireSettings())
+    assert caught.value.reason == "access_refused"
 
 
 def test_a_folder_is_not_a_slide(tmp_path):

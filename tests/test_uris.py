@@ -1,5 +1,6 @@
 """URIs: what is local, what is wrong, what may be shown, and how slides are named."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from muse_core.uris import (
     absolute_uri,
     missing_driver,
     path_of,
+    path_text,
     public_uri,
     scheme_of,
     slide_stem,
@@ -101,6 +103,11 @@ def test_no_driver_is_missing(uri):
 )
 def test_secrets_are_not_shown(uri, shown):
     assert public_uri(uri) == shown
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes are POSIX")
+def test_a_path_of_any_bytes_can_be_told():
+    assert path_text(Path(os.fsdecode("/å/".encode() + b"\xff.svs"))) == "/å/\\xff.svs"
 
 
 def test_relative_paths_and_home(monkeypatch):

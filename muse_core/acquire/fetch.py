@@ -1,6 +1,9 @@
 """One slide to a verified local file."""
 
+import errno
 import hashlib
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +16,7 @@ from muse_core.acquire.transfer import Transfer, fsspec_transfer, http_transfer
 from muse_core.errors import AcquireError
 from muse_core.files import safe_name, whole_file
 from muse_core.retry import TransientError, with_retries
-from muse_core.uris import path_of, public_uri, scheme_of, uri_suffix
+from muse_core.uris import path_of, path_text, public_uri, scheme_of, uri_suffix
 
 _ADVICE = {
     "download_failed": "given up, run again later",
@@ -37,10 +40,10 @@ class SlideSource(Protocol):
 
 @dataclass(frozen=True)
 class Acquired:
-    """A whole, verified slide file."""
+    """A whole slide file, verified as far as its manifest row says what it must be."""
 
     path: Path
-    md5: str
+    md5: str | None  # None for a local file whose row gives none
     size: int  # byte
     transient: bool = False  # to be deleted after use
 
@@ -74,27 +77,37 @@ def local_path(source: SlideSource) -> Path | None:
 
 
 def _in_place(source: SlideSource, path: Path) -> Acquired:
-    if path.is_dir():
-        raise AcquireError(f"{path} is a folder; the uri must name the slide file", reason="not_found")
+    """The file where it is; read only where the manifest gives an md5, as a cohort of local slides is large."""
+    name = path_text(path)
     try:
-        size = path.stat().st_size
-        if source.size is not None and size != source.size:
-            raise AcquireError(f"{path} has {size} bytes, the manifest says {source.size}", reason="size_mismatch")
-        md5 = md5_of(path)
-    except FileNotFoundError:
-        raise AcquireError(f"no file {path}; check the uri in the manifest", reason="not_found") from None
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise AcquireError(f"{name} is a folder; the uri must name the slide file", reason="not_found")
+        if source.size is not None and found.st_size != source.size:
+            message = f"{name} has {found.st_size} bytes, the manifest says {source.size}; correct one of them"
+            raise AcquireError(message, reason="size_mismatch")
+        md5 = None if source.md5 is None else md5_of(path)
     except AcquireError:
-        raise
+        raise  # our own, which are OSErrors too
     except OSError as error:
-        raise AcquireError(f"{path}: {error.strerror or error}") from error
-    if source.md5 is not None and md5 != source.md5:
-        raise AcquireError(f"{path} has md5 {md5}, the manifest says {source.md5}", reason="checksum_mismatch")
-    return Acquired(path, md5, size)
+        raise _local_error(error, name) from error
+    if md5 != source.md5:
+        message = f"{name} has md5 {md5}, the manifest says {source.md5}; correct one of them"
+        raise AcquireError(message, reason="checksum_mismatch")
+    return Acquired(path, md5, found.st_size)
+
+
+def _local_error(error: OSError, name: str) -> AcquireError:
+    if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}:
+        return AcquireError(f"no file {name} ({error.strerror}); check the uri in the manifest", reason="not_found")
+    if isinstance(error, PermissionError):
+        return AcquireError(f"{name}: {error.strerror}; make it readable", reason="access_refused")
+    return AcquireError(f"{name}: {error.strerror or error}; {_ADVICE['download_failed']}")
 
 
 def _already_there(source: SlideSource, target: Path) -> Acquired | None:
     """A file that an earlier run finished, if it is what the manifest now asks for."""
-    if not target.is_file():
+    if not os.path.isfile(target):  # Path.is_file raises where the folder cannot be searched
         return None
     size, recorded = target.stat().st_size, _recorded_md5(source, target)
     if source.size is not None and size != source.size:
