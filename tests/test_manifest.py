@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ HEADER = "slide_id,case_id,project,uri,size,md5,mpp"
 MD5 = "0123456789abcdef0123456789ABCDEF"
 UUID = "600c7d8c-f04c-4125-af14-b1e76dc01a1e"
 GDC = "id\tfilename\tmd5\tsize\tstate"
+LONG = "n" * 300  # no file system takes such a name
 ROOT = Path(__file__).parents[1]
 
 
@@ -98,6 +100,7 @@ def test_two_stray_quotes_do_not_make_one_row_of_two(manifest):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("s,c,p,ftp:///a.svs,,,", "names no host"),
         (",c,p,/a.svs,,,", "slide_id is missing"),
         ("s,c,p,,,,", "uri is missing"),
         ("s,c,p,/a.svs,-1,,", "size '-1' is not a whole number of bytes above 0; leave it empty if it is not known"),
@@ -162,8 +165,25 @@ def test_an_id_of_a_bad_row_counts_as_doubled_too(manifest):
 def test_one_file_under_two_ids_is_a_warning(manifest):
     result = manifest("s,c,p,/a.svs", "t,c,p,/a.svs")
     assert len(result.rows) == 2
-    assert messages(result)[0] == (2, "warning", "uri '/a.svs' is also that of row 3; the slide would be counted twice")
+    assert messages(result)[0] == (2, "warning", "uri '/a.svs' is also that of row 3; the slide would be counted again")
     assert result.errors == ()
+
+
+def test_one_file_under_many_ids_is_one_warning(manifest):
+    result = manifest("t,c,p,/b.svs", *(f"s{number},c,p,/a.svs" for number in range(9)))
+    text = "uri '/a.svs' is also that of rows 4, 5, 6, 7, 8 and 3 more; the slide would be counted again"
+    assert messages(result) == [(3, "warning", text)]
+    assert len(result.rows) == 10
+
+
+def test_a_missing_driver_is_one_warning_when_files_are_checked(manifest, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # not importable, whatever is installed here
+    lines = ["m,c,p,memory://a.svs", *(f"s{number},c,p,s3://bucket/{number}.svs" for number in range(3))]
+    assert manifest(*lines).problems == ()
+    result = manifest(*lines, check_files=True)
+    text = "a driver is missing: Install s3fs to access S3; add it with pip install; the same for rows 4, 5"
+    assert messages(result) == [(3, "warning", f"uri 's3://bucket/0.svs': {text}")]
+    assert len(result.rows) == 4
 
 
 def test_ids_that_differ_in_case_only_are_a_warning(manifest):
@@ -196,8 +216,10 @@ def test_files_are_looked_for_when_asked(manifest, tmp_path):
         "d,c,p,folder",
         f"e,c,p,gdc://{UUID}",
         "f,c,p,file:///no.svs",
+        f"g,c,p,/{LONG}.svs",
+        "h,c,p,a.svs/b.svs",
     )
-    assert len(manifest(*lines).rows) == 6
+    assert len(manifest(*lines).rows) == 8
     result = manifest(*lines, check_files=True)
     assert [row.slide_id for row in result.rows] == ["a", "e"]
     assert [text for _, severity, text in messages(result) if severity == "error"] == [
@@ -205,6 +227,8 @@ def test_files_are_looked_for_when_asked(manifest, tmp_path):
         f"{tmp_path / 'a.svs'} has 5 bytes, the manifest says 6",
         f"{tmp_path / 'folder'} is a folder; name the slide file in it",
         "no file /no.svs; relative paths count from the manifest's folder",
+        f"/{LONG}.svs: File name too long; give a file that can be read",
+        f"no file {tmp_path / 'a.svs/b.svs'}; relative paths count from the manifest's folder",
     ]
 
 
@@ -236,6 +260,8 @@ def test_what_is_no_manifest_is_one_line(tmp_path, content, message):
 def test_a_missing_manifest_is_one_line(tmp_path):
     with pytest.raises(ManifestError, match=r"none\.csv: no such file; give a CSV, a folder or a slide"):
         read_manifest(tmp_path / "none.csv")
+    with pytest.raises(ManifestError, match="File name too long; give a CSV"):
+        read_manifest(tmp_path / f"{LONG}.csv")
     with pytest.raises(ManifestError, match="no slide in it"):
         read_manifest(tmp_path / "*.svs")
     with pytest.raises(ManifestError, match="no slide in it; slides end in"):
@@ -306,9 +332,42 @@ def test_a_glob_and_a_single_slide(tmp_path):
 def test_a_file_name_that_is_not_text_is_a_problem(tmp_path):
     (tmp_path / "a.svs").write_bytes(b"slide")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.svs")).write_bytes(b"slide")
-    result = read_manifest(tmp_path)
+    result = read_manifest(tmp_path, check_files=True)
     assert [row.slide_id for row in result.rows] == ["a"]
-    assert "broken text" in result.problems[0].message
+    (problem,) = result.problems
+    assert problem.slide_id == "\\xff"
+    assert "not UTF-8 text; rename the file" in problem.message
+    assert problem.message.startswith(f"uri '{tmp_path}/\\xff.svs' ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes are POSIX")
+def test_a_manifest_in_a_folder_that_is_not_text(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    (folder / "m.csv").write_text("slide_id,case_id,project,uri\na,c,p,a.svs\nb,c,p,/b.svs\n")
+    result = read_manifest(folder / "m.csv")
+    assert [row.slide_id for row in result.rows] == ["b"]
+    assert "not UTF-8 text" in result.problems[0].message
+    result.problems[0].message.encode()
+
+
+def test_no_two_files_of_a_folder_share_an_id(tmp_path):
+    names = ["a.svs", "a.ndpi", "a.svs.ndpi", "a.svs.ndpi.tif", "x/a.svs", "x/b.svs", "b.svs"]
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"slide")
+    result = read_manifest(tmp_path)
+    assert {row.slide_id: str(Path(row.uri).relative_to(tmp_path)) for row in result.rows} == {
+        "a.svs": "a.svs",
+        "a.ndpi": "a.ndpi",
+        "a.svs.ndpi": "a.svs.ndpi",
+        "a.svs.ndpi.tif": "a.svs.ndpi.tif",
+        "x/a.svs": "x/a.svs",
+        "x/b.svs": "x/b.svs",
+        "b.svs": "b.svs",
+    }
+    assert result.problems == ()
 
 
 def test_written_manifests_read_back(tmp_path):

@@ -13,7 +13,7 @@ from muse_core.errors import ManifestError
 from muse_core.files import whole_file
 from muse_core.manifest.rows import COLUMNS, Manifest, ManifestRow, Problem, check_row, check_together, doubled_ids
 from muse_core.tcga import slide_ids
-from muse_core.uris import SLIDE_SUFFIXES, slide_suffix
+from muse_core.uris import SLIDE_SUFFIXES, path_text, slide_suffix
 
 _REQUIRED = ("slide_id", "uri")
 _GDC_COLUMNS = frozenset({"id", "filename", "md5", "size", "state"})
@@ -57,12 +57,13 @@ def read_manifest(path: Path, *, check_files: bool = False) -> Manifest:
     Raises:
         ManifestError: nothing there, not a manifest, a column missing, or no row at all.
     """
-    if path.is_dir():
+    # os.path, not Path: a name too long to be one, or in a folder one may not search, is no folder and no error.
+    if os.path.isdir(path):
         return _from_files(path, _slides_below(path), check_files=check_files)
-    if not path.exists() and _GLOB.search(str(path)):
+    if not os.path.exists(path) and _GLOB.search(str(path)):
         found = (Path(name) for name in glob.glob(str(path), recursive=True))
         return _from_files(path, sorted(name for name in found if _is_slide(name)), check_files=check_files)
-    if slide_suffix(path.name) and path.is_file():
+    if slide_suffix(path.name) and os.path.isfile(path):
         return _from_files(path, [path], check_files=check_files)
     return _from_text(path, _read_text(path), check_files=check_files)
 
@@ -231,7 +232,7 @@ def _picked(values: Mapping[str, str], *names: str) -> dict[str, str]:
 def _from_files(path: Path, files: list[Path], *, check_files: bool) -> Manifest:
     if not files:
         raise ManifestError(f"manifest {path}: no slide in it; slides end in {' '.join(SLIDE_SUFFIXES)}")
-    root = path if path.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
+    root = path if os.path.isdir(path) else Path(os.path.commonpath([file.parent for file in files]))
     records = [
         (number, {"slide_id": slide_id, "uri": os.path.abspath(file)})
         for number, (file, slide_id) in enumerate(zip(files, _distinct_ids(root, files), strict=True), start=1)
@@ -251,15 +252,13 @@ def _slides_below(folder: Path) -> list[Path]:
 
 def _is_slide(path: Path) -> bool:
     # Names that start with a dot are unfinished downloads and the shadow files of macOS.
-    return bool(slide_suffix(path.name)) and not path.name.startswith(".") and not path.is_dir()
+    return bool(slide_suffix(path.name)) and not path.name.startswith(".") and not os.path.isdir(path)
 
 
 def _distinct_ids(root: Path, files: list[Path]) -> list[str]:
-    """The shortest of stem, file name and path below `root` that no other file has."""
-    relative = [file.relative_to(root).as_posix() for file in files]
-    candidates = (slide_ids(relative), [file.name for file in files], relative)
-    ids = relative
-    for names in reversed(candidates):
-        times = Counter(names)
-        ids = [name if times[name] == 1 else longer for name, longer in zip(names, ids, strict=True)]
-    return ids
+    """The shortest of stem, file name and path below `root` that is none of these of any other file."""
+    relative = [path_text(file.relative_to(root)) for file in files]
+    names = [path_text(Path(file.name)) for file in files]
+    candidates = list(zip(slide_ids(relative), names, relative, strict=True))
+    times = Counter(name for own in candidates for name in set(own))
+    return [next((name for name in own if times[name] == 1), own[-1]) for own in candidates]

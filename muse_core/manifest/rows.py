@@ -2,6 +2,7 @@
 
 import math
 import re
+import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Literal, TypeVar
 from muse_core.errors import ConfigError
 from muse_core.files import safe_name
 from muse_core.tcga import patient_barcode
-from muse_core.uris import absolute_uri, path_of, public_uri, uri_problem
+from muse_core.uris import absolute_uri, missing_driver, path_of, path_text, public_uri, scheme_of, uri_problem
 
 COLUMNS = ("slide_id", "case_id", "project", "uri", "size", "md5", "mpp")
 UNKNOWN_PROJECT = "unknown"
@@ -126,6 +127,7 @@ def check_together(rows: Sequence[ManifestRow], *, check_files: bool = False) ->
     yield from _same_uri(rows)
     if check_files:
         yield from filter(None, map(_file_problem, rows))
+        yield from _missing_drivers(rows)
 
 
 def doubled_ids(named: Iterable[tuple[int, str]]) -> Iterator[Problem]:
@@ -147,9 +149,12 @@ def _same_ignoring_case(rows: Sequence[ManifestRow]) -> Iterator[Problem]:
 
 
 def _same_uri(rows: Sequence[ManifestRow]) -> Iterator[Problem]:
-    for row, others in _groups(rows, lambda row: row.uri):
+    users: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in rows:
+        users[row.uri].append(row)
+    for uri, (row, *others) in users.items():
         if unlike := [other.row for other in others if other.slide_id != row.slide_id]:
-            message = f"uri {public_uri(row.uri)!r} is also that of {_listed(unlike)}; the slide would be counted twice"
+            message = f"uri {public_uri(uri)!r} is also that of {_listed(unlike)}; the slide would be counted again"
             yield Problem(row.row, message, row.slide_id, "warning")
 
 
@@ -172,14 +177,35 @@ def _file_problem(row: ManifestRow) -> Problem | None:
     path = path_of(row.uri)
     if path is None:
         return None
-    if path.is_dir():
-        return Problem(row.row, f"{path} is a folder; name the slide file in it", row.slide_id)
-    if not path.is_file():
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return Problem(row.row, f"no file {path}; relative paths count from the manifest's folder", row.slide_id)
-    size = path.stat().st_size
-    if row.size is not None and size != row.size:
-        return Problem(row.row, f"{path} has {size} bytes, the manifest says {row.size}", row.slide_id)
+    except OSError as error:  # such as a name too long to be one
+        return Problem(row.row, f"{path}: {error.strerror or error}; give a file that can be read", row.slide_id)
+    if stat.S_ISDIR(found.st_mode):
+        return Problem(row.row, f"{path} is a folder; name the slide file in it", row.slide_id)
+    if row.size is not None and found.st_size != row.size:
+        return Problem(row.row, f"{path} has {found.st_size} bytes, the manifest says {row.size}", row.slide_id)
     return None
+
+
+def _missing_drivers(rows: Sequence[ManifestRow]) -> Iterator[Problem]:
+    """One warning a driver; a warning, because the machine that checks need not be the one that fetches."""
+    needed: dict[str, str | None] = {}  # by the part of a URI that chooses its drivers: an import tried is not repeated
+    missing: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in rows:
+        scheme = scheme_of(row.uri)
+        if scheme in {"", "file", "gdc", "http", "https"}:
+            continue
+        drivers = "::".join(link.partition("://")[0] for link in row.uri.split("::"))
+        if drivers not in needed:
+            needed[drivers] = missing_driver(row.uri)
+        if message := needed[drivers]:
+            missing[message].append(row)
+    for message, (first, *others) in missing.items():
+        also = f"; the same for {_listed([row.row for row in others])}" if others else ""
+        yield Problem(first.row, f"uri {public_uri(first.uri)!r}: {message}{also}", first.slide_id, "warning")
 
 
 def _name(column: str, text: str) -> str:
@@ -194,11 +220,14 @@ def _name(column: str, text: str) -> str:
 
 
 def _uri(text: str, folder: Path) -> str:
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
-        raise ValueError(f"uri {text!r} holds a control character or broken text; take it out")
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError(f"uri {text!r} holds a control character; take it out")
     if problem := uri_problem(text):
         raise ValueError(problem)
-    return absolute_uri(text, folder)
+    uri = absolute_uri(text, folder)
+    if any(unicodedata.category(character) == "Cs" for character in uri):  # surrogates stand for bytes of no character
+        raise ValueError(f"uri '{path_text(Path(uri))}' is not UTF-8 text; rename the file or folder in question")
+    return uri
 
 
 def _size(text: str) -> int:
