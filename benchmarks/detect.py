@@ -34,7 +34,7 @@ from muse_core.models.heat import find_peaks
 from muse_core.slide import Slide, open_slide
 from muse_core.tissue import TissueSettings, find_tissue
 
-CORE_PX = 1856  # of the tile that owns its points, at 0.5 µm/px; with its margins 2048 px, 4096 px of a 40x slide
+CORE_PX = 1792  # of the tile that owns its points, at 0.5 µm/px; with its margins 2048 px, 4096 px of a 40x slide
 BLOB_LOG_TILES = 4
 BLOB_LOG_PX = 512
 BLOB_LOG = {"min_sigma": 2.8, "max_sigma": 7.0, "num_sigma": 5, "threshold": 0.02, "overlap": 0.3}  # radii of 2 to 5 µm

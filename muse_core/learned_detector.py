@@ -86,7 +86,7 @@ class LearnedDetector:
         ConfigError: the file is missing or is not a detector's weights, or min_score is not in 0..1.
     """
 
-    margin_um: ClassVar[float] = 48.0
+    margin_um: ClassVar[float] = 64.0
     grid_um: ClassVar[float] = STRIDE * NETWORK_MPP
 
     def __init__(self, weights: Path | None = None, *, device: str = "cpu", min_score: float = 0.5) -> None:
