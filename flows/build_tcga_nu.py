@@ -26,6 +26,7 @@ from muse_core.device import resolve_device
 from muse_core.errors import AcquireError
 from muse_core.manifest import Manifest, ManifestRow, read_manifest, with_mpp
 from muse_core.slide_records import BuildSummary, SlideRecord, read_record
+from muse_core.uris import public_uri
 
 SHOWN_ROWS = 1000  # an artifact is one database row; the whole table is slides.parquet
 SHOWN_COLUMNS = (
@@ -59,7 +60,7 @@ def _worth_retrying(task_: object, run: object, state: State[Any]) -> bool:
 )
 def acquire_slide(run: BuildRun, row: ManifestRow, folder: Path) -> Acquired:
     """Fetch one slide; the only task that is retried."""
-    get_run_logger().info("%s: acquiring %s", row.slide_id, row.uri)
+    get_run_logger().info("%s: acquiring %s", row.slide_id, public_uri(row.uri))
     return run.fetch(row, folder)
 
 
@@ -93,7 +94,7 @@ def build_tcga_nu(
     workers: int | None = None,
     dask_scheduler: str | None = None,
     keep_slides: bool = True,
-    max_slides_on_disk: int = 4,
+    max_slides_on_disk: int | None = None,
     tissue: Path | None = None,
 ) -> dict[str, Any] | State[Any]:
     """Build the ROI dataset of a manifest; ends failed, with everything else kept, when a slide failed.
@@ -108,7 +109,7 @@ def build_tcga_nu(
         workers: local worker processes; None for one a usable core.
         dask_scheduler: address of a running Dask scheduler to use instead.
         keep_slides: keep fetched slides, or delete each after use.
-        max_slides_on_disk: with keep_slides off, fetched slides on the disk at once.
+        max_slides_on_disk: with keep_slides off, fetched slides on the disk at once; None for the setting.
         tissue: folder of edited tissue polygons to use instead of finding tissue.
 
     Returns:

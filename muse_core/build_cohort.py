@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
@@ -28,16 +28,27 @@ from muse_core.build_slide import (
     SlidePlan,
     build_chunk,
     commit_parts,
+    drop_other_attempts,
     plan_slide,
     remove_parts,
     remove_staging,
 )
 from muse_core.cluster import WorkerError, Workers, open_workers, tried, value_of
 from muse_core.contact_sheet import draw_contact_sheet
-from muse_core.errors import ConfigError, DatasetError, MuseError, OutputError, SlideReadError, TissueError
+from muse_core.errors import (
+    AcquireError,
+    ConfigError,
+    DatasetError,
+    MuseError,
+    OutputError,
+    SlideReadError,
+    TissueError,
+    WorkersLostError,
+)
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.manifest import Manifest, ManifestRow
 from muse_core.nuclei import SHIPPED_DETECTORS, load_detector
+from muse_core.roi_dataset import parts_by_slide
 from muse_core.run_paths import RunPaths, locked, refuse_patches
 from muse_core.slide_records import (
     BuildSummary,
@@ -46,13 +57,14 @@ from muse_core.slide_records import (
     package_versions,
     read_record,
     read_records,
-    refused_row,
     summarise,
     write_slides_table,
 )
 from muse_core.uris import public_uri
 
 logger = logging.getLogger(__name__)
+
+MOST_SLIDES_IN_FLIGHT = 256  # threads that wait, mostly; they are made as they are needed
 
 Fetch = Callable[[ManifestRow, Path], Acquired]
 OnRois = Callable[[int], None]
@@ -65,7 +77,7 @@ def _ignore(_: int) -> None:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a run is carried out; none of it changes the tables.
+    """How a run is carried out; none of it changes the tables, but that a GPU's pixels differ by rounding.
 
     Attributes:
         out: the output folder.
@@ -73,7 +85,8 @@ class BuildOptions:
         workers: local worker processes; None for one a usable core, 0 for this process alone.
         dask_scheduler: address of a Dask scheduler to use instead.
         keep_slides: keep fetched slides; otherwise each is deleted after use.
-        max_slides_on_disk: with keep_slides off, fetched slides on the disk at once, partial ones included.
+        max_slides_on_disk: with keep_slides off, fetched slides on the disk at once, partial ones included; None for
+            the setting `acquire.max_slides_on_disk`.
         tissue_folder: edited tissue polygons `<slide_id>.geojson`, which replace those that would be found.
     """
 
@@ -82,7 +95,7 @@ class BuildOptions:
     workers: int | None = None
     dask_scheduler: str | None = None
     keep_slides: bool = True
-    max_slides_on_disk: int = 4
+    max_slides_on_disk: int | None = None
     tissue_folder: Path | None = None
 
 
@@ -97,11 +110,12 @@ class BuildRun:
         self.store = store
         self.started = time.monotonic()
         self.stopping = Event()
+        self._parts = parts_by_slide(options.out)  # nobody else writes while the folder is locked
 
     @property
     def slides_in_flight(self) -> int:
         """Slides begun at once: as many as the workers can build, and as many again as may be fetched meanwhile."""
-        return self.workers.count + self.settings.acquire.max_downloads
+        return min(MOST_SLIDES_IN_FLIGHT, self.workers.count() + self.settings.acquire.max_downloads)
 
     def fetch(self, row: ManifestRow, folder: Path) -> Acquired:
         """The slide's file on this machine, whole and checked, fetched into `folder`; raises what `acquire` does."""
@@ -118,21 +132,18 @@ class BuildRun:
         Raises:
             OutputError: the output cannot be written any more; no other slide would fare better.
         """
-        inputs_hash = self._inputs_hash(row)
-        known = read_record(self.paths.record(row.slide_id))
-        if known is not None and known.inputs_hash == inputs_hash and known.status != "failed":
-            return SlideRecord(known.row, inputs_hash, reused=True)
         begun = time.monotonic()
+        known = read_record(self.paths.record(row.slide_id))
+        try:
+            inputs_hash = self._inputs_hash(row)
+        except OSError as error:
+            values = self._failure(row.slide_id, AcquireError(f"{public_uri(row.uri)}: {error.strerror or error}"), {})
+            return self._settle(row, known, "", values)
+        if known is not None and self._is_finished(known, inputs_hash):
+            return replace(known, reused=True)
         values = self._attempt(row, inputs_hash, fetch or self.fetch, on_rois)
         values["seconds"] = time.monotonic() - begun
-        if values["status"] == "failed" and known is not None and known.status == "done":
-            return _still_there(known, values)
-        if values["status"] != "done":
-            self._clear(row.slide_id)
-        record = SlideRecord({**_identity(row), **values}, inputs_hash)
-        keep_record(record, self.paths.record(row.slide_id))
-        remove_staging(self.paths.staging(row.slide_id))
-        return record
+        return self._settle(row, known, inputs_hash, values)
 
     def finish(self, manifest: Manifest, records: Iterable[SlideRecord]) -> BuildSummary:
         """Write the slides table over every slide this folder holds, and sum this run up.
@@ -144,51 +155,88 @@ class BuildRun:
         Raises:
             OutputError: the table cannot be written.
         """
-        mine = [*records, *(refused_row(problem) for problem in manifest.problems if problem.severity == "error")]
+        mine = [*records, *self._refused(manifest)]
         ids = {record.slide_id for record in mine}
         older = [record for record in read_records(self.paths.records) if record.slide_id not in ids]
         write_slides_table(self.paths.slides_table, [*older, *mine])
         with whole_file(self.paths.settings) as path:
             path.write_text(self.settings.model_dump_json(indent=2), encoding="utf-8")
         summary = summarise(mine)
+        summary.slides_earlier = len(older)
         summary.seconds = time.monotonic() - self.started
         built_mm2 = sum(record.row.get("tissue_mm2") or 0.0 for record in mine if not record.reused)
         summary.seconds_per_mm2 = summary.seconds / built_mm2 if built_mm2 else None
         summary.peak_rss_bytes = self.workers.peak_rss_bytes()
         return summary
 
+    def _is_finished(self, known: SlideRecord, inputs_hash: str) -> bool:
+        if known.inputs_hash != inputs_hash or known.status == "failed":
+            return False
+        return all((self.paths.out / part).exists() for part in known.parts)
+
+    def _refused(self, manifest: Manifest) -> list[SlideRecord]:
+        """A record for each slide that only refused rows name; what an earlier run built of it stays in the table."""
+        messages: dict[str, list[str]] = {}
+        for problem in manifest.errors:
+            messages.setdefault(problem.slide_id or f"(row {problem.row})", []).append(problem.message)
+        refused = []
+        for slide_id, texts in messages.items():
+            values = {"status": "failed", "reason": "manifest_invalid", "message": "; ".join(texts)}
+            known = read_record(self.paths.record(slide_id))
+            built = known is not None and known.status == "done"
+            refused.append(
+                _still_there(known, values) if known and built else SlideRecord({"slide_id": slide_id, **values})
+            )
+        return refused
+
     def _attempt(self, row: ManifestRow, inputs_hash: str, fetch: Fetch, on_rois: OnRois) -> dict[str, Any]:
         """The values of the slide's row, whatever happens to it."""
         facts: dict[str, Any] = {"n_rois": 0, "n_nuclei": 0}
         try:
             with self.store.slide(row, fetch) as acquired:
-                facts |= {"md5": acquired.md5, "size": acquired.size}
-                return {"status": "done", **facts, **self._build(self._job(row, acquired, inputs_hash), on_rois)}
-        except OutputError:
+                facts |= {"size": acquired.size} | ({"md5": acquired.md5} if acquired.md5 else {})
+                return {"status": "done", **facts, **self._build(row, acquired, inputs_hash, on_rois)}
+        except (OutputError, WorkersLostError):
             raise
         except Exception as error:
             # The one broad except: no fault of a slide, of ours or of a third party's detector may end the cohort.
             if self.stopping.is_set():
                 raise  # the workers were taken away; the slide is none the worse
-            status, reason, message = _verdict(row.slide_id, error)
-            facts |= error.facts if isinstance(error, MuseError) else {}
-        logger.warning("%s: %s, %s: %s", row.slide_id, status, reason, message)
-        return {**facts, "status": status, "reason": reason, "message": message}
+            return self._failure(row.slide_id, error, facts)
 
-    def _build(self, job: SlideJob, on_rois: OnRois) -> dict[str, Any]:
-        executor = self.workers.executor
+    def _failure(self, slide_id: str, error: Exception, facts: dict[str, Any]) -> dict[str, Any]:
+        status, reason, message = _verdict(slide_id, error)
+        logger.warning("%s: %s, %s: %s", slide_id, status, reason, message)
+        learnt = error.facts if isinstance(error, MuseError) else {}
+        return {**facts, **learnt, "status": status, "reason": reason, "message": message}
+
+    def _settle(
+        self, row: ManifestRow, known: SlideRecord | None, inputs_hash: str, values: dict[str, Any]
+    ) -> SlideRecord:
+        """Put on record what became of a slide; where it failed, what an earlier run built of it stays."""
+        if values["status"] == "failed" and known is not None and known.status == "done":
+            return _still_there(known, values)
+        parts = values.pop("parts", ())
+        if values["status"] != "done":
+            self._clear(row.slide_id)
+        record = SlideRecord({**_identity(row), **values}, inputs_hash, parts)
+        keep_record(record, self.paths.record(row.slide_id))
+        remove_staging(self.paths.staging(row.slide_id))
+        return record
+
+    def _build(self, row: ManifestRow, acquired: Acquired, inputs_hash: str, on_rois: OnRois) -> dict[str, Any]:
+        executor, job = self.workers.executor, self._job(row, acquired, inputs_hash)
         plan: SlidePlan = value_of(executor.submit(tried, plan_slide, job))
         results = _build_chunks(executor, job, plan, on_rois)
         failed = sorted(pair for result in results for pair in result.failed)
         if len(failed) == len(plan.boxes):
             raise SlideReadError(f"{job.path}: none of its {len(failed)} ROIs could be read: {failed[0][1]}")
-        # From here on the dataset changes: what an earlier record says is no longer so.
-        self.paths.record(job.slide_id).unlink(missing_ok=True)
-        commit_parts(job, self.paths.out, len(results))
+        parts = self._commit(row, job, results)
         if self.settings.contact_sheets:
-            self._draw(job, plan)
+            self._draw(job, plan, parts)
         return {
             **plan.facts,
+            "parts": tuple(str(part.relative_to(self.paths.out.absolute())) for part in parts),
             "tissue_mm2": plan.tissue_mm2,
             "n_rois": sum(result.n_rois for result in results),
             "n_nuclei": sum(result.n_nuclei for result in results),
@@ -197,15 +245,24 @@ class BuildRun:
             "message": f"{len(failed)} of {len(plan.boxes)} ROIs could not be read: {failed[0][1]}" if failed else None,
         }
 
-    def _draw(self, job: SlideJob, plan: SlidePlan) -> None:
+    def _commit(self, row: ManifestRow, job: SlideJob, results: list[ChunkResult]) -> list[Path]:
+        """Change the dataset. From the first step on, what an earlier record says is no longer so."""
+        drop_other_attempts(job)
+        interrupted = {"status": "failed", "reason": "interrupted", "message": f"{row.slide_id}: run the command again"}
+        keep_record(SlideRecord({**_identity(row), **interrupted}), self.paths.record(row.slide_id))
+        replaced = self._parts.get(safe_name(row.slide_id), [])
+        return commit_parts(job, results, replaced, self.paths.out.absolute())
+
+    def _draw(self, job: SlideJob, plan: SlidePlan, parts: list[Path]) -> None:
+        sheet_file = self.paths.contact_sheet(job.slide_id).absolute()
         try:
-            value_of(self.workers.executor.submit(tried, draw_contact_sheet, job, plan, self.paths.out.absolute()))
+            value_of(self.workers.executor.submit(tried, draw_contact_sheet, job, plan, parts, sheet_file))
         except (SlideReadError, DatasetError, WorkerError) as error:
             logger.warning("%s: no contact sheet: %s", job.slide_id, error)  # the dataset is whole without it
 
     def _clear(self, slide_id: str) -> None:
         """Take what the folder holds of a slide that is not built."""
-        remove_parts(self.paths.out, slide_id)
+        remove_parts(self._parts.get(safe_name(slide_id), []))
         self.paths.contact_sheet(slide_id).unlink(missing_ok=True)
         self.paths.tissue(slide_id).unlink(missing_ok=True)
 
@@ -230,14 +287,15 @@ class BuildRun:
         if self.options.tissue_folder is None:
             return None
         path = self.options.tissue_folder / f"{safe_name(slide_id)}.geojson"
-        return path.absolute() if path.exists() else None
+        return path.absolute() if path.is_file() else None
 
     def _inputs_hash(self, row: ManifestRow) -> str:
         """What a slide's rows depend on: its file, its manifest row, edited tissue, and the settings that matter."""
         path, edited = local_path(row), self._edited_tissue(row.slide_id)
-        parts: list[Any] = [row.slide_id, row.case_id, row.project, row.uri, row.size, row.md5, row.mpp]
-        parts.append(self.settings.tables_hash())
-        if path is not None and path.exists():
+        # With a checksum it plays no part where the slide lies, nor how its URL is signed today.
+        parts: list[Any] = [row.slide_id, row.case_id, row.project, row.md5 or public_uri(row.uri), row.size, row.mpp]
+        parts += [self.settings.tables_hash(), *([self.options.device] if self.options.device != "cpu" else [])]
+        if path is not None and row.md5 is None and path.exists():
             parts += [path.stat().st_size, path.stat().st_mtime_ns]
         if edited is not None:
             parts.append(sha256(edited.read_bytes()).hexdigest())
@@ -260,14 +318,18 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Build
     with ExitStack() as stack:
         stack.enter_context(locked(paths))
         refuse_patches(paths)
-        sweep_temporaries(options.out)
+        for folder in paths.own_folders:
+            sweep_temporaries(folder)
         workers = stack.enter_context(open_workers(options.workers, options.dask_scheduler))
         store = SlideStore(
             paths.downloads, settings.acquire, keep=options.keep_slides, max_slides_on_disk=options.max_slides_on_disk
         )
         stack.enter_context(store)
         logger.info("building into %s with %s", options.out, workers.description)
-        yield BuildRun(options, settings, workers, store)
+        run = BuildRun(options, settings, workers, store)
+        # Before the workers are closed: a slide that loses them then is not a slide that failed.
+        stack.callback(run.stopping.set)
+        yield run
 
 
 def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: Build | None = None) -> Iterator[SlideRecord]:
@@ -282,7 +344,7 @@ def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: Build | None = 
         OutputError: the output cannot be written any more; nothing further is begun.
     """
     build = build or run.build
-    threads = ThreadPoolExecutor(run.slides_in_flight, thread_name_prefix="slide")
+    threads = ThreadPoolExecutor(MOST_SLIDES_IN_FLIGHT, thread_name_prefix="slide")
     pending: set[Future[SlideRecord]] = set()
     try:
         for row in rows:
@@ -298,8 +360,8 @@ def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: Build | None = 
 
 
 def _build_chunks(executor: Executor, job: SlideJob, plan: SlidePlan, on_rois: OnRois) -> list[ChunkResult]:
-    chunks = range(len(plan.chunked(job.settings.chunk_rois)))
-    futures = [executor.submit(tried, build_chunk, job, plan, chunk) for chunk in chunks]
+    pieces = enumerate(plan.chunked(job.settings.chunk_rois))
+    futures = [executor.submit(tried, build_chunk, job, plan.facts, chunk, boxes) for chunk, boxes in pieces]
     for future in as_completed(futures):
         on_rois(value_of(future).n_rois)
     return [value_of(future) for future in futures]

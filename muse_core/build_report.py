@@ -35,6 +35,8 @@ def summary_text(paths: RunPaths, summary: BuildSummary, *, things: str = "slide
     ]
     if (paths.out / "contact_sheets").exists():
         lines.append(f"Pictures to look at:    {paths.out / 'contact_sheets'}")
+    if summary.slides_earlier:
+        lines += ["", f"The folder and its tables also hold {summary.slides_earlier} slides of earlier manifests."]
     if summary.failures:
         lines += ["", f"Failed {things} (mend them and run the same command again; the others are not redone):", ""]
         lines += [

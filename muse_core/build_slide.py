@@ -5,6 +5,7 @@ build_chunk    SlidePlan + chunk number -> one Parquet part in the staging folde
 commit_parts   staging folder -> the dataset, by renames that a second call can finish
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -23,7 +24,7 @@ from muse_core.build_settings import BuildSettings
 from muse_core.errors import MuseError, SlideReadError
 from muse_core.files import whole_file
 from muse_core.nuclei import Detector, adapted, load_detector
-from muse_core.roi_dataset import RoiRow, part_path, parts_of_slide, write_rois
+from muse_core.roi_dataset import RoiRow, part_path, write_rois
 from muse_core.roi_image import TILED_JPEG
 from muse_core.rois import RoiBox, select_rois
 from muse_core.slide import Slide, open_slide
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 STAIN_SAMPLE_MPP = 0.5  # nuclei are resolved, so that their colour is not mixed with their surroundings'
 STAIN_SAMPLE_PX = 192
 STAIN_SAMPLE_ROIS = 12
+_DROPPED = ".dropped-"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class SlideJob:
     case_id: str
     project: str
     path: Path
-    md5: str
+    md5: str | None
     mpp_override: float | None
     inputs_hash: str
     staging: Path
@@ -73,7 +75,7 @@ class SlidePlan:
     """What is known of a slide once its overview has been seen.
 
     Attributes:
-        facts: columns of the slides table that come from the file itself (reader, vendor, mpp, levels).
+        facts: columns of the slides table that come from the file itself (md5, size, reader, vendor, mpp, levels).
         tissue_mm2: tissue area.
         boxes: the chosen ROIs, in chunk order.
     """
@@ -113,7 +115,7 @@ def plan_slide(job: SlideJob) -> SlidePlan:
     if staged.exists():
         return _read_plan(staged)
     with open_slide(job.path, mpp_override=job.mpp_override) as slide:
-        facts = _facts(slide)
+        facts = _facts(slide) | {"md5": job.md5 or _md5(job.path), "size": job.path.stat().st_size}
         try:
             plan, tissue, sample = _plan(slide, job, facts)
         except MuseError as error:
@@ -129,10 +131,16 @@ def plan_slide(job: SlideJob) -> SlidePlan:
     return plan
 
 
-def build_chunk(job: SlideJob, plan: SlidePlan, chunk: int) -> ChunkResult:
+def build_chunk(job: SlideJob, facts: dict[str, Any], chunk: int, numbered: list[tuple[int, RoiBox]]) -> ChunkResult:
     """Write the rows of one chunk of ROIs to the staging folder; a chunk already staged is not built again.
 
     A ROI that cannot be read is left out and named in the result; the slide goes on.
+
+    Args:
+        job: the slide.
+        facts: what the plan says of the file.
+        chunk: its number.
+        numbered: its ROIs with their numbers.
 
     Raises:
         SlideReadError: the slide no longer opens.
@@ -143,32 +151,57 @@ def build_chunk(job: SlideJob, plan: SlidePlan, chunk: int) -> ChunkResult:
     if done.exists():
         return _read_result(done)
     failed: list[tuple[str, str]] = []
-    numbered = plan.chunked(job.settings.chunk_rois)[chunk]
-    with open_slide(job.path, mpp_override=job.mpp_override, reader=plan.facts["reader"], device=job.device) as slide:
-        n_rois, n_nuclei = write_rois(part, _rows(slide, job, numbered, failed), _provenance(job, plan))
+    with open_slide(job.path, mpp_override=job.mpp_override, reader=facts["reader"], device=job.device) as slide:
+        n_rois, n_nuclei = write_rois(part, _rows(slide, job, numbered, failed), _provenance(job, facts))
     result = ChunkResult(n_rois, n_nuclei, tuple(failed))
     with whole_file(done) as file:
         file.write_text(json.dumps(asdict(result)), encoding="utf-8")
     return result
 
 
-def commit_parts(job: SlideJob, out: Path, n_chunks: int) -> None:
-    """Put the staged parts in place of whatever the dataset holds of this slide, then drop the staging folder.
+def drop_other_attempts(job: SlideJob) -> None:
+    """Delete what attempts with other inputs left staged, before the dataset is changed.
 
-    A call that was cut short is finished by the next: parts already moved are recognised by the commit list.
+    An attempt that was cut short in its own commit counts on parts that this one is about to replace; it must not be
+    taken up again. Each is renamed first, so that a kill leaves it whole or gone.
     """
-    commit = job.folder / "commit.json"
-    if not commit.exists():
-        chunks = [
-            chunk for chunk in range(n_chunks) if _read_result(job.staged_part(chunk).with_suffix(".json")).n_rois
-        ]
-        remove_parts(out, job.slide_id)
-        with whole_file(commit) as file:
-            file.write_text(json.dumps(chunks), encoding="utf-8")
-    for chunk in json.loads(commit.read_text(encoding="utf-8")):
-        _put(job.staged_part(chunk), part_path(out, job.project, job.slide_id, chunk))
+    for folder in job.staging.glob("*"):
+        if folder.name != job.inputs_hash:
+            dropped = (
+                folder if folder.name.startswith(_DROPPED) else folder.rename(folder.with_name(_DROPPED + folder.name))
+            )
+            shutil.rmtree(dropped, ignore_errors=True)
+
+
+def commit_parts(job: SlideJob, results: list[ChunkResult], replaced: list[Path], out: Path) -> list[Path]:
+    """Put the staged parts in place of those the dataset holds of this slide.
+
+    A call that was cut short is finished by the next: what it had moved is no longer staged.
+
+    Args:
+        job: the slide.
+        results: of its chunks, in order.
+        replaced: the dataset's parts of this slide so far.
+        out: the output folder.
+
+    Returns:
+        The slide's parts.
+    """
+    parts = [
+        (job.staged_part(chunk), part_path(out, job.project, job.slide_id, chunk))
+        for chunk, result in enumerate(results)
+        if result.n_rois
+    ]
+    begun = job.folder / "committing"
+    if not begun.exists():
+        remove_parts(replaced)
+        with whole_file(begun):
+            pass
+    for staged, final in parts:
+        _put(staged, final)
     if job.tissue_edited != job.tissue_file:  # a person's edit is not written over
         _put(job.staged_tissue, job.tissue_file)
+    return [final for _, final in parts]
 
 
 def _put(staged: Path, final: Path) -> None:
@@ -178,9 +211,9 @@ def _put(staged: Path, final: Path) -> None:
         staged.replace(final)
 
 
-def remove_parts(out: Path, slide_id: str) -> None:
-    """Delete what the dataset holds of a slide."""
-    for part in parts_of_slide(out, slide_id):
+def remove_parts(parts: list[Path]) -> None:
+    """Delete parts of the dataset."""
+    for part in parts:
         part.unlink(missing_ok=True)
 
 
@@ -222,6 +255,11 @@ def _facts(slide: Slide) -> dict[str, Any]:
         "height_level0": info.height_level0,
         "level_count": len(info.levels),
     }
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _stain_sample(slide: Slide, boxes: tuple[RoiBox, ...]) -> NDArray[np.uint8]:
@@ -289,13 +327,12 @@ def _slide_detector(job: SlideJob) -> Detector | None:
     return adapted(load_detector(job.settings.detector), np.load(job.folder / "stain.npy", allow_pickle=False))
 
 
-def _provenance(job: SlideJob, plan: SlidePlan) -> dict[str, Any]:
+def _provenance(job: SlideJob, facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "slide_id": job.slide_id,
         "inputs_hash": job.inputs_hash,
         "settings": job.settings.model_dump(mode="json", exclude={"acquire", "contact_sheets"}),
-        "md5": job.md5,
-        **{key: plan.facts[key] for key in ("reader", "reader_check", "mpp_x", "mpp_y", "mpp_source")},
+        **{key: facts[key] for key in ("md5", "reader", "reader_check", "mpp_x", "mpp_y", "mpp_source")},
     }
 
 

@@ -122,8 +122,8 @@ def build_tcga_nu(
         bool, typer.Option("--keep-slides/--no-keep-slides", help="Keep fetched slides, or delete each after use.")
     ] = True,
     max_slides_on_disk: Annotated[
-        int, typer.Option(help="With --no-keep-slides: fetched slides on the disk at once.", min=1)
-    ] = 4,
+        int | None, typer.Option(help="With --no-keep-slides: fetched slides on the disk at once; default 8.", min=1)
+    ] = None,
     tissue: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Edited tissue polygons, <slide_id>.geojson, to use instead.")
     ] = None,

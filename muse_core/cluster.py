@@ -6,19 +6,18 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, LocalCluster, Scheduler
+from distributed import Client, LocalCluster
 from distributed.comm import get_address_host_port
 
-from muse_core.errors import ConfigError, MuseError
+from muse_core.errors import ConfigError, MuseError, WorkersLostError
 from muse_core.machine import cpu_count, memory_limit_bytes
 
 CONNECT_TIMEOUT_S = 10
-MAX_WORKER_DEATHS = 5  # a piece of work that five workers died over is taken to be the cause
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,13 @@ class Workers:
 
     Attributes:
         executor: takes picklable functions and arguments; its futures are those of concurrent.futures.
-        count: how many pieces of work run at once.
+        count: how many pieces of work run at once, now.
         peak_rss_bytes: the sum of the peak resident memory of this process and of every live worker.
         description: for the log.
     """
 
     executor: Executor
-    count: int
+    count: Callable[[], int]
     peak_rss_bytes: Callable[[], int]
     description: str
 
@@ -56,7 +55,7 @@ def open_workers(count: int | None = None, scheduler: str | None = None) -> Iter
     elif count == 0:
         executor = ThreadPoolExecutor(1)
         try:
-            yield Workers(executor, 1, own_peak_rss_bytes, "this process")
+            yield Workers(executor, lambda: 1, own_peak_rss_bytes, "this process")
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
     else:
@@ -80,9 +79,13 @@ def value_of(future: Future[Any]) -> Any:  # noqa: ANN401
 
     Raises:
         MuseError: as the work raised it.
+        WorkersLostError: nobody is left to do the work.
         WorkerError: the work crashed.
     """
-    outcome = future.result()
+    try:
+        outcome = future.result()
+    except CancelledError:
+        raise WorkersLostError("the Dask scheduler went away; start it and run the same command again") from None
     if isinstance(outcome, MuseError | WorkerError):
         raise outcome
     return outcome
@@ -165,18 +168,14 @@ def _main_module_hidden() -> Iterator[None]:
 
 
 def _dask_workers(client: Client, description: str) -> Workers:
-    client.run_on_scheduler(_allow_worker_deaths)
-    count = sum(client.nthreads().values())
     # Not pure: the same call may have to be made again after its files were removed.
     executor = client.get_executor(pure=False)
 
+    def count() -> int:
+        return max(1, sum(client.nthreads().values())) if client.status == "running" else 1
+
     def peak() -> int:
-        peaks: dict[str, int] = client.run(own_peak_rss_bytes)
+        peaks: dict[str, int] = client.run(own_peak_rss_bytes, on_error="ignore") if client.status == "running" else {}
         return own_peak_rss_bytes() + sum(peaks.values())
 
-    return Workers(executor, max(1, count), peak, description)
-
-
-def _allow_worker_deaths(dask_scheduler: Scheduler) -> None:
-    # Machines of a cohort's cluster come and go; Dask's default gives work up after three deaths.
-    dask_scheduler.allowed_failures = MAX_WORKER_DEATHS
+    return Workers(executor, count, peak, description)

@@ -9,9 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from muse_core.build_slide import SlideJob, SlidePlan
 from muse_core.files import whole_file
-from muse_core.roi_dataset import RoiDataset, RoiSample, parts_of_slide
+from muse_core.roi_dataset import RoiDataset, RoiSample
 from muse_core.rois import RoiBox
-from muse_core.run_paths import RunPaths
 from muse_core.slide import open_slide
 from muse_core.tissue import Tissue, read_tissue
 
@@ -24,8 +23,14 @@ TISSUE_COLOUR, ROI_COLOUR, NUCLEUS_COLOUR = "#009E73", "#0072B2", "#F0E442"
 INK, FAINT, PAPER = "#1b1b1b", "#666666", "#ffffff"
 
 
-def draw_contact_sheet(job: SlideJob, plan: SlidePlan, out: Path) -> None:
-    """Draw the sheet of a slide whose parts are in the dataset to `contact_sheets/<slide>.jpg`.
+def draw_contact_sheet(job: SlideJob, plan: SlidePlan, parts: Sequence[Path], sheet_file: Path) -> None:
+    """Draw the sheet of a slide whose parts and tissue are in the dataset.
+
+    Args:
+        job: the slide.
+        plan: its plan.
+        parts: its parts.
+        sheet_file: the JPEG to write.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
@@ -33,7 +38,7 @@ def draw_contact_sheet(job: SlideJob, plan: SlidePlan, out: Path) -> None:
     # The built-in font has no µ and no ², hence um and mm2 on the picture.
     sheet = Image.new("RGB", SHEET_PX, PAPER)
     draw = ImageDraw.Draw(sheet)
-    dataset = RoiDataset(sorted(parts_of_slide(out, job.slide_id)))
+    dataset = RoiDataset(parts)
     picked = np.linspace(0, len(dataset) - 1, min(CLOSE_UPS, len(dataset))).astype(int)
     samples = [dataset.read(int(i)) for i in picked]
     counts = [count or 0 for count in dataset.table(["n_nuclei"])["n_nuclei"].to_pylist()]
@@ -48,7 +53,7 @@ def draw_contact_sheet(job: SlideJob, plan: SlidePlan, out: Path) -> None:
     bottom = max(HEADER_PX + overview.height, _draw_close_ups(sheet, samples, left=side + 3 * MARGIN_PX))
     draw.text((MARGIN_PX, bottom + 8), "green: tissue   blue: ROIs (filled: shown at the right)", FAINT, _font(17))
     sheet = sheet.crop((0, 0, SHEET_PX[0], bottom + FOOTER_PX + 8))
-    with whole_file(RunPaths(out).contact_sheet(job.slide_id)) as path:
+    with whole_file(sheet_file) as path:
         sheet.save(path, "JPEG", quality=88)
 
 

@@ -94,9 +94,16 @@ def draw_slide(path: Path, width: int, height: int) -> None:
 
 
 def clear_demo(folder: Path) -> None:
-    """Remove an earlier demo, so that the demo always shows the whole job."""
-    for part in ("input", "dataset"):
-        shutil.rmtree(folder / part, ignore_errors=True)
+    """Remove an earlier demo, so that the demo always shows the whole job.
+
+    Raises:
+        ConfigError: there is something in its place that no demo made.
+    """
+    parts = [folder / "input", folder / "dataset"]
+    if any(part.exists() for part in parts) and not (folder / "input" / f"{DEMO_SLIDE_ID}.svs").exists():
+        raise ConfigError(f"{folder}: holds something that no demo made; give another --out")
+    for part in reversed(parts):  # the sign of a demo goes last
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _carpet(factor: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@
     ├── TissueError       the slide holds nothing to work on
     ├── DatasetError      a table or dataset is not what it should be
     ├── ConfigError       a setting or command-line value
+    ├── WorkersLostError  the Dask cluster went away
     └── OutputError       the output folder: locked, read-only or full
 
 Each instance carries `reason`, the short machine-readable word of the slides table, and a message of one line that says
@@ -76,6 +77,12 @@ class ConfigError(MuseError, ValueError):
     """A setting is unknown, of the wrong type or out of range."""
 
     default_reason = "config_invalid"
+
+
+class WorkersLostError(MuseError, ConnectionError):
+    """The Dask scheduler or all its workers went away."""
+
+    default_reason = "workers_lost"
 
 
 class OutputError(MuseError, OSError):

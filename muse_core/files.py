@@ -2,7 +2,7 @@
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,26 +21,26 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full (reason disk_full) or the folder cannot be written (output_unwritable).
     """
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        # Made here with the usual mode, so that the kernel applies the umask; its safe makers allow the owner alone.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise as_output_error(error, path) from error
+        mended = as_output_error(error, path)
+        if mended is error:
+            raise
+        raise mended from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Remove what killed writers left in a folder and below; nobody else may be writing there."""
+    """Remove what killed writers left in a folder of ours and below; nobody else may be writing there."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -64,9 +64,3 @@ def safe_name(name: str) -> str:
     encoded = quote(name, safe="").replace("~", "%7E")
     return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
 
-
-def _umask() -> int:
-    # Reading the mask means setting it; there is no other portable way.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -29,13 +29,14 @@ from muse_core.errors import ConfigError, MuseError, OutputError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.nuclei import Detector, adapted, detect_image, load_detector
 from muse_core.patch_image import decode_patch
-from muse_core.patch_list import Patch, list_patches, path_text
+from muse_core.patch_list import Patch, list_patches
 from muse_core.roi_dataset import NO_PROJECT, RoiRow, part_path, write_rois
 from muse_core.roi_image import RoiImageSettings, encode_roi
 from muse_core.run_paths import RunPaths, locked, refuse_slides
 from muse_core.slide_records import BuildSummary, SlideRecord, package_versions, summarise, write_slides_table
 from muse_core.stain import optical_density
 from muse_core.tcga import patient_barcode
+from muse_core.uris import path_text
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +243,7 @@ def _outcomes(chunks: list[Chunk], workers: Workers) -> Iterator[list[SlideRecor
             yield [SlideRecord(row, chunk.inputs_hash, reused=row["status"] == "done") for row in known]
     for chunk in missing:
         pending[workers.executor.submit(tried, import_chunk, chunk)] = chunk
-        if len(pending) > 2 * workers.count:
+        if len(pending) > 2 * workers.count():
             yield from _done(pending)
     while pending:
         yield from _done(pending)

@@ -99,12 +99,20 @@ def part_path(out: Path, project: str, slide_id: str, chunk: int) -> Path:
     )
 
 
-def parts_of_slide(out: Path, slide_id: str) -> list[Path]:
-    """Every part of a slide, whatever project it was filed under, sorted."""
+def parts_by_slide(out: Path) -> dict[str, list[Path]]:
+    """Every part of the dataset, whatever project it is filed under, sorted; by the slide's `safe_name`."""
     # The chunk is what follows the last dash, so that the parts of `a` are not those of `a-0001`.
-    name = re.compile(rf"part-{re.escape(safe_name(slide_id))}-\d+\.parquet")
-    parts = (out / "rois").glob("project=*/part-*.parquet")
-    return sorted(path for path in parts if name.fullmatch(path.name))
+    name = re.compile(r"part-(.+)-\d+\.parquet")
+    found: dict[str, list[Path]] = {}
+    for path in sorted((out / "rois").glob("project=*/part-*.parquet")):
+        if match := name.fullmatch(path.name):
+            found.setdefault(match[1], []).append(path)
+    return found
+
+
+def parts_of_slide(out: Path, slide_id: str) -> list[Path]:
+    """Every part of one slide, sorted; for many slides, `parts_by_slide` looks once."""
+    return parts_by_slide(out).get(safe_name(slide_id), [])
 
 
 def write_rois(path: Path, rows: Iterable[RoiRow], metadata: Mapping[str, Any]) -> Written:

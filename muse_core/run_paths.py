@@ -47,6 +47,11 @@ class RunPaths:
         """One JSON a finished chunk of imported patches, and which folder they came from."""
         return self.out / "patches"
 
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """Folders in which nobody but a build writes."""
+        return tuple(self.out / name for name in ("records", "tissue", "contact_sheets", ".staging"))
+
     def record(self, slide_id: str) -> Path:
         """The record of one slide."""
         return self.records / f"{safe_name(slide_id)}.json"

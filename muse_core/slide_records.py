@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muse_core.files import whole_file
-from muse_core.manifest import Problem
 from muse_core.schemas import SLIDES, check_table
 
 RECORDED_PACKAGES = (
@@ -32,12 +31,14 @@ class SlideRecord:
 
     Attributes:
         row: values of the slides table's columns; a column left out is null.
-        inputs_hash: changes when the slide or a setting that matters does.
+        inputs_hash: changes when the slide or a setting that matters does; "" for a slide that is to be built again.
+        parts: its parts of the dataset, below the output folder.
         reused: whether an earlier run had finished it.
     """
 
     row: dict[str, Any]
     inputs_hash: str = ""
+    parts: tuple[str, ...] = ()
     reused: bool = False
 
     @property
@@ -55,6 +56,7 @@ class SlideRecord:
 class BuildSummary:
     """Counts over the slides of one run, in the words of the commands' JSON.
 
+    `slides_earlier` counts slides of earlier manifests that are in the folder too.
     `seconds_per_mm2` is over the tissue that this run built, not what an earlier one had finished; None for nothing.
     """
 
@@ -62,6 +64,7 @@ class BuildSummary:
     slides_failed: int = 0
     slides_skipped: int = 0
     slides_reused: int = 0
+    slides_earlier: int = 0
     n_rois: int = 0
     n_nuclei: int = 0
     tissue_mm2: float = 0.0
@@ -93,15 +96,17 @@ def keep_record(record: SlideRecord, path: Path) -> None:
         OutputError: the disk is full or the folder cannot be written.
     """
     with whole_file(path) as file:
-        file.write_text(json.dumps({"row": record.row, "inputs_hash": record.inputs_hash}), encoding="utf-8")
+        file.write_text(
+            json.dumps({"row": record.row, "inputs_hash": record.inputs_hash, "parts": record.parts}), encoding="utf-8"
+        )
 
 
 def read_record(path: Path) -> SlideRecord | None:
     """The record at a path, or None where there is none or it is not one (then the slide is built again)."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return SlideRecord(values["row"], values["inputs_hash"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, UnicodeDecodeError):
+        return SlideRecord(dict(values["row"]), str(values["inputs_hash"]), tuple(values["parts"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -109,13 +114,6 @@ def read_records(folder: Path) -> list[SlideRecord]:
     """Every record of a folder, by file name."""
     records = (read_record(path) for path in sorted(folder.glob("*.json")))
     return [record for record in records if record is not None]
-
-
-def refused_row(problem: Problem) -> SlideRecord:
-    """The record of a manifest row that makes no sense; it is shown in the table and never kept as finished."""
-    slide_id = problem.slide_id or f"(row {problem.row})"
-    row = {"slide_id": slide_id, "status": "failed", "reason": "manifest_invalid", "message": problem.message}
-    return SlideRecord({**row, "n_rois": 0, "n_nuclei": 0})
 
 
 def write_slides_table(path: Path, records: Iterable[SlideRecord]) -> None:

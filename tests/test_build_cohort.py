@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.spatial import cKDTree
 
+from muse_core import build_slide
 from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_settings import BuildSettings
 from muse_core.config import load_settings
 from muse_core.errors import OutputError
 from muse_core.manifest import read_manifest
-from muse_core.roi_dataset import RoiDataset
+from muse_core.roi_dataset import RoiDataset, parts_of_slide, read_provenance
 from muse_core.schemas import SLIDES
 from muse_core.slide_records import BuildSummary
 from tests.data.gdc_server import GdcServer
@@ -131,9 +132,10 @@ def test_one_bad_slide_never_ends_the_batch(drawn, tmp_path):
         "no-mpp": ("failed", "mpp_missing"),
         "wrong": ("failed", "checksum_mismatch"),
         "twice": ("failed", "manifest_invalid"),
-        "folder": ("failed", found["folder"][1]),
+        "folder": ("failed", "not_found"),
     }
-    assert (summary.slides_done, summary.slides_failed) == (1, 7)
+    assert (summary.slides_done, summary.slides_failed) == (1, 6)
+    assert len(rows) == 7, "one row a slide"
     assert all("\n" not in (row["message"] or "") for row in rows)
     assert {failure["slide_id"] for failure in summary.failures} == set(found) - {"good"}
 
@@ -233,6 +235,63 @@ def test_fetched_slides_are_deleted_and_never_too_many(drawn, tmp_path):
         assert not list((tmp_path / "out" / "slides").rglob("*.svs")), "all deleted"
         again = build(manifest, tmp_path / "out", overrides=overrides, keep_slides=False, max_slides_on_disk=1)
         assert again.slides_reused == 4, "and a finished slide is not fetched again"
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as a kill does: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("moves", [0, 1, 3])
+def test_two_commits_cut_short_leave_no_mixture(drawn, tmp_path, monkeypatch, moves):
+    """Settings A, then B, are killed while parts move into place; then A runs whole."""
+    manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,")
+    put = build_slide._put
+    for overrides in ((), ("rois.seed=5",)):
+        moved: list[Path] = []
+
+        def put_or_die(staged: Path, final: Path, moved: list[Path] = moved) -> None:
+            if len(moved) == moves:
+                raise Killed
+            moved.append(final)
+            put(staged, final)
+
+        monkeypatch.setattr(build_slide, "_put", put_or_die)
+        with pytest.raises(Killed):
+            build(manifest, tmp_path / "out", overrides=overrides)
+    monkeypatch.setattr(build_slide, "_put", put)
+    build(manifest, tmp_path / "out")
+    build(manifest, tmp_path / "calm")
+    assert tables(tmp_path / "out") == tables(tmp_path / "calm")
+    hashes = {read_provenance(part)["inputs_hash"] for part in parts_of_slide(tmp_path / "out", "A")}
+    assert len(hashes) == 1
+
+
+def test_a_part_that_is_gone_is_built_again(drawn, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,")
+    build(manifest, tmp_path / "out")
+    parts_of_slide(tmp_path / "out", "A")[1].unlink()
+    assert build(manifest, tmp_path / "out").slides_reused == 0
+    assert len(RoiDataset(tmp_path / "out")) == 6
+
+
+def test_what_was_built_stays_when_the_manifest_spoils_its_row(drawn, tmp_path):
+    build(write_manifest(tmp_path / "1.csv", f"A,C,P,{drawn[0]},,,"), tmp_path / "out")
+    build(write_manifest(tmp_path / "2.csv", f"A,C,P,{drawn[0]},,,", "A,C,P,other.svs,,,"), tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / "slides.parquet").to_pylist()
+    assert [(row["slide_id"], row["status"], row["reason"], row["n_rois"]) for row in rows] == [
+        ("A", "failed", "manifest_invalid", 6)
+    ]
+    assert len(RoiDataset(tmp_path / "out")) == 6
+
+
+def test_odd_records_and_paths_cost_nothing_but_themselves(drawn, tmp_path):
+    long = "x" * 300
+    manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,", f"long,C,P,/tmp/{long}.svs,,,")
+    (tmp_path / "out" / "records").mkdir(parents=True)
+    (tmp_path / "out" / "records" / "A.json").write_text("null")
+    (tmp_path / "edited" / "A.geojson").mkdir(parents=True)
+    summary = build(manifest, tmp_path / "out", tissue_folder=tmp_path / "edited")
+    assert (summary.slides_done, summary.slides_failed) == (1, 1)
 
 
 def muse(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
