@@ -12,7 +12,7 @@ from muse_core.errors import SlideReadError
 from muse_core.geometry import Box, frame_at
 from muse_core.nuclei import Detector, detect_in_core, margin_um
 from muse_core.roi_image import RoiImageSettings, copy_roi, encode_roi
-from muse_core.rois import RoiBox
+from muse_core.rois import RoiBox, level_mpp
 from muse_core.slide import JpegTiles, Level, Slide
 
 SAME_MPP = 1e-6  # relative; more digits than any scanner writes
@@ -20,23 +20,33 @@ SAME_MPP = 1e-6  # relative; more digits than any scanner writes
 
 @dataclass(frozen=True)
 class CopyableTiles:
-    """The compressed tiles of the level whose µm/px is the ROIs' own."""
+    """The compressed tiles of the level whose own pixels ROIs hold.
+
+    Attributes:
+        tiles: the tiles.
+        level: their level.
+        number: its number.
+    """
 
     tiles: JpegTiles
     level: Level
+    number: int
 
     def copy(self, box: RoiBox) -> bytes | None:
         """The ROI as the slide has it compressed; None where it has to be encoded from its pixels.
 
-        That is where it does not start on the tile grid, or `copy_roi` cannot copy its tiles.
+        That is where it does not hold this level's pixels or start on the tile grid, or `copy_roi` cannot copy its
+        tiles.
 
         Raises:
             SlideReadError: a tile is broken.
         """
-        x, y = box.x_level0 / self.level.downsample_x, box.y_level0 / self.level.downsample_y
+        if box.level != self.number:
+            return None
+        x, y = _corner_in_level(box, self.level)
         if x % self.tiles.tile_width or y % self.tiles.tile_height:
             return None
-        tile_x, tile_y = int(x // self.tiles.tile_width), int(y // self.tiles.tile_height)
+        tile_x, tile_y = x // self.tiles.tile_width, y // self.tiles.tile_height
         return copy_roi(self.tiles, tile_x, tile_y, box.width_px, box.height_px, mpp=box.mpp)
 
 
@@ -44,10 +54,9 @@ class CopyableTiles:
 def copyable_tiles(slide: Slide, mpp: float) -> Iterator[CopyableTiles | None]:
     """The tiles to copy ROIs of `mpp` µm/px from; None where no level has that mpp or its tiles are not JPEG."""
     for number, level in enumerate(slide.info.levels):
-        level_mpp = (slide.info.mpp.x * level.downsample_x, slide.info.mpp.y * level.downsample_y)
-        if np.allclose(level_mpp, mpp, rtol=SAME_MPP, atol=0) and (tiles := slide.jpeg_tiles(number)):
+        if math.isclose(level_mpp(slide.info, level), mpp, rel_tol=SAME_MPP) and (tiles := slide.jpeg_tiles(number)):
             with closing(tiles):
-                yield CopyableTiles(tiles, level)
+                yield CopyableTiles(tiles, level, number)
             return
     yield None
 
@@ -80,29 +89,34 @@ def build_roi(
     return copied or _encode(core, box, settings), nuclei
 
 
-def _read(slide: Slide, box: RoiBox) -> NDArray[np.uint8]:
-    return _pixels(slide, box.x_level0, box.y_level0, box.width_px, box.height_px, mpp=box.mpp)
+def _read(slide: Slide, box: RoiBox, margin_px: int = 0) -> NDArray[np.uint8]:
+    """A ROI's pixels and so many around them, on its own grid."""
+    width, height = box.width_px + 2 * margin_px, box.height_px + 2 * margin_px
+    on_host = slide.device == "cpu"  # else decoded and resampled on the GPU; detectors and the encoder take host arrays
+    if box.level is not None:
+        x, y = (value - margin_px for value in _corner_in_level(box, slide.info.levels[box.level]))
+        if on_host:
+            return slide.read_level(x, y, width, height, level=box.level)
+        return slide.read_level_tensor(x, y, width, height, level=box.level).cpu().numpy()
+    frame = frame_at(box.x_level0, box.y_level0, box.mpp, (slide.info.mpp.x, slide.info.mpp.y))
+    ((x_level0, y_level0),) = frame.to_level0(np.array([[-margin_px, -margin_px]]))
+    if on_host:
+        return slide.read_region(x_level0, y_level0, width, height, mpp=box.mpp)
+    return slide.read_region_tensor(x_level0, y_level0, width, height, mpp=box.mpp).cpu().numpy()
 
 
 def _read_around(slide: Slide, box: RoiBox, margin_px: int) -> NDArray[np.uint8]:
     """A ROI's pixels with a margin, which is mirrored where a bad tile lies in it: a tile costs no ROI but its own."""
-    frame = frame_at(box.x_level0, box.y_level0, box.mpp, (slide.info.mpp.x, slide.info.mpp.y))
-    ((x_level0, y_level0),) = frame.to_level0(np.array([[-margin_px, -margin_px]]))
-    width, height = box.width_px + 2 * margin_px, box.height_px + 2 * margin_px
     try:
-        return _pixels(slide, x_level0, y_level0, width, height, mpp=box.mpp)
+        return _read(slide, box, margin_px)
     except SlideReadError:
         margins = ((margin_px, margin_px), (margin_px, margin_px), (0, 0))
         return np.pad(_read(slide, box), margins, mode="reflect")
 
 
-def _pixels(
-    slide: Slide, x_level0: float, y_level0: float, width_px: int, height_px: int, *, mpp: float
-) -> NDArray[np.uint8]:
-    if slide.device == "cpu":
-        return slide.read_region(x_level0, y_level0, width_px, height_px, mpp=mpp)
-    # Decoded and resampled on the GPU; detectors and the encoder take host arrays.
-    return slide.read_region_tensor(x_level0, y_level0, width_px, height_px, mpp=mpp).cpu().numpy()
+def _corner_in_level(box: RoiBox, level: Level) -> tuple[int, int]:
+    """The corner of a ROI that holds the level's own pixels, px of the level."""
+    return round(box.x_level0 / level.downsample_x), round(box.y_level0 / level.downsample_y)
 
 
 def _encode(rgb: NDArray[np.uint8], box: RoiBox, settings: RoiImageSettings) -> bytes:

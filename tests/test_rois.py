@@ -245,7 +245,19 @@ class TestShape:
         assert (shape.unit_x, shape.width_level0) == (256, 2048.0)
         assert shape.mpp == pytest.approx(0.2465)
         outside = roi_shape(info, RoiSettings(native_mpp_tolerance=0.01))
-        assert outside.mpp == 0.25
+        assert (outside.mpp, outside.level) == (0.25, None)
+        assert shape.level == 0
+
+    def test_native_rois_begin_on_pixels_of_their_level(self):
+        info = slide_info(20_000, 20_000, mpp=(0.0625, 0.0625), downsamples=(1, 4))
+        shape = roi_shape(info, RoiSettings())
+        assert (shape.level, shape.unit_x, shape.unit_y) == (1, 4, 4)
+
+    def test_a_level_whose_pixels_begin_between_those_of_level_0_is_resampled(self):
+        levels = (Level(20_000, 20_000, 1.0, 1.0, 240, 240), Level(7999, 7999, 20_000 / 7999, 20_000 / 7999, 240, 240))
+        info = SlideInfo(Path("a.svs"), "openslide", "", "aperio", Mpp(0.1, 0.1, "override"), levels, None, ())
+        shape = roi_shape(info, RoiSettings(native_mpp_tolerance=0.02))
+        assert (shape.level, shape.unit_x, shape.mpp) == (None, 1, 0.25)
 
     def test_non_integral_extents_still_keep_apart(self):
         info, settings = slide_info(30_000, 20_000, mpp=(0.2465, 0.2465)), RoiSettings(max_per_slide=1000)

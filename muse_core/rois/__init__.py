@@ -2,5 +2,6 @@
 
 from muse_core.rois.select import RoiBox, choose_boxes, select_rois, tissue_fractions
 from muse_core.rois.settings import RoiSettings
+from muse_core.rois.shape import level_mpp
 
-__all__ = ["RoiBox", "RoiSettings", "choose_boxes", "select_rois", "tissue_fractions"]
+__all__ = ["RoiBox", "RoiSettings", "choose_boxes", "level_mpp", "select_rois", "tissue_fractions"]

@@ -36,9 +36,11 @@ class RoiBox:
         height_level0: height in level-0 px.
         width_px: width in ROI px.
         height_px: height in ROI px.
-        mpp: µm per ROI px.
+        mpp: µm per ROI px; the geometric mean of both axes, which differ where a level's own pixels aren't square. The
+            exact scale of an axis is `width_level0 / width_px`.
         tissue_fraction: share of its area within the tissue polygons, exact, 0..1.
         richness: how rich in nuclei it seems beside the slide's other candidates, 0..1.
+        level: the level whose own pixels it holds, its corner on their lattice; None where it is resampled to `mpp`.
     """
 
     x_level0: float
@@ -50,6 +52,7 @@ class RoiBox:
     mpp: float
     tissue_fraction: float
     richness: float
+    level: int | None = None
 
 
 def select_rois(
@@ -206,6 +209,7 @@ def _boxes(
             mpp=shape.mpp,
             tissue_fraction=float(fraction),
             richness=float(candidates.richness[index]),
+            level=shape.level,
         )
         for index, fraction in zip(chosen[order], fractions[order], strict=True)
     ]

@@ -23,8 +23,8 @@ class RoiSettings(Settings):
         diversity: 0 takes the richest ROIs, 1 the ones most unlike those already taken.
         richness_mpp: µm/px of the overview that richness is judged on; nuclei still show as texture at 4.
         max_overview_px: longest side of that overview; larger slides get a coarser one.
-        native_mpp_tolerance: where a level's µm/px is within this share of `mpp`, ROIs keep that level's own pixels and
-            its true µm/px; 0 resamples to exactly `mpp`.
+        native_mpp_tolerance: where a level's µm/px is within this share of `mpp` on both axes, ROIs keep that level's
+            own pixels and its true µm/px; 0 resamples to exactly `mpp`.
         max_upsampling: a slide coarser than `mpp` by more than this is refused; 2.5 lets 20x scans (0.5 µm/px) in.
     """
 

@@ -1,5 +1,6 @@
 """How large a slide's ROIs are on level 0, and where their corners may lie."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,9 @@ class RoiShape:
         mpp: µm per ROI px.
         width_level0: width in level-0 px, a float where mpp and the slide's differ.
         height_level0: height in level-0 px.
-        unit_x: corners lie at multiples of this many level-0 px: 1, or a tile's width where a ROI is a level's own
-            pixels, so that compressed tiles can be copied unchanged.
+        level: the level whose own pixels a ROI holds; None where it is resampled.
+        unit_x: corners lie at multiples of this many level-0 px: 1 where ROIs are resampled; else a level px, or a
+            tile's width where that is known, so that compressed tiles can be copied unchanged.
         unit_y: the same along y.
     """
 
@@ -32,6 +34,7 @@ class RoiShape:
     mpp: float
     width_level0: float
     height_level0: float
+    level: int | None = None
     unit_x: int = 1
     unit_y: int = 1
 
@@ -51,12 +54,12 @@ def roi_shape(info: SlideInfo, settings: RoiSettings) -> RoiShape:
             f"{settings.max_upsampling:g} times as coarse); set rois.mpp nearer to the slide's, or correct its mpp",
             reason="mpp_too_coarse",
         )
-    level = _native_level(info, settings)
+    number = _native_level(info, settings)
+    level = None if number is None else info.levels[number]
     if level is None:
         scale_x, scale_y, mpp = settings.mpp / slide_mpp.x, settings.mpp / slide_mpp.y, settings.mpp
     else:
-        scale_x, scale_y = level.downsample_x, level.downsample_y
-        mpp = float(np.sqrt(slide_mpp.x * scale_x * slide_mpp.y * scale_y))
+        scale_x, scale_y, mpp = level.downsample_x, level.downsample_y, level_mpp(info, level)
     width_px = min(settings.size_px, int(info.width_level0 / scale_x + 1e-9))
     height_px = min(settings.size_px, int(info.height_level0 / scale_y + 1e-9))
     if min(width_px, height_px) < min(settings.min_size_px, settings.size_px):
@@ -65,9 +68,14 @@ def roi_shape(info: SlideInfo, settings: RoiSettings) -> RoiShape:
             f"{settings.min_size_px} px a side; lower rois.min_size_px",
             reason="no_rois",
         )
-    unit_x = _unit(level.tile_width, scale_x) if level else 1
-    unit_y = _unit(level.tile_height, scale_y) if level else 1
-    return RoiShape(width_px, height_px, mpp, width_px * scale_x, height_px * scale_y, unit_x, unit_y)
+    unit_x = int(scale_x) * max(level.tile_width, 1) if level else 1
+    unit_y = int(scale_y) * max(level.tile_height, 1) if level else 1
+    return RoiShape(width_px, height_px, mpp, width_px * scale_x, height_px * scale_y, number, unit_x, unit_y)
+
+
+def level_mpp(info: SlideInfo, level: Level) -> float:
+    """The µm/px of ROIs that hold a level's own pixels: the geometric mean of its two axes."""
+    return math.sqrt(info.mpp.x * level.downsample_x * info.mpp.y * level.downsample_y)
 
 
 def corner_positions(
@@ -100,20 +108,15 @@ def corner_positions(
     return candidates[(candidates >= reach[0]) & (candidates <= reach[1])] * unit
 
 
-def _native_level(info: SlideInfo, settings: RoiSettings) -> Level | None:
-    """The level whose own pixels serve as the ROI's."""
+def _native_level(info: SlideInfo, settings: RoiSettings) -> int | None:
+    """The level whose own pixels serve as the ROI's; its pixels must begin on those of level 0, as ROIs do."""
     tolerance = max(settings.native_mpp_tolerance, _SAME_MPP)
-    for level in info.levels:
+    for number, level in enumerate(info.levels):
         ratios = (
             info.mpp.x * level.downsample_x / settings.mpp,
             info.mpp.y * level.downsample_y / settings.mpp,
         )
-        if all(abs(ratio - 1) <= tolerance for ratio in ratios):
-            return level
+        whole = level.downsample_x == int(level.downsample_x) and level.downsample_y == int(level.downsample_y)
+        if whole and all(abs(ratio - 1) <= tolerance for ratio in ratios):
+            return number
     return None
-
-
-def _unit(tile: int, downsample: float) -> int:
-    """Level-0 px between tile borders; 1 where tiles are unknown or their borders lie between level-0 px."""
-    step = tile * downsample
-    return int(step) if step >= 1 and step == int(step) else 1

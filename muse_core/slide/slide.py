@@ -193,6 +193,16 @@ class Slide:
             finish=lambda source, window: resample(source, grid, window, *size_px),
         )
 
+    def read_level_tensor(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> "torch.Tensor":
+        """`read_level` as a (height, width, 3) uint8 tensor on the slide's device.
+
+        Raises:
+            ConfigError: torch cannot use the device.
+            SlideReadError: the region cannot be decoded.
+        """
+        window = Window(x, y, width, height, 0.0, 0.0)
+        return self._tensor_reader().read_window(window, Grid(level, 1.0, 1.0))
+
     def read_region_tensor(
         self, x_level0: float, y_level0: float, width_px: int, height_px: int, *, mpp: float
     ) -> "torch.Tensor":
@@ -213,14 +223,21 @@ class Slide:
             SlideReadError: a region cannot be decoded; the iteration ends there.
         """
         # Late: torch takes seconds to import, and the data stages do without it.
-        from muse_core.slide.tensors import TensorReader, resample_tensor
+        from muse_core.slide.tensors import resample_tensor
+
+        reader = self._tensor_reader()
+        grid = grid_for(self.info.levels, *self._scales(mpp))
+        windows = [self._window(corner, (width_px, height_px), grid) for corner in corners_level0]
+        for window, source in zip(windows, reader.read_windows(windows, grid), strict=True):
+            yield resample_tensor(source, grid, window, width_px, height_px)
+
+    def _tensor_reader(self) -> "TensorReader":
+        # Late, as above.
+        from muse_core.slide.tensors import TensorReader
 
         if self._tensors is None:
             self._tensors = TensorReader(self, self._device)
-        grid = grid_for(self.info.levels, *self._scales(mpp))
-        windows = [self._window(corner, (width_px, height_px), grid) for corner in corners_level0]
-        for window, source in zip(windows, self._tensors.read_windows(windows, grid), strict=True):
-            yield resample_tensor(source, grid, window, width_px, height_px)
+        return self._tensors
 
     def read_overview(self, mpp: float) -> Pixels:
         """The whole slide at `mpp` µm/px, from the coarsest level that is fine enough, block by block.
