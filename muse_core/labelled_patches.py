@@ -63,8 +63,8 @@ def read_labelled_patches(dataset: str, root: Path, split: str) -> list[Labelled
 
 # Source: the file readme.md of the dataset, https://github.com/TopoXLab/Dataset-BRCA-M2C
 BRCA_CLASS_NAMES = ("lymphocyte", "tumour_epithelial", "stromal")
-# Where a dot `y x` means: nuclei's centres (by their darkness; 15,000 lymphocytes and tumour nuclei of 74 patches) lie at
-# index + (1.19, 0.94) on average, standard error 0.03; not at the middle of the pixel, index + 0.5.
+# Where a dot `y x` means: nuclei's centres (by their darkness; 15,000 lymphocytes and tumour nuclei of 74 patches) lie
+# at index + (1.19, 0.94) on average, standard error 0.03; not at the middle of the pixel, index + 0.5.
 BRCA_DOT_OFFSET_PX = 1.0
 BRCA_MPP = 0.5  # patches were brought from level 0 to 20x; side / level-0 side agrees with 0.5 to 0.5 %
 
