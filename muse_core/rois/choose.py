@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 _POSITION_WEIGHT = 0.5  # of the place in the slide beside each of the stain features; neighbours tend to be alike
 _JITTER = 0.05  # of the score's range; lets another seed choose among near equals
+_WORTH_DROPPING = 0.7  # candidates that were taken or overlap these are dropped once fewer than this share are left
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,28 @@ class Candidates:
         columns = (self.richness[indices], self.features[indices])
         return Candidates(self.x[indices], self.y[indices], self.width, self.height, *columns)
 
-    def overlapping(self, index: int) -> NDArray[np.bool_]:
-        """Which candidates share area with one of them (it itself included)."""
-        near_x = np.abs(self.x - self.x[index]) < self.width
-        return np.asarray(near_x & (np.abs(self.y - self.y[index]) < self.height))
+
+class Neighbours:
+    """Finds the candidates that overlap one of them, by looking in its own cell of a grid and the eight around it."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        """Sort the candidates into cells of a ROI's size."""
+        self._candidates = candidates
+        column = ((candidates.x - candidates.x.min()) // candidates.width).astype(np.int64)
+        row = ((candidates.y - candidates.y.min()) // candidates.height).astype(np.int64)
+        self._stride = int(column.max(initial=0)) + 3  # an empty column at each end keeps rows apart
+        self._cell = (row + 1) * self._stride + column + 1
+        self._order = np.argsort(self._cell, kind="stable")
+        self._sorted = self._cell[self._order]
+
+    def overlapping(self, index: int) -> NDArray[np.int64]:
+        """The indices of the candidates that share area with one of them, it itself included."""
+        rows = self._cell[index] + self._stride * np.array([-1, 0, 1])
+        spans = np.searchsorted(self._sorted, np.stack([rows - 1, rows + 2], axis=1)).tolist()
+        near = np.concatenate([self._order[begin:end] for begin, end in spans])
+        x, y = self._candidates.x, self._candidates.y
+        in_x = np.abs(x[near] - x[index]) < self._candidates.width
+        return np.asarray(near[in_x & (np.abs(y[near] - y[index]) < self._candidates.height)])
 
 
 def choose(candidates: Candidates, count: int, *, diversity: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -48,35 +67,59 @@ def choose(candidates: Candidates, count: int, *, diversity: float, rng: np.rand
     packed = pack(candidates)
     if len(packed) <= count:
         return packed
-    everywhere = np.ones(len(candidates.x), bool)
-    taken = take_best(candidates, count, allowed=everywhere, diversity=diversity, rng=rng)
+    space = _feature_space(candidates)
+    taken = take_best(candidates, space, count, diversity=diversity, rng=rng)
     if len(taken) == count:
         return taken
     # Free placement left gaps that a packing has not.
-    return take_best(
-        candidates, count, allowed=np.isin(np.arange(len(everywhere)), packed), diversity=diversity, rng=rng
-    )
+    return packed[take_best(candidates.at(packed), space[packed], count, diversity=diversity, rng=rng)]
 
 
 def take_best(
-    candidates: Candidates, count: int, *, allowed: NDArray[np.bool_], diversity: float, rng: np.random.Generator
+    candidates: Candidates, space: NDArray[np.float64], count: int, *, diversity: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Greedily the candidate of the best mix of richness and distance to those taken, then the next.
 
     Source of the distance rule: farthest-point sampling; Gonzalez, Clustering to minimize the maximum intercluster
     distance, 1985.
+
+    Args:
+        candidates: at least one.
+        space: float64 (N, K), where each lies among the others; every axis of unit spread.
+        count: at most so many are taken.
+        diversity: 0 for richness alone, 1 for distance alone.
+        rng: what decides between near equals.
+
+    Returns:
+        Indices of candidates that don't overlap, best first.
     """
-    space = _feature_space(candidates)
     score = (1 - diversity) * candidates.richness + _JITTER * rng.random(len(space))
-    nearest = np.full(len(space), np.sqrt(space.shape[1]))  # about half the distance of a random pair: far enough
-    free = allowed.copy()
+    nearest = np.ones(len(space))  # squared distances in unit diagonals: about half that of a random pair, far enough
+    points = space / np.sqrt(space.shape[1])
+    # With these two columns more, one product makes squared distances: |a - b|^2 = a.(-2b) + |a|^2 + |b|^2.
+    points = np.column_stack([points, (points**2).sum(axis=1), np.ones(len(points))])
+    indices, neighbours = np.arange(len(space)), Neighbours(candidates)
+    free, n_free, work = np.ones(len(space), np.bool_), len(space), np.empty(len(space))
     taken: list[int] = []
-    while len(taken) < count and free.any():
-        novelty = nearest / np.sqrt(space.shape[1])
-        best = int(np.argmax(np.where(free, score + diversity * novelty, -np.inf)))
-        taken.append(best)
-        free &= ~candidates.overlapping(best)
-        np.minimum(nearest, np.linalg.norm(space - space[best], axis=1), out=nearest)
+    while len(taken) < count and n_free:
+        np.sqrt(nearest, out=work)
+        work *= diversity
+        work += score
+        best = int(np.argmax(work))
+        taken.append(int(indices[best]))
+        overlapping = neighbours.overlapping(best)
+        n_free -= int(np.count_nonzero(free[overlapping]))
+        free[overlapping] = False
+        score[overlapping] = -np.inf
+        *point, square, one = points[best].tolist()
+        np.dot(points, np.array([*(-2 * value for value in point), one, square]), out=work)
+        np.maximum(work, 0.0, out=work)  # rounding may leave a little less
+        np.minimum(nearest, work, out=nearest)
+        if 0 < n_free < _WORTH_DROPPING * len(free):
+            kept = np.flatnonzero(free)
+            score, nearest, points, indices = score[kept], nearest[kept], points[kept], indices[kept]
+            free, work, candidates = free[kept], work[kept], candidates.at(kept)
+            neighbours = Neighbours(candidates)
     return np.array(taken, np.int64)
 
 
@@ -99,14 +142,15 @@ def pack(candidates: Candidates) -> NDArray[np.int64]:
 
 def _fill(candidates: Candidates, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """Add candidates that still fit, richest first."""
-    free = np.ones(len(candidates.x), bool)
-    for index in chosen:
-        free &= ~candidates.overlapping(int(index))
+    neighbours = Neighbours(candidates)
+    free = np.ones(len(candidates.x), np.bool_)
+    for index in chosen.tolist():
+        free[neighbours.overlapping(index)] = False
     added = []
-    while free.any():
-        best = int(np.argmax(np.where(free, candidates.richness, -1.0)))
-        added.append(best)
-        free &= ~candidates.overlapping(best)
+    for index in np.argsort(-candidates.richness, kind="stable").tolist():
+        if free[index]:
+            added.append(index)
+            free[neighbours.overlapping(index)] = False
     return np.concatenate([chosen, np.array(added, np.int64)])
 
 
