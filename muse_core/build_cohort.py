@@ -7,6 +7,7 @@ A slide is finished when its record stands; whatever a killed run left before th
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed, wait
@@ -295,7 +296,7 @@ class BuildRun:
         # With a checksum it plays no part where the slide lies, nor how its URL is signed today.
         parts: list[Any] = [row.slide_id, row.case_id, row.project, row.md5 or public_uri(row.uri), row.size, row.mpp]
         parts += [self.settings.tables_hash(), *([self.options.device] if self.options.device != "cpu" else [])]
-        if path is not None and row.md5 is None and path.exists():
+        if path is not None and row.md5 is None and os.path.exists(path):  # False for impossible names
             parts += [path.stat().st_size, path.stat().st_mtime_ns]
         if edited is not None:
             parts.append(sha256(edited.read_bytes()).hexdigest())

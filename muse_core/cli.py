@@ -34,7 +34,7 @@ from muse_core.config import load_settings
 from muse_core.demo import clear_demo, draw_demo
 from muse_core.device import resolve_device
 from muse_core.doctor import diagnose
-from muse_core.errors import ConfigError, ManifestError, MuseError, OutputError
+from muse_core.errors import ConfigError, ManifestError, MuseError, OutputError, WorkersLostError
 from muse_core.gdc import GDC_API, default_hold_out_paths, query_slides, read_hold_out, select_slides
 from muse_core.import_patches import ImportOptions, ImportSettings, import_patches
 from muse_core.manifest import Manifest, read_manifest, with_mpp, write_manifest
@@ -304,7 +304,7 @@ def _build(terminal: Terminal, manifest: Manifest, options: BuildOptions, settin
                 for record in build_all(run, manifest.rows, partial(run.build, on_rois=tell.rois)):
                     records.append(record)
                     tell.slide(record.slide_id)
-        except OutputError:
+        except (OutputError, WorkersLostError):
             run.finish(manifest, records)  # what was built can be queried, if there is room for the table
             raise
         summary = run.finish(manifest, records)

@@ -50,7 +50,7 @@ def open_workers(count: int | None = None, scheduler: str | None = None) -> Iter
         ConfigError: the count is negative or no scheduler answers.
     """
     if scheduler:
-        with _connect(scheduler) as client:
+        with _quiet_dask(), _connect(scheduler) as client:
             yield _dask_workers(client, f"Dask scheduler {scheduler}")
     elif count == 0:
         executor = ThreadPoolExecutor(1)
@@ -111,10 +111,10 @@ def own_peak_rss_bytes() -> int:
 
 @contextmanager
 def _quiet_dask() -> Iterator[None]:
-    """A local cluster's comings and goings are no news; whoever set up logging would otherwise see them all."""
+    """A cluster's comings and goings are no news, and what matters of them comes back as an error."""
     logger = logging.getLogger("distributed")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

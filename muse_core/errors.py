@@ -22,7 +22,8 @@ class MuseError(Exception):
     default_reason = "failed"
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
-        super().__init__(" ".join(message.split()))
+        # One line, and valid UTF-8 whatever bytes a file name holds.
+        super().__init__(" ".join(message.split()).encode("utf-8", "backslashreplace").decode("utf-8"))
         self.reason = reason or self.default_reason
         self.facts: dict[str, object] = {}  # columns of the slides table that were known before it failed
 
@@ -44,7 +45,11 @@ class ManifestError(MuseError, ValueError):
 
 
 class AcquireError(MuseError, OSError):
-    """A slide file could not be fetched whole: not_found, download_failed, size_mismatch, checksum_mismatch."""
+    """A slide file could not be had whole.
+
+    Reasons: not_found, access_refused, source_invalid, size_mismatch, checksum_mismatch, run_ended, and download_failed
+    for what may pass.
+    """
 
     default_reason = "download_failed"
 
