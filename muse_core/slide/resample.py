@@ -16,7 +16,7 @@ from muse_core.slide.reader import Pixels
 
 _SAME = 1e-6  # relative; closer than this a scale or a position is taken as equal
 _LEVEL_TOLERANCE = 1e-3  # relative; a level this little too coarse still serves (4.0008 for 4)
-_AREA_FROM = 1.25  # reduction from which plain cubic interpolation would alias visibly
+AREA_FROM = 1.25  # reduction from which plain cubic interpolation would alias visibly
 _MARGIN = 3  # px around a rectangle that cubic interpolation looks at
 
 
@@ -114,21 +114,21 @@ def resample(source: Pixels, grid: Grid, window: Window, width_px: int, height_p
         pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     pixels = _from_origin(pixels, window.origin_x / whole[0], window.origin_y / whole[1])
     rest = steps / whole
-    for along, across in ((rest[0], 1.0), (1.0, rest[1])) if _differ(rest) else (tuple(rest),):
+    for along, across in ((rest[0], 1.0), (1.0, rest[1])) if filters_differ(*rest) else (tuple(rest),):
         pixels = _scale(pixels, along, across)
     return np.ascontiguousarray(pixels[:height_px, :width_px])
 
 
-def _differ(rest: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
+def filters_differ(step_x: float, step_y: float) -> bool:
     """Whether the axes need different filters; each is then scaled by itself."""
-    return bool((rest >= _AREA_FROM).any() and (rest < _AREA_FROM).any())
+    return (step_x >= AREA_FROM) != (step_y >= AREA_FROM)
 
 
 def _scale(pixels: Pixels, step_x: float, step_y: float) -> Pixels:
     """Steps below 2; the output's origin is that of `pixels`."""
     if step_x == step_y == 1.0:
         return pixels
-    filter_ = cv2.INTER_AREA if max(step_x, step_y) >= _AREA_FROM else cv2.INTER_CUBIC
+    filter_ = cv2.INTER_AREA if max(step_x, step_y) >= AREA_FROM else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(pixels, None, fx=1 / step_x, fy=1 / step_y, interpolation=filter_), np.uint8)
 
 
@@ -138,12 +138,12 @@ def _from_origin(source: Pixels, origin_x: float, origin_y: float) -> Pixels:
     part_x, part_y = origin_x - whole_x, origin_y - whole_y
     if part_x or part_y:
         source = np.asarray(
-            cv2.sepFilter2D(source, -1, _shift_kernel(part_x), _shift_kernel(part_y), anchor=(1, 1)), np.uint8
+            cv2.sepFilter2D(source, -1, shift_kernel(part_x), shift_kernel(part_y), anchor=(1, 1)), np.uint8
         )
     return source[whole_y:, whole_x:]
 
 
-def _shift_kernel(part: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def shift_kernel(part: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Weights of the px at -1, 0, 1, 2 for the value at `part`, 0 <= part < 1.
 
     Source: Keys, "Cubic convolution interpolation for digital image processing", 1981, eq. 15 with a = -1/2.

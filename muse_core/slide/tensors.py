@@ -5,6 +5,7 @@ cuCIM's own default plug-in is used; ENABLE_CUSLIDE2=1 in the environment, set b
 nvImageCodec one.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,13 @@ import torch
 
 from muse_core.errors import ConfigError, SlideReadError
 from muse_core.slide.cucim_reader import CucimReader
-from muse_core.slide.resample import Grid, Window
+from muse_core.slide.resample import AREA_FROM, Grid, Window, filters_differ, shift_kernel
 
 if TYPE_CHECKING:
     from muse_core.slide.slide import Slide
 
-_AREA_FROM = 1.25  # as in resample: reductions from here on average areas
-_CUBIC_A = -0.75  # the cubic that OpenCV's resize uses, so that both ways give the same picture
+_RESIZE_CUBIC_A = -0.75  # of the cubic that OpenCV's resize uses
+_CUBIC_REACH = 2  # px
 _CHECK_PX = 256
 _MAX_DIFFERENCE = 2.0  # mean absolute grey levels between a GPU's and a CPU's JPEG decoder
 
@@ -98,7 +99,7 @@ class TensorReader:
 
 
 def resample_tensor(source: torch.Tensor, grid: Grid, window: Window, width_px: int, height_px: int) -> torch.Tensor:
-    """`resample` for tensors, in the same frame: one weight matrix an axis, exact for any float origin and step.
+    """`resample` for tensors: its steps, filters and roundings one by one, so that both give the same picture.
 
     Args:
         source: (window.height, window.width, 3) uint8.
@@ -112,25 +113,83 @@ def resample_tensor(source: torch.Tensor, grid: Grid, window: Window, width_px: 
     """
     if grid.step_x == grid.step_y == 1.0 and window.origin_x == window.origin_y == 0.0:
         return source
-    down = _weights(window.origin_y, grid.step_y, height_px, source.shape[0], source.device)
-    across = _weights(window.origin_x, grid.step_x, width_px, source.shape[1], source.device)
-    pixels = source.to(torch.float32)
-    pixels = (down @ pixels.flatten(1)).reshape(height_px, -1, 3)  # (h, w * 3) -> (H, w, 3)
-    pixels = torch.einsum("vw,hwc->hvc", across, pixels)  # (H, W, 3)
-    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+    whole_x, whole_y = max(int(grid.step_x), 1), max(int(grid.step_y), 1)
+    pixels = _averaged(source.to(torch.float32), whole_x, whole_y)
+    pixels = _from_origin(pixels, window.origin_x / whole_x, window.origin_y / whole_y)
+    rest_x, rest_y = grid.step_x / whole_x, grid.step_y / whole_y
+    if filters_differ(rest_x, rest_y):
+        pixels = _scaled(pixels, rest_x, 1.0, (width_px, pixels.shape[0]))
+        pixels = _scaled(pixels, 1.0, rest_y, (width_px, height_px))
+    else:
+        pixels = _scaled(pixels, rest_x, rest_y, (width_px, height_px))
+    return pixels[:height_px, :width_px].to(torch.uint8).contiguous()
 
 
-def _weights(origin: float, step: float, length_px: int, source_px: int, device: torch.device) -> torch.Tensor:
+def _averaged(pixels: torch.Tensor, whole_x: int, whole_y: int) -> torch.Tensor:
+    """Averages of blocks of whole pixels."""
+    if whole_x == whole_y == 1:
+        return pixels
+    height, width = pixels.shape[0] // whole_y, pixels.shape[1] // whole_x
+    blocks = pixels[: height * whole_y, : width * whole_x].reshape(height, whole_y, width, whole_x, 3)
+    if whole_x == whole_y == 2:
+        return (blocks.mean(dim=(1, 3)) + 0.5).floor_()  # OpenCV halves in integers, which rounds 0.5 up
+    return _to_grey_levels(blocks.mean(dim=(1, 3)))
+
+
+def _from_origin(pixels: torch.Tensor, origin_x: float, origin_y: float) -> torch.Tensor:
+    """The pixels right of and below a point, shifted by the fraction of a pixel that it lies off the lattice."""
+    whole_x, whole_y = math.floor(origin_x), math.floor(origin_y)
+    part_x, part_y = origin_x - whole_x, origin_y - whole_y
+    if part_x or part_y:
+        # Mirrored at the rim without repeating it, as OpenCV's filters do.
+        height, width = pixels.shape[:2]
+        rows = _mirrored(height, pixels.device)
+        columns = _mirrored(width, pixels.device)
+        padded = pixels[rows][:, columns]
+        down, across = shift_kernel(part_y).tolist(), shift_kernel(part_x).tolist()
+        padded = torch.stack([weight * padded[at : at + height] for at, weight in enumerate(down)]).sum(0)
+        padded = torch.stack([weight * padded[:, at : at + width] for at, weight in enumerate(across)]).sum(0)
+        pixels = _to_grey_levels(padded)
+    return pixels[whole_y:, whole_x:]
+
+
+def _mirrored(length_px: int, device: torch.device) -> torch.Tensor:
+    """Where the px -1 .. length + 1 are taken from."""
+    index = torch.arange(-1, length_px + 2, device=device).abs()
+    return torch.minimum(index, 2 * (length_px - 1) - index)
+
+
+def _scaled(pixels: torch.Tensor, step_x: float, step_y: float, size_px: tuple[int, int]) -> torch.Tensor:
+    """Steps below 2, one weight matrix an axis; the output's origin is that of `pixels`."""
+    if step_x == step_y == 1.0:
+        return pixels
+    by_area = max(step_x, step_y) >= AREA_FROM
+    down = _weights(step_y, size_px[1], pixels.shape[0], by_area=by_area, device=pixels.device)
+    across = _weights(step_x, size_px[0], pixels.shape[1], by_area=by_area, device=pixels.device)
+    width = pixels.shape[1]
+    pixels = (down @ pixels.flatten(1)).reshape(size_px[1], width, 3)  # (h, w * 3) -> (H, w, 3)
+    return _to_grey_levels(torch.einsum("vw,hwc->hvc", across, pixels))  # (H, W, 3)
+
+
+def _to_grey_levels(pixels: torch.Tensor) -> torch.Tensor:
+    """What storing as uint8 does, kept as float32."""
+    return pixels.round_().clamp_(0, 255)
+
+
+def _weights(step: float, length_px: int, source_px: int, *, by_area: bool, device: torch.device) -> torch.Tensor:
     """(length_px, source_px) float32 weights of the source px for each output px; rows sum to 1."""
     # Built in float64: positions reach thousands and their fractions matter.
     output = torch.arange(length_px, dtype=torch.float64, device=device)[:, None]
-    pixel = torch.arange(source_px, dtype=torch.float64, device=device)
-    if step >= _AREA_FROM:
-        left = origin + output * step
+    pixel = torch.arange(-_CUBIC_REACH, source_px + _CUBIC_REACH, dtype=torch.float64, device=device)
+    if by_area:
+        left = output * step
         weights = (torch.minimum(left + step, pixel + 1) - torch.maximum(left, pixel)).clamp_(min=0)
     else:
-        weights = _cubic(origin + (output + 0.5) * step - (pixel + 0.5))
-    return (weights / weights.sum(1, keepdim=True)).to(torch.float32)
+        weights = _cubic((output + 0.5) * step - (pixel + 0.5))
+    inside = weights[:, _CUBIC_REACH:-_CUBIC_REACH]
+    inside[:, 0] += weights[:, :_CUBIC_REACH].sum(1)  # beyond the rim its pixels repeat, as in OpenCV's resize
+    inside[:, -1] += weights[:, -_CUBIC_REACH:].sum(1)
+    return (inside / inside.sum(1, keepdim=True)).to(torch.float32)
 
 
 def _cubic(distance: torch.Tensor) -> torch.Tensor:
@@ -138,7 +197,7 @@ def _cubic(distance: torch.Tensor) -> torch.Tensor:
 
     Source: Keys, "Cubic convolution interpolation for digital image processing", 1981, eq. 4 and 11.
     """
-    d = distance.abs()
-    inner = (_CUBIC_A + 2) * d**3 - (_CUBIC_A + 3) * d**2 + 1
-    outer = _CUBIC_A * (d**3 - 5 * d**2 + 8 * d - 4)
+    d, a = distance.abs(), _RESIZE_CUBIC_A
+    inner = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    outer = a * (d**3 - 5 * d**2 + 8 * d - 4)
     return torch.where(d < 1, inner, torch.where(d < 2, outer, torch.zeros_like(d)))

@@ -30,7 +30,7 @@ def test_tensors_hold_what_arrays_hold(tissue_svs, device, mpp, corner):
     assert tensor.device.type == device
     assert (tensor.dtype, tuple(tensor.shape)) == (torch.uint8, (120, 160, 3))
     difference = np.abs(tensor.cpu().numpy().astype(int) - array)
-    assert difference.mean() < 1.5
+    assert difference.max() <= 1 if device == "cpu" else difference.mean() < 1.5  # a GPU's JPEG decoder differs too
     if device == "cpu" and mpp in (0.25, 1.0) and isinstance(corner[0], int):
         assert difference.max() == 0
 
@@ -63,20 +63,23 @@ def test_dots_are_found_where_they_were_drawn(tmp_path, device, mpp):
             assert np.abs((frame.to_level0(centre) - dot) * mpp).max() < 0.05
 
 
-def test_steps_that_average_areas_are_the_same_in_both_ways():
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "steps",
+    [(0.5, 0.5), (0.8, 0.8), (1.014, 1.02), (1.1, 1.4), (1.6, 1.6), (2.0, 2.0), (2.3, 2.3), (2.6, 3.1), (2.0, 4.0)],
+)
+@pytest.mark.parametrize("corner", [(20.0, 30.0), (20.4, 30.75)])
+def test_both_ways_resample_alike(device, steps, corner):
     from muse_core.slide.tensors import resample_tensor  # torch may be absent
 
-    source = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    grid = grid_for([Level(500, 500, 1.0, 1.0, 0, 0)], 2.0, 4.0)
-    window = window_for(grid, 10.0, 20.0, 20, 6)
-    source = source[: window.height, : window.width]
-    assert (
-        np.abs(
-            resample_tensor(torch.from_numpy(source), grid, window, 20, 6).numpy().astype(int)
-            - resample(source, grid, window, 20, 6)
-        ).max()
-        <= 1
-    )
+    grid = grid_for([Level(5000, 5000, 1.0, 1.0, 0, 0)], *steps)
+    window = window_for(grid, *corner, 120, 100)
+    # Noise: the hardest picture, where another filter or rim shows at once.
+    source = np.random.default_rng(3).integers(0, 256, (window.height, window.width, 3), dtype=np.uint8)
+    tensor = resample_tensor(torch.from_numpy(source).to(device), grid, window, 120, 100).cpu().numpy()
+    difference = np.abs(tensor.astype(int) - resample(source, grid, window, 120, 100))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
