@@ -112,13 +112,16 @@ def own_peak_rss_bytes() -> int:
 @contextmanager
 def _quiet_dask() -> Iterator[None]:
     """A cluster's comings and goings are no news, and what matters of them comes back as an error."""
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # Dask gives its client a level of its own.
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _connect(scheduler: str) -> Client:
