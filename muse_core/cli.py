@@ -1,20 +1,16 @@
 """`muse`: one sub-command a stage. Parses, loads settings, calls one function, and says in one line what went wrong."""
 
-import json
-import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from muse_core import cli_detector
 from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_report import write_summary
 from muse_core.build_settings import BuildSettings
@@ -41,6 +38,7 @@ from muse_core.manifest import Manifest, read_manifest, with_mpp, write_manifest
 from muse_core.roi_dataset import NO_PROJECT
 from muse_core.run_paths import RunPaths
 from muse_core.slide_records import BuildSummary, SlideRecord
+from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Verbose, open_terminal, print_json
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -56,26 +54,8 @@ manifest_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Check manifests, and write the TCGA cohort's."
 )
 app.add_typer(manifest_app, name="manifest")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="F.toml", help="Settings as TOML; see the README.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. rois.max_per_slide=20."),
-]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.")]
-
-
-@dataclass(frozen=True)
-class Terminal:
-    """Where a command talks: results on standard output, everything else on standard error."""
-
-    as_json: bool
-    results: Console
-    notes: Console
+app.add_typer(cli_detector.evaluate_app, name="evaluate")
+app.command("train-detector")(cli_detector.train_detector)
 
 
 class _Interrupted(BaseException):
@@ -136,7 +116,7 @@ def build_tcga_nu(
 
     Example: `muse build-tcga-nu --manifest data_manifests/sample.csv --out runs/sample`
     """
-    terminal = _terminal(as_json, verbose)
+    terminal = open_terminal(as_json, verbose)
     settings = load_settings(BuildSettings, config, overrides or ())
     options = BuildOptions(
         out=out,
@@ -173,7 +153,7 @@ def import_patches_command(
 
     Example: `muse import-patches --images patches --mpp 0.5 --out runs/patches`
     """
-    terminal = _terminal(as_json, verbose)
+    terminal = open_terminal(as_json, verbose)
     settings = load_settings(ImportSettings, config, overrides or ())
     options = ImportOptions(images, mpp, out, project=project, workers=workers)
     with _slide_progress(terminal, 0, "patches") as tell:
@@ -181,7 +161,7 @@ def import_patches_command(
     text = write_summary(RunPaths(out), summary, things="patches")
     terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        _print_json(summary.as_json())
+        print_json(summary.as_json())
     raise typer.Exit(FAILED if summary.slides_failed else OK)
 
 
@@ -193,7 +173,7 @@ def demo(
 
     Example: `muse demo --out demo`
     """
-    terminal = _terminal(as_json, verbose=False)
+    terminal = open_terminal(as_json)
     clear_demo(out)
     terminal.notes.print("Drawing a slide from scikit-image's immunohistochemistry image (real tissue) ...")
     manifest = read_manifest(draw_demo(out / "input"))
@@ -212,7 +192,7 @@ def manifest_check(
 
     Example: `muse manifest check data_manifests/sample.csv`
     """
-    terminal = _terminal(as_json, verbose=False)
+    terminal = open_terminal(as_json)
     checked = read_manifest(manifest, check_files=True)
     errors = [problem for problem in checked.problems if problem.severity == "error"]
     for problem in checked.problems:
@@ -222,7 +202,7 @@ def manifest_check(
         f"{manifest}: {len(checked.rows)} good rows, {len(errors)} errors", markup=False, soft_wrap=True
     )
     if as_json:
-        _print_json(
+        print_json(
             {
                 "rows": len(checked.rows),
                 "errors": len(errors),
@@ -258,7 +238,7 @@ def manifest_gdc(
 
     Example: `muse manifest gdc --project TCGA-BRCA --hold-out ocelot/metadata.json --out brca.csv`
     """
-    terminal = _terminal(as_json, verbose=False)
+    terminal = open_terminal(as_json)
     paths = (*(default_hold_out_paths() if default_hold_out else ()), *(hold_out or ()))
     lists = {path.name: read_hold_out(path) for path in paths}
     slides = select_slides(query_slides(api, tuple(project or ())), lists)
@@ -269,7 +249,7 @@ def manifest_gdc(
         f"{out}: {len(slides.rows)} slides, {slides.size_bytes / 1e12:.2f} TB", markup=False, soft_wrap=True
     )
     if as_json:
-        _print_json({"slides": len(slides.rows), "bytes": slides.size_bytes, "held_out": slides.held_out})
+        print_json({"slides": len(slides.rows), "bytes": slides.size_bytes, "held_out": slides.held_out})
 
 
 @app.command("doctor")
@@ -278,7 +258,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Example: `muse doctor`
     """
-    terminal = _terminal(as_json, verbose=False)
+    terminal = open_terminal(as_json)
     checks = diagnose()
     table = Table(box=None, pad_edge=False)
     for title in ("", "check", "found", "to mend"):
@@ -289,7 +269,7 @@ def doctor(as_json: AsJson = False) -> None:
         )
     terminal.results.print(table)
     if as_json:
-        _print_json({"checks": [asdict(check) for check in checks]})
+        print_json({"checks": [asdict(check) for check in checks]})
 
 
 def _build(terminal: Terminal, manifest: Manifest, options: BuildOptions, settings: BuildSettings) -> BuildSummary:
@@ -311,7 +291,7 @@ def _build(terminal: Terminal, manifest: Manifest, options: BuildOptions, settin
     text = write_summary(run.paths, summary)
     terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
     if terminal.as_json:
-        _print_json(summary.as_json())
+        print_json(summary.as_json())
     return summary
 
 
@@ -351,31 +331,10 @@ def _slide_progress(terminal: Terminal, total: int, things: str = "slides") -> I
         yield _Tell(progress, total)
 
 
-def _terminal(as_json: bool, verbose: bool) -> Terminal:
-    notes = Console(stderr=True)
-    # On a terminal rich keeps log lines and progress bar apart; in a file each message stays one line.
-    handler = RichHandler(console=notes, show_path=False) if notes.is_terminal else logging.StreamHandler()
-    # httpx names whole URLs at INFO, and a presigned one is a secret.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(
-        level=level,
-        format="%(message)s" if notes.is_terminal else "%(levelname)s %(message)s",
-        handlers=[handler],
-        force=True,
-    )
-    return Terminal(as_json, Console(), notes)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(values) + "\n")
-    sys.stdout.flush()
-
-
 def _give_up(error: MuseError, status: int) -> NoReturn:
     sys.stderr.write(f"muse: {error}\n")
     if "--json" in sys.argv:
-        _print_json({**BuildSummary().as_json(), "error": str(error), "reason": error.reason})
+        print_json({**BuildSummary().as_json(), "error": str(error), "reason": error.reason})
     sys.exit(status)
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from muse_core.cli import app, manifest_app
+from muse_core.cli_detector import evaluate_app
 from muse_core.gdc import default_hold_out_paths, read_hold_out
 from tests.data.gdc_server import GdcServer
 
@@ -35,7 +36,8 @@ def assert_one_line(done: subprocess.CompletedProcess[str], status: int, *words:
 
 def command_names() -> list[list[str]]:
     top = [[command.name] for command in app.registered_commands]
-    return top + [["manifest", command.name] for command in manifest_app.registered_commands]
+    groups = {"manifest": manifest_app, "evaluate": evaluate_app}
+    return top + [[name, one.name] for name, group in groups.items() for one in group.registered_commands]
 
 
 @pytest.mark.parametrize("command", command_names(), ids=" ".join)

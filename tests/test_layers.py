@@ -71,10 +71,10 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             }
         ),
     ),
-    ("commands", frozenset({"cli"})),
+    ("commands", frozenset({"terminal", "cli_detector", "cli"})),
 )
 # Layers whose modules build on one another; elsewhere siblings hand over files and tables.
-LAYERED_WITHIN = {"ground", "pixels", "learning", "stages"}
+LAYERED_WITHIN = {"ground", "pixels", "learning", "stages", "commands"}
 SIBLINGS_ALLOWED = {
     ("roi_image", "roi_tiff"),
     ("roi_dataset", "roi_image"),
@@ -101,8 +101,8 @@ OWNERS = {
     },
     "timm": {"models"},
     "distributed": {"cluster", "build_cohort"},
-    "typer": {"cli", "flows"},
-    "rich": {"cli"},
+    "typer": {"cli", "cli_detector", "terminal", "flows"},
+    "rich": {"cli", "cli_detector", "terminal"},
 }
 
 

@@ -1,0 +1,55 @@
+"""How commands talk, and the options that several of them share."""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="F.toml", help="Settings as TOML; see the README.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. rois.max_per_slide=20."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.")]
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Where a command talks: results on standard output, everything else on standard error."""
+
+    as_json: bool
+    results: Console
+    notes: Console
+
+
+def open_terminal(as_json: bool, verbose: bool = False) -> Terminal:
+    """Set logging up and say where to print."""
+    notes = Console(stderr=True)
+    # On a terminal rich keeps log lines and progress bar apart; in a file each message stays one line.
+    handler = RichHandler(console=notes, show_path=False) if notes.is_terminal else logging.StreamHandler()
+    # httpx names whole URLs at INFO, and a presigned one is a secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(
+        level=level,
+        format="%(message)s" if notes.is_terminal else "%(levelname)s %(message)s",
+        handlers=[handler],
+        force=True,
+    )
+    return Terminal(as_json, Console(), notes)
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object as the last line of standard output."""
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
