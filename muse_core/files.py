@@ -63,4 +63,3 @@ def safe_name(name: str) -> str:
     """
     encoded = quote(name, safe="").replace("~", "%7E")
     return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
-
