@@ -1,6 +1,6 @@
 """Time a ROI of build-tcga-nu (read, tissue, choice, encode, store; detector off) against two baselines of one run.
 
-    python -m benchmarks.build_rois [--slide S.svs] [--rois N]
+    python -m benchmarks.build_rois [--slide S.svs] [--slides N]
 
     bound   cuCIM's batched decode of the same pixels plus their JPEG encode, each over both cores
     plain   OpenSlide read, resize, one HDF5 file a ROI, JPEG re-encode into a second one, one core: the usual script
@@ -31,6 +31,7 @@ from muse_core.config import load_settings
 from muse_core.demo import draw_slide
 from muse_core.manifest import read_manifest
 from muse_core.roi_image import encode_roi
+from muse_core.slide_records import SlideRecord
 
 CORES = 2
 Boxes = list[tuple[int, int, int, int]]  # x, y, width, height, level-0 px
@@ -42,36 +43,22 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def build(folder: Path, slide: Path, n_rois: int, *, copy_tiles: bool) -> tuple[float, Boxes]:
-    """Seconds of one slide's build on warm workers, and the ROIs it chose."""
+def build(folder: Path, slide: Path, n_slides: int, *, copy_tiles: bool) -> tuple[float, Boxes]:
+    """Seconds of building a cohort, from workers that have imported nothing yet, and the ROIs it chose."""
     out = folder / f"out-copy-{copy_tiles}"
     manifest = folder / "manifest.csv"
-    manifest.write_text(f"slide_id,case_id,project,uri\nbench,case,BENCH,{slide}\n")
-    overrides = [
-        "detector=none",
-        "contact_sheets=false",
-        f"rois.max_per_slide={n_rois}",
-        f"image.copy_tiles={str(copy_tiles).lower()}",
-    ]
-    settings = load_settings(BuildSettings, None, overrides)
+    rows = "".join(f"bench{number},case,BENCH,{slide}\n" for number in range(n_slides))
+    manifest.write_text("slide_id,case_id,project,uri\n" + rows)
+    overrides = ["detector=none", "contact_sheets=false", "rois.max_per_slide=64"]
+    settings = load_settings(BuildSettings, None, [*overrides, f"image.copy_tiles={str(copy_tiles).lower()}"])
     checked = read_manifest(manifest)
     with open_build(BuildOptions(out=out, workers=CORES), settings) as run:
-        # Importing is paid once a run, not once a ROI: let each worker do it before the clock starts.
-        list(run.workers.executor.map(_warm, range(2 * CORES)))
-        records = []
+        records: list[SlideRecord] = []
         taken = seconds(lambda: records.extend(build_all(run, checked.rows)))
-    assert records[0].status == "done", records[0].row
-    tables = [
-        pq.read_table(part, columns=["x_level0", "y_level0", "width_level0", "height_level0"])
-        for part in out.glob("rois/*/*.parquet")
-    ]
+    assert all(record.status == "done" for record in records)
+    columns = ["x_level0", "y_level0", "width_level0", "height_level0"]
+    tables = [pq.read_table(part, columns=columns) for part in out.glob("rois/*/*.parquet")]
     return taken, [tuple(int(value) for value in row.values()) for table in tables for row in table.to_pylist()]
-
-
-def _warm(_: int) -> None:
-    import muse_core.build_slide  # noqa: F401
-
-    time.sleep(0.5)
 
 
 def bound(slide: Path, boxes: Boxes, settings: BuildSettings) -> tuple[float, float]:
@@ -118,7 +105,7 @@ def plain_chain(folder: Path, slide: Path, boxes: Boxes) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, help="an Aperio slide at 0.25 µm/px; default draws one of 20,000 px")
-    parser.add_argument("--rois", type=int, default=64)
+    parser.add_argument("--slides", type=int, default=4, help="how often the slide stands in the manifest")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -126,8 +113,8 @@ def main() -> None:
         if args.slide is None:
             draw_slide(slide, 20_000, 20_000)
         slide = slide.absolute()
-        copied, boxes = build(folder, slide, args.rois, copy_tiles=True)
-        encoded, boxes = build(folder, slide, args.rois, copy_tiles=False)
+        copied, boxes = build(folder, slide, args.slides, copy_tiles=True)
+        encoded, boxes = build(folder, slide, args.slides, copy_tiles=False)
         decoding, encoding = bound(slide, boxes, BuildSettings())
         plain = plain_chain(folder, slide, boxes[:16]) * len(boxes) / min(16, len(boxes))
     ms = {

@@ -33,6 +33,12 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def wait_until_begun(out: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until there is work to lose: a kill during imports would prove nothing."""
+    while process.poll() is None and not any(out.glob(".staging/*/*/*")):
+        time.sleep(0.02)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
@@ -69,8 +75,9 @@ def main() -> None:
             process = subprocess.Popen(
                 command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
             )
+            wait_until_begun(folder / "killed", process)
             try:
-                process.wait(rng.uniform(0, calm_s))
+                process.wait(rng.uniform(0, 0.8 * calm_s))
             except subprocess.TimeoutExpired:
                 kill_group(process)
                 continue

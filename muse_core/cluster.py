@@ -112,8 +112,9 @@ def own_peak_rss_bytes() -> int:
 @contextmanager
 def _quiet_dask() -> Iterator[None]:
     """A cluster's comings and goings are no news, and what matters of them comes back as an error."""
-    # Dask gives its client a level of its own.
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    # Dask gives its client a level of its own; its event loop tells of what was cut off when a run is interrupted.
+    names = ("distributed", "distributed.client", "tornado.application", "asyncio")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

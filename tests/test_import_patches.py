@@ -302,7 +302,7 @@ def test_a_wrong_argument_is_one_line(tmp_path, images, mpp, word):
     put(tmp_path / "file.png")
     (tmp_path / "empty").mkdir()
     done = muse("--images", tmp_path / images, "--mpp", mpp, "--out", tmp_path / "out")
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("muse: ")
     assert word in line
