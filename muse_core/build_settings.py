@@ -1,5 +1,7 @@
 """Settings of build-tcga-nu: what the tables depend on, and what only the run does."""
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -12,6 +14,7 @@ from muse_core.tissue import TissueSettings
 
 # Raised by hand whenever code changes what a build writes for the same inputs, so that reruns redo it.
 BUILD_VERSION = 1
+WEIGHTS = Path(__file__).with_name("weights") / "nucleus-detector.safetensors"
 
 
 class BuildSettings(Settings):
@@ -39,4 +42,9 @@ class BuildSettings(Settings):
     def tables_hash(self) -> str:
         """Changes exactly when the tables would: how slides are fetched and drawn is left out."""
         neutral = self.model_copy(update={"acquire": AcquireSettings(), "contact_sheets": True})
-        return f"{BUILD_VERSION}-{settings_hash(neutral)}"
+        return f"{BUILD_VERSION}-{settings_hash(neutral)}{_weights_hash() if self.detector == 'learned' else ''}"
+
+
+def _weights_hash() -> str:
+    """Changes with the learned detector's weights, which a new version of this package may bring."""
+    return "-" + sha256(WEIGHTS.read_bytes()).hexdigest()[:12]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.spatial import cKDTree
 
-from muse_core import build_slide
+from muse_core import build_settings, build_slide
 from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_settings import BuildSettings
 from muse_core.config import load_settings
@@ -165,6 +165,15 @@ def test_rerun_does_only_what_is_missing_or_changed(drawn, tmp_path):
     changed = build(manifest, tmp_path / "out", overrides=["rois.max_per_slide=1"])
     assert (changed.slides_reused, changed.n_rois) == (0, 2)
     assert len(RoiDataset(tmp_path / "out")) == 2, "no row of the earlier settings is left"
+
+
+def test_new_weights_of_the_learned_detector_are_new_inputs(tmp_path, monkeypatch):
+    learned, classical = BuildSettings(detector="learned"), BuildSettings()
+    before = learned.tables_hash(), classical.tables_hash()
+    (tmp_path / "w.safetensors").write_bytes(b"others")
+    monkeypatch.setattr(build_settings, "WEIGHTS", tmp_path / "w.safetensors")
+    assert learned.tables_hash() != before[0]
+    assert classical.tables_hash() == before[1]
 
 
 def test_new_slides_join_the_dataset(drawn, tmp_path):
