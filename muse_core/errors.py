@@ -8,6 +8,7 @@
     ├── TissueError       the slide holds nothing to work on
     ├── DatasetError      a table or dataset is not what it should be
     ├── ConfigError       a setting or command-line value
+    ├── TrainingError     a training run that collapsed, met NaN or crashed
     ├── WorkersLostError  the Dask cluster went away
     └── OutputError       the output folder: locked, read-only or full
 
@@ -82,6 +83,12 @@ class ConfigError(MuseError, ValueError):
     """A setting is unknown, of the wrong type or out of range."""
 
     default_reason = "config_invalid"
+
+
+class TrainingError(MuseError, RuntimeError):
+    """A training run that cannot go on: collapsed, loss_not_finite, or crashed where its process died."""
+
+    default_reason = "training_failed"
 
 
 class WorkersLostError(MuseError, ConnectionError):

@@ -70,6 +70,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "import_patches",
                 "train_detector",
                 "evaluate_detect",
+                "launch",
                 "pretrain",
                 "representation",
                 "ndc",

@@ -1,0 +1,71 @@
+"""Commands as processes of their own: real ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from muse_core.errors import ConfigError, TrainingError
+from muse_core.launch import launch
+
+
+def test_a_command_that_ends_well_says_nothing(tmp_path):
+    launch(["--help"], log=tmp_path / "deep" / "log.txt")
+    assert "manifest" in (tmp_path / "deep" / "log.txt").read_text()
+
+
+def test_two_processes_run_by_torchrun(tmp_path):
+    launch(["--help"], log=tmp_path / "log.txt", processes=2)
+    assert (tmp_path / "log.txt").read_text().count("Usage") == 2
+
+
+def test_wrong_usage_is_told_in_its_own_words_and_not_the_last_run_s(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("what came first\n")
+    with pytest.raises(ConfigError, match="no such folder") as told:
+        launch(["import-patches", "--images", str(tmp_path / "gone"), "--mpp", "0.5", "--out", str(tmp_path)], log=log)
+    assert "came first" not in str(told.value)
+
+
+def test_a_failure_names_the_log(tmp_path):
+    (tmp_path / "m.csv").write_text("slide_id,case_id,project,uri\nS,C,P,gone.svs\n")
+    log = tmp_path / "log.txt"
+    with pytest.raises(TrainingError, match="exit status 1") as told:
+        launch(["build-tcga-nu", "--manifest", str(tmp_path / "m.csv"), "--out", str(tmp_path / "out")], log=log)
+    assert str(log) in str(told.value)
+    assert told.value.reason == "failed"
+
+
+def start_endless(tmp_path) -> tuple[subprocess.Popen, psutil.Process]:
+    """A caller in a process of its own, waiting for a command that reads a pipe nobody writes to."""
+    fifo = tmp_path / "never.csv"
+    os.mkfifo(fifo)
+    code = (
+        "from pathlib import Path; from muse_core.launch import launch\n"
+        f"launch(['manifest', 'check', {str(fifo)!r}], log=Path({str(tmp_path / 'log.txt')!r}))"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 30
+    while not (children := psutil.Process(caller.pid).children()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return caller, children[0]
+
+
+def test_the_kernel_s_kill_is_a_crash(tmp_path):
+    caller, child = start_endless(tmp_path)
+    child.kill()
+    _, said = caller.communicate(timeout=30)
+    assert "ended by signal 9" in said
+
+
+def test_an_interrupted_caller_stops_its_command(tmp_path):
+    caller, child = start_endless(tmp_path)
+    time.sleep(1.5)  # let the command come up, so that it meets the signal as a training run would
+    caller.send_signal(signal.SIGINT)
+    caller.communicate(timeout=30)
+    assert not child.is_running()
