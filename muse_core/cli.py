@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from muse_core import cli_detector
+from muse_core import cli_detector, cli_evaluate
 from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_report import write_summary
 from muse_core.build_settings import BuildSettings
@@ -54,7 +54,7 @@ manifest_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Check manifests, and write the TCGA cohort's."
 )
 app.add_typer(manifest_app, name="manifest")
-app.add_typer(cli_detector.evaluate_app, name="evaluate")
+app.add_typer(cli_evaluate.evaluate_app, name="evaluate")
 app.command("train-detector")(cli_detector.train_detector)
 
 

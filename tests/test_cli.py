@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from muse_core.cli import app, manifest_app
-from muse_core.cli_detector import evaluate_app
+from muse_core.cli_evaluate import evaluate_app
 from muse_core.gdc import default_hold_out_paths, read_hold_out
 from tests.data.gdc_server import GdcServer
 

@@ -1,65 +1,15 @@
-"""Labelled patch datasets in the layouts their authors publish: images with classified dots.
+"""BRCA-M2C in the layout its authors publish.
 
-    BRCA-M2C   images/NAME.png, labels/NAME_gt_class_coords.txt (rows `y x class`, row first), brca_ds_<split>.txt
-
-A reader turns one layout into `LabelledPatch`es; `READERS` names them.
+images/NAME.png, labels/NAME_gt_class_coords.txt (rows `y x class`, row first), brca_ds_<split>.txt
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.errors import ConfigError, DatasetError
-
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class LabelledPatch:
-    """One image with its labelled nuclei.
-
-    Attributes:
-        name: the image's file name without its ending.
-        image: (H, W, 3) uint8 RGB.
-        xy: (N, 2) float32 x, y, continuous px of the image: the centre of the top-left pixel is (0.5, 0.5).
-        class_ids: (N,) int64, index into `class_names`.
-        class_names: what the ids mean.
-        mpp: µm/px of the image, both axes.
-    """
-
-    name: str
-    image: NDArray[np.uint8]
-    xy: NDArray[np.float32]
-    class_ids: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    mpp: float
-
-
-def read_labelled_patches(dataset: str, root: Path, split: str) -> list[LabelledPatch]:
-    """Read every patch of a split, decoded, in the order of the split's list.
-
-    Args:
-        dataset: a name in `READERS`, such as `brca-m2c`.
-        root: the dataset's folder.
-        split: train, val or test.
-
-    Returns:
-        The patches; a patch may have no nucleus.
-
-    Raises:
-        ConfigError: unknown dataset or split.
-        DatasetError: the folder lacks a file, or an image or label file is not what the layout says.
-    """
-    if dataset not in READERS:
-        raise ConfigError(f"dataset {dataset!r} is unknown; give one of {', '.join(READERS)}")
-    if split not in SPLITS:
-        raise ConfigError(f"split {split!r} is unknown; give one of {', '.join(SPLITS)}")
-    return READERS[dataset](root, split)
-
+from muse_core.errors import DatasetError
+from muse_core.labelled_patches.patch import LabelledPatch, read_rgb
 
 # Source: the file readme.md of the dataset, https://github.com/TopoXLab/Dataset-BRCA-M2C
 BRCA_CLASS_NAMES = ("lymphocyte", "tumour_epithelial", "stromal")
@@ -118,22 +68,3 @@ def _read_rows(path: Path) -> NDArray[np.int64]:
     if any(len(row) != 3 for row in rows):
         raise DatasetError(f"{path}: rows of three integers y x class needed")
     return np.array(rows, np.int64).reshape(-1, 3)
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to (H, W, 3) uint8 RGB; grey becomes RGB, an alpha channel is dropped, 16-bit is scaled.
-
-    Raises:
-        DatasetError: no such file, or not an image.
-    """
-    try:
-        encoded = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise DatasetError(f"{path}: no image ({error.strerror}); is --data the dataset's folder?") from None
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    if image is None:
-        raise DatasetError(f"{path}: not an image that can be decoded; PNG, JPEG or TIFF needed")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {"brca-m2c": read_brca_m2c}

@@ -1,0 +1,49 @@
+"""One image with classified dots, whatever dataset it comes from, and the decoding of image files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from muse_core.errors import DatasetError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class LabelledPatch:
+    """One image with its labelled nuclei.
+
+    Attributes:
+        name: the image's file name without its ending.
+        image: (H, W, 3) uint8 RGB.
+        xy: (N, 2) float32 x, y, continuous px of the image: the centre of the top-left pixel is (0.5, 0.5).
+        class_ids: (N,) int64, index into `class_names`.
+        class_names: what the ids mean.
+        mpp: µm/px of the image, both axes.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    xy: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    mpp: float
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file to (H, W, 3) uint8 RGB; grey becomes RGB, an alpha channel is dropped, 16-bit is scaled.
+
+    Raises:
+        DatasetError: no such file, or not an image.
+    """
+    try:
+        encoded = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise DatasetError(f"{path}: no image ({error.strerror}); is --data the dataset's folder?") from None
+    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    if image is None:
+        raise DatasetError(f"{path}: not an image that can be decoded; PNG, JPEG or TIFF needed")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)

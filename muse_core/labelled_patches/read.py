@@ -1,0 +1,32 @@
+"""Readers by the name of their dataset."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from muse_core.errors import ConfigError
+from muse_core.labelled_patches.brca_m2c import read_brca_m2c
+from muse_core.labelled_patches.patch import SPLITS, LabelledPatch
+
+READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {"brca-m2c": read_brca_m2c}
+
+
+def read_labelled_patches(dataset: str, root: Path, split: str) -> list[LabelledPatch]:
+    """Read every patch of a split, decoded, in the order of the split's list.
+
+    Args:
+        dataset: a name in `READERS`, such as `brca-m2c`.
+        root: the dataset's folder.
+        split: train, val or test.
+
+    Returns:
+        The patches; a patch may have no nucleus.
+
+    Raises:
+        ConfigError: unknown dataset or split.
+        DatasetError: the folder lacks a file, or an image or label file is not what the layout says.
+    """
+    if dataset not in READERS:
+        raise ConfigError(f"dataset {dataset!r} is unknown; give one of {', '.join(READERS)}")
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r} is unknown; give one of {', '.join(SPLITS)}")
+    return READERS[dataset](root, split)
