@@ -1,0 +1,105 @@
+"""L_nu: each nucleus in a student view learns what the teacher says of it in every other global view (NuLo).
+
+    valid (V, N) ─▶ matched_nuclei: (G, V, N) ─▶ pair_weights: (G, V), a mean over the whole step ─▶ nucleus_rows
+
+Equation 6 is a sum over the matched nuclei of one pair of views; here the loss of a pair is the mean over all its
+matched nuclei in the step (every ROI, every process), and L_nu the mean over the pairs that have any. A plain sum would
+make lambda_nu depend on how many nuclei tissue and detector give.
+
+Source: MUSE eq. 5 and 6, https://arxiv.org/abs/2511.05170; the normalisation is ours, the paper gives none.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from muse_core.losses.distillation import Pairing
+from muse_core.losses.ranks import summed_over_ranks, world_size
+
+StudentViews = Literal["all", "global"]
+
+
+class NucleusRows(NamedTuple):
+    """The nuclei that each network has to look at, and how they are paired.
+
+    Attributes:
+        teacher_view, teacher_nucleus: (T,) int64, global view and nucleus of each teacher row.
+        student_view, student_nucleus: (R,) int64, the same of each student row.
+        pairing: R rows.
+    """
+
+    teacher_view: Tensor
+    teacher_nucleus: Tensor
+    student_view: Tensor
+    student_nucleus: Tensor
+    pairing: Pairing
+
+
+def matched_nuclei(
+    valid: Tensor,
+    image_index: Tensor,
+    *,
+    n_global: int,
+    student_views: StudentViews = "all",
+    max_per_image: int = 0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Which nuclei are in both views of each pair: (G, V, N) bool.
+
+    Args:
+        valid: (V, N) bool, nucleus is in the view; the first `n_global` views are the global ones.
+        image_index: (N,) int64, ROI of each nucleus.
+        n_global: views the teacher sees, G.
+        student_views: `global` leaves local views out of L_nu.
+        max_per_image: at most this many matches of one pair in one ROI, so that crowded ROIs cost and weigh no more;
+            0 for no limit.
+        generator: picks which; the same nuclei are preferred in all pairs, so that few teacher rows are needed.
+    """
+    n_views = len(valid) if student_views == "all" else n_global
+    teacher_view = torch.arange(n_global, device=valid.device)
+    student_view = torch.arange(len(valid), device=valid.device)
+    paired = (teacher_view[:, None] != student_view) & (student_view < n_views)  # (G, V)
+    matched = valid[:n_global, None] & valid[None] & paired[:, :, None]  # (G, V, N)
+    return _capped(matched, image_index, max_per_image, generator) if max_per_image else matched
+
+
+def _capped(matched: Tensor, image_index: Tensor, limit: int, generator: torch.Generator | None) -> Tensor:
+    """Keep the first `limit` matches of each pair and ROI in a random order of the nuclei."""
+    priority = torch.rand(len(image_index), generator=generator).to(matched.device)  # drawn on the CPU: one stream
+    order = torch.argsort(priority)
+    order = order[torch.argsort(image_index[order], stable=True)]  # by ROI, random within
+    sorted_image = image_index[order]
+    rank = matched[:, :, order].cumsum(dim=2)  # (G, V, N), counted from the first ROI on
+    first = torch.searchsorted(sorted_image, sorted_image)  # where each nucleus' ROI begins
+    before = torch.cat([torch.zeros_like(rank[:, :, :1]), rank], dim=2)[:, :, first]
+    kept = torch.empty_like(matched)
+    kept[:, :, order] = matched[:, :, order] & (rank - before <= limit)
+    return kept
+
+
+def pair_weights(counts: Tensor) -> Tensor:
+    """What one match of each pair counts: (G, V) matches of this process in the whole step to (G, V) float32.
+
+    Summed over all processes and divided by their number, as DistributedDataParallel does with gradients, matches
+    weighted so give the mean over each pair's matches and then over the pairs that have any. Every process must call.
+    """
+    total = summed_over_ranks(counts.float())
+    n_pairs = (total > 0).sum().clamp(min=1)
+    return torch.where(total > 0, world_size() / (total.clamp(min=1) * n_pairs), 0.0)
+
+
+def nucleus_rows(matched: Tensor, weights: Tensor) -> NucleusRows:
+    """List what must be computed: each (view, nucleus) once per network, however many pairs it is in.
+
+    Args:
+        matched: (G, V, N) bool of `matched_nuclei`.
+        weights: (G, V) of `pair_weights`.
+    """
+    teacher_view, teacher_nucleus = matched.any(dim=1).nonzero(as_tuple=True)
+    student_view, student_nucleus = matched.any(dim=0).nonzero(as_tuple=True)
+    table = torch.zeros(matched.shape[0], matched.shape[2], dtype=torch.int64, device=matched.device)
+    table[teacher_view, teacher_nucleus] = torch.arange(len(teacher_view), device=matched.device)
+    paired = matched[:, student_view, student_nucleus].T  # (R, G)
+    pairing = Pairing(table[:, student_nucleus].T, paired * weights[:, student_view].T)
+    return NucleusRows(teacher_view, teacher_nucleus, student_view, student_nucleus, pairing)

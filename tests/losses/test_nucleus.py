@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+
+from muse_core.losses.distillation import distillation_loss
+from muse_core.losses.nucleus import matched_nuclei, nucleus_rows, pair_weights
+
+G, V, N, K = 2, 4, 9, 11
+
+
+def plain_loss(student, teacher, valid, pairs):
+    """Equation 6 in loops and float64: student logits (V, N, K), teacher probabilities (G, N, K), valid (V, N)."""
+    means = []
+    for g, v in pairs:
+        terms = []
+        for n in range(valid.shape[1]):
+            if valid[g, n] and valid[v, n]:
+                z = student[v, n] / 0.1
+                log_p = z - z.max() - np.log(np.exp(z - z.max()).sum())
+                terms.append(-(teacher[g, n] * log_p).sum())
+        if terms:
+            means.append(np.mean(terms))
+    return float(np.mean(means)) if means else 0.0
+
+
+def our_loss(student, teacher, valid, *, student_views="all"):
+    matched = matched_nuclei(
+        valid, torch.zeros(valid.shape[1], dtype=torch.int64), n_global=G, student_views=student_views
+    )
+    rows = nucleus_rows(matched, pair_weights(matched.sum(dim=2)))
+    return distillation_loss(
+        student[rows.student_view, rows.student_nucleus],
+        lambda z: z,
+        teacher[rows.teacher_view, rows.teacher_nucleus],
+        rows.pairing,
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("student_views", ["all", "global"])
+def test_it_is_equation_6_averaged_over_each_pair_and_over_pairs(seed, student_views):
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(V, N, K, generator=generator)
+    teacher = torch.softmax(torch.randn(G, N, K, generator=generator), dim=-1)
+    valid = torch.rand(V, N, generator=generator) < 0.5
+    last = V if student_views == "all" else G
+    pairs = [(g, v) for g in range(G) for v in range(last) if g != v]
+    expected = plain_loss(student.double().numpy(), teacher.double().numpy(), valid.numpy(), pairs)
+    assert float(our_loss(student, teacher, valid, student_views=student_views)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_views_that_share_no_nucleus_make_no_pair():
+    valid = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.bool)
+    student, teacher = torch.randn(V, 3, K), torch.softmax(torch.randn(G, 3, K), dim=-1)
+    expected = plain_loss(student.double().numpy(), teacher.double().numpy(), valid.numpy(), [(0, 2)])
+    assert float(our_loss(student, teacher, valid)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_with_no_match_at_all_the_loss_is_zero_and_its_gradient_zeros(n):
+    layer = torch.nn.Linear(5, K)
+    valid = torch.zeros(V, n, dtype=torch.bool)
+    matched = matched_nuclei(valid, torch.zeros(n, dtype=torch.int64), n_global=G)
+    rows = nucleus_rows(matched, pair_weights(matched.sum(dim=2)))
+    loss = distillation_loss(torch.empty(0, 5), layer, torch.empty(0, K), rows.pairing)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert layer.weight.grad is not None
+    assert float(layer.weight.grad.abs().sum()) == 0
+
+
+def test_each_view_of_a_nucleus_is_listed_once():
+    valid = torch.ones(V, 2, dtype=torch.bool)
+    matched = matched_nuclei(valid, torch.zeros(2, dtype=torch.int64), n_global=G)
+    rows = nucleus_rows(matched, pair_weights(matched.sum(dim=2)))
+    assert list(zip(rows.teacher_view.tolist(), rows.teacher_nucleus.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+    assert len(rows.student_view) == V * 2
+    assert float(rows.pairing.weight.sum()) == pytest.approx(1)
+    assert rows.pairing.weight[rows.student_view == 0].tolist() == [[0, pytest.approx(1 / 12)]] * 2
+
+
+def test_the_cap_keeps_so_many_of_each_roi_and_pair_and_prefers_the_same_nuclei():
+    image_index = torch.tensor([1, 0, 1, 0, 1, 0, 1, 1, 0])
+    valid = torch.ones(V, N, dtype=torch.bool)
+    valid[2, :4] = False
+    generator = torch.Generator().manual_seed(0)
+    full = matched_nuclei(valid, image_index, n_global=G)
+    capped = matched_nuclei(valid, image_index, n_global=G, max_per_image=2, generator=generator)
+    assert not (capped & ~full).any()
+    for roi in (0, 1):
+        assert (capped[..., image_index == roi].sum(-1) == full[..., image_index == roi].sum(-1).clamp(max=2)).all()
+    assert (capped[0, 1] == capped[1, 0]).all()
+    every = {
+        tuple(matched_nuclei(valid, image_index, n_global=G, max_per_image=2, generator=generator)[0, 1].tolist())
+        for _ in range(20)
+    }
+    assert len(every) > 3
