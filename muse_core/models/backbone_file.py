@@ -1,0 +1,169 @@
+"""Backbones in files: ours as safetensors that rebuild themselves, and the released checkpoints of MUSE.
+
+save_backbone(backbone, settings, Path("muse.safetensors"), notes={"trained": "10 epochs"})
+backbone = load_backbone(Path("muse.safetensors"))
+"""
+
+import argparse
+import json
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from muse_core.errors import ConfigError
+from muse_core.files import whole_file
+from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
+from muse_core.models.position import positions_for
+
+FORMAT = "muse-backbone-1"
+
+_POSITIONS = "encoder.encoder.pos_embed"
+_RELEASED = "module.backbone."  # of keys under `teacher`: DINO's wrappers
+_COUNTER = "num_batches_tracked"  # of batch norms; of no use to us
+
+
+@dataclass(frozen=True)
+class BackboneFile:
+    """What a file says of a backbone, read without building it.
+
+    Attributes:
+        settings: how it is built.
+        notes: what whoever wrote it said of it.
+        tensors: its state, float32.
+    """
+
+    settings: BackboneSettings
+    notes: dict[str, str]
+    tensors: dict[str, Tensor]
+
+
+def save_backbone(
+    backbone: MuseBackbone, settings: BackboneSettings, path: Path, *, notes: dict[str, str], half: bool = False
+) -> None:
+    """Write weights and all that is needed to rebuild the backbone; `half` stores float16, half the size.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    kind = torch.float16 if half else torch.float32
+    tensors = {
+        name: tensor.detach().to("cpu", kind).contiguous()
+        for name, tensor in backbone.state_dict().items()
+        if not name.endswith(_COUNTER)
+    }
+    metadata = {"format": FORMAT, "settings": settings.model_dump_json(), "notes": json.dumps(notes)}
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_backbone(path: Path, *, image_px: int | None = None, legacy_positions: bool = False) -> MuseBackbone:
+    """Read what `save_backbone` wrote, or a released MUSE checkpoint (.pth), in eval mode.
+
+    Args:
+        path: the file.
+        image_px: resample a ViT's learned positions to those of this side; None leaves them. Images of any size can be
+            given either way, only that each then has them interpolated.
+        legacy_positions: resample them even where the size stays, as the released loader does by mistake: needed to
+            meet the published scores of released weights to the last digit.
+
+    Raises:
+        ConfigError: no such file, damaged, of another model, or holding more than tensors.
+    """
+    found = read_backbone_file(path)
+    settings, tensors = found.settings, found.tensors
+    if _POSITIONS in tensors and (image_px or legacy_positions):
+        settings = settings.model_copy(update={"image_px": image_px or settings.image_px})
+        side = settings.image_px // tensors["encoder.encoder.patch_embed.proj.weight"].shape[-1]
+        resampled = positions_for(tensors[_POSITIONS], (side, side), always=legacy_positions)
+        tensors = {**tensors, _POSITIONS: resampled}
+    backbone = build_backbone(settings.model_copy(update={"imagenet": False}))
+    own = backbone.state_dict()
+    wrong = sorted(
+        name
+        for name in own.keys() | tensors.keys()
+        if not name.endswith(_COUNTER)
+        and (name not in own or name not in tensors or own[name].shape != tensors[name].shape)
+    )
+    if wrong:
+        raise ConfigError(
+            f"backbone {path}: {len(wrong)} tensors differ from those of preset {settings.preset!r}, the first is "
+            f"{wrong[0]}; give a backbone of `muse pretrain` or a released MUSE checkpoint"
+        )
+    backbone.load_state_dict(tensors, strict=False)
+    return backbone.eval()
+
+
+def read_backbone_file(path: Path) -> BackboneFile:
+    """Settings, notes and tensors of a file, ours or released.
+
+    Raises:
+        ConfigError: as `load_backbone` says.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise ConfigError(f"backbone {path}: {error.strerror or error}; give an existing file") from None
+    if start.startswith(b"PK") or start.startswith(b"\x80"):  # zip of torch.save, or its older plain pickle
+        return _read_released(path)
+    return _read_ours(path)
+
+
+def _read_ours(path: Path) -> BackboneFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"backbone {path}: cannot be read ({error}); it may be cut short") from None
+    if about.get("format") != FORMAT:
+        raise ConfigError(f"backbone {path}: format {about.get('format')!r} found, {FORMAT!r} needed")
+    try:
+        settings = BackboneSettings.model_validate_json(about["settings"])
+        notes = json.loads(about.get("notes", "{}"))
+    except (KeyError, ValidationError, json.JSONDecodeError) as error:
+        raise ConfigError(f"backbone {path}: settings of another version: {error}") from None
+    return BackboneFile(settings, notes, tensors)
+
+
+def _read_released(path: Path) -> BackboneFile:
+    """A checkpoint in the layout of DINO and of the released MUSE weights."""
+    try:
+        # A namespace of the training command's arguments may lie beside the weights; it holds plain values only.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        why = str(error).split(". ")[0]
+        raise ConfigError(f"backbone {path}: no plain weights ({why}); it is damaged or holds code") from None
+    teacher = stored.get("teacher") if isinstance(stored, dict) else None
+    if not isinstance(teacher, dict):
+        raise ConfigError(f"backbone {path}: no entry 'teacher'; a released MUSE checkpoint has one")
+    tensors = {
+        name.removeprefix(_RELEASED): tensor.float()
+        for name, tensor in teacher.items()
+        if isinstance(tensor, Tensor) and name.startswith(_RELEASED)
+    }
+    return BackboneFile(_settings_of(tensors, path), {"source": path.name}, tensors)
+
+
+def _settings_of(tensors: dict[str, Tensor], path: Path) -> BackboneSettings:
+    """Preset and size of released weights, told by their shapes."""
+    if "encoder.encoder.layer4.0.conv1.weight" in tensors:
+        return BackboneSettings(preset="resnet50", geometry="official")
+    positions = tensors.get(_POSITIONS)
+    preset = {384: "vit-s16", 768: "vit-b16"}.get(positions.shape[-1] if positions is not None else 0)
+    if positions is None or preset is None:
+        raise ConfigError(
+            f"backbone {path}: {len(tensors)} tensors under teacher and {_RELEASED!r}, of no MUSE model; ViT-S/16, "
+            "ViT-B/16 or ResNet-50 needed"
+        )
+    side = round((positions.shape[1] - 1) ** 0.5)
+    return BackboneSettings(preset=preset, image_px=16 * side, geometry="official")

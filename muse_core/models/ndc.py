@@ -1,0 +1,97 @@
+"""The NDC network: a MUSE backbone, proposals on a grid, and a head for where and one for what.
+
+    (B, 3, H, W) standardised  ->  map (B, D, H / 4, W / 4)  ->  at each proposal: offset (2), logits (classes + 1)
+
+A proposal is a point of a regular grid; its features are read off the map bilinearly, H_reg says how far the nucleus
+lies from it and H_type what it is, background included.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Proposals(NamedTuple):
+    """What the network says at each point of the grid, rows of the grid one after another.
+
+    Attributes:
+        grid_xy: (P, 2) float32 the points themselves, continuous px of the image.
+        xy: (B, P, 2) float32 where the nuclei would be.
+        logits: (B, P, C + 1) float32, background last.
+        dense: (B, C + 1, h, w) float32 at stride 4, background last, in training only; None otherwise.
+    """
+
+    grid_xy: Tensor
+    xy: Tensor
+    logits: Tensor
+    dense: Tensor | None
+
+
+class NdcNet(nn.Module):
+    """Backbone with heads H_reg and H_type at proposals.
+
+    Args:
+        backbone: gives a map (B, map_channels, H / 4, W / 4).
+        n_classes: C, of nuclei.
+        spacing_px: of the grid of proposals; the first lies half a spacing from the corner.
+        hidden: width of the heads.
+        kernel: 1 reads a proposal's own features; 3 those of its neighbours on the map, too, so that proposals on the
+            same nucleus can settle which of them it is.
+        dropout: of the heads' hidden features.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_classes: int,
+        *,
+        spacing_px: int = 8,
+        hidden: int = 128,
+        kernel: int = 3,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.n_classes, self.spacing_px, self.hidden, self.kernel = n_classes, spacing_px, hidden, kernel
+        channels = int(backbone.map_channels)  # type: ignore[arg-type]
+        self.h_reg = _head(channels, hidden, 2, kernel=kernel, dropout=dropout)
+        self.h_type = _head(channels, hidden, n_classes + 1, kernel=kernel, dropout=dropout)
+        self.h_dense = nn.Conv2d(channels, n_classes + 1, 1)  # an auxiliary task of training
+
+    def forward(self, images: Tensor) -> Proposals:
+        """(B, 3, H, W) standardised to proposals; sides as the backbone asks for, and multiples of the spacing."""
+        feature_map = self.backbone(images).map
+        rows, columns = images.shape[-2] // self.spacing_px, images.shape[-1] // self.spacing_px
+        offsets = self._at_grid(self.h_reg, feature_map, (rows, columns)).float() * self.spacing_px
+        logits = self._at_grid(self.h_type, feature_map, (rows, columns)).float()
+        dense = self.h_dense(feature_map).float() if self.training else None
+        grid_xy = grid_points(rows, columns, self.spacing_px, device=offsets.device)
+        xy = grid_xy + offsets.flatten(2).transpose(1, 2)  # (B, 2, rows, columns) -> (B, P, 2)
+        return Proposals(grid_xy, xy, logits.flatten(2).transpose(1, 2), dense)
+
+    def _at_grid(self, head: nn.Sequential, feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+        """A head's output at the grid: the first layer on the map, its features read at proposals, then the rest."""
+        features = head[0](feature_map)
+        if features.shape[-2:] != size:
+            # The grid is regular, so the bilinear look-up at its points is a resize without antialiasing.
+            features = functional.interpolate(features, size=size, mode="bilinear", align_corners=False)
+        out: Tensor = head[1:](features)
+        return out
+
+
+def _head(inputs: int, hidden: int, outputs: int, *, kernel: int, dropout: float) -> nn.Sequential:
+    """An MLP as convolutions: every proposal by itself, all in one go."""
+    first = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2)
+    last = nn.Conv2d(hidden, outputs, 1)
+    nn.init.zeros_(last.weight)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)
+
+
+def grid_points(rows: int, columns: int, spacing_px: int, *, device: torch.device | str = "cpu") -> Tensor:
+    """(rows * columns, 2) float32 x, y of the grid's points, row by row, px; each in the middle of its cell."""
+    y, x = (torch.arange(length, device=device) * spacing_px + spacing_px / 2 for length in (rows, columns))
+    return torch.stack([x.repeat(rows), y.repeat_interleave(columns)], 1)
