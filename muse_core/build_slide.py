@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from muse_core.roi_dataset import RoiRow, part_path, write_rois
 from muse_core.roi_image import TILED_JPEG
 from muse_core.rois import RoiBox, select_rois
 from muse_core.slide import Slide, open_slide
+from muse_core.staging import commit_files
 from muse_core.tissue import Overview, Tissue, find_tissue, read_overview, read_tissue, tissue_area_mm2, write_tissue
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 STAIN_SAMPLE_MPP = 0.5  # nuclei are resolved, so that their colour is not mixed with their surroundings'
 STAIN_SAMPLE_PX = 192
 STAIN_SAMPLE_ROIS = 12
-_DROPPED = ".dropped-"
 
 
 @dataclass(frozen=True)
@@ -159,20 +158,6 @@ def build_chunk(job: SlideJob, facts: dict[str, Any], chunk: int, numbered: list
     return result
 
 
-def drop_other_attempts(job: SlideJob) -> None:
-    """Delete what attempts with other inputs left staged, before the dataset is changed.
-
-    An attempt that was cut short in its own commit counts on parts that this one is about to replace; it must not be
-    taken up again. Each is renamed first, so that a kill leaves it whole or gone.
-    """
-    for folder in job.staging.glob("*"):
-        if folder.name != job.inputs_hash:
-            dropped = (
-                folder if folder.name.startswith(_DROPPED) else folder.rename(folder.with_name(_DROPPED + folder.name))
-            )
-            shutil.rmtree(dropped, ignore_errors=True)
-
-
 def commit_parts(job: SlideJob, results: list[ChunkResult], replaced: list[Path], out: Path) -> list[Path]:
     """Put the staged parts in place of those the dataset holds of this slide.
 
@@ -192,34 +177,10 @@ def commit_parts(job: SlideJob, results: list[ChunkResult], replaced: list[Path]
         for chunk, result in enumerate(results)
         if result.n_rois
     ]
-    begun = job.folder / "committing"
-    if not begun.exists():
-        remove_parts(replaced)
-        with whole_file(begun):
-            pass
-    for staged, final in parts:
-        _put(staged, final)
-    if job.tissue_edited != job.tissue_file:  # a person's edit is not written over
-        _put(job.staged_tissue, job.tissue_file)
+    # A person's edit is not written over.
+    tissue = [(job.staged_tissue, job.tissue_file)] if job.tissue_edited != job.tissue_file else []
+    commit_files(job.folder, [*parts, *tissue], replaced)
     return [final for _, final in parts]
-
-
-def _put(staged: Path, final: Path) -> None:
-    """Move a file into place, unless an earlier call has."""
-    if staged.exists():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(final)
-
-
-def remove_parts(parts: list[Path]) -> None:
-    """Delete parts of the dataset."""
-    for part in parts:
-        part.unlink(missing_ok=True)
-
-
-def remove_staging(staging: Path) -> None:
-    """Delete every unfinished attempt at a slide."""
-    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _overview(slide: Slide, settings: BuildSettings) -> Overview:

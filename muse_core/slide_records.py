@@ -116,15 +116,15 @@ def read_records(folder: Path) -> list[SlideRecord]:
     return [record for record in records if record is not None]
 
 
-def write_slides_table(path: Path, records: Iterable[SlideRecord]) -> None:
-    """Write the slides table, ordered by slide id.
+def write_slides_table(path: Path, records: Iterable[SlideRecord], schema: pa.Schema = SLIDES) -> None:
+    """Write the slides table, ordered by slide id; a column that a record lacks is null, one too many is left out.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
     rows = sorted((record.row for record in records), key=lambda row: str(row["slide_id"]))
-    complete = [{name: row.get(name) for name in SLIDES.names} for row in rows]
-    table = check_table(pa.Table.from_pylist(complete, schema=SLIDES), SLIDES, str(path))
+    complete = [{name: row.get(name) for name in schema.names} for row in rows]
+    table = check_table(pa.Table.from_pylist(complete, schema=schema), schema, str(path))
     with whole_file(path) as file:
         pq.write_table(table, file)
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.spatial import cKDTree
 
-from muse_core import build_settings, build_slide
+from muse_core import build_settings, staging
 from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_settings import BuildSettings
 from muse_core.config import load_settings
@@ -254,7 +254,7 @@ class Killed(BaseException):
 def test_two_commits_cut_short_leave_no_mixture(drawn, tmp_path, monkeypatch, moves):
     """Settings A, then B, are killed while parts move into place; then A runs whole."""
     manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,")
-    put = build_slide._put
+    put = staging.put
     for overrides in ((), ("rois.seed=5",)):
         moved: list[Path] = []
 
@@ -264,10 +264,10 @@ def test_two_commits_cut_short_leave_no_mixture(drawn, tmp_path, monkeypatch, mo
             moved.append(final)
             put(staged, final)
 
-        monkeypatch.setattr(build_slide, "_put", put_or_die)
+        monkeypatch.setattr(staging, "put", put_or_die)
         with pytest.raises(Killed):
             build(manifest, tmp_path / "out", overrides=overrides)
-    monkeypatch.setattr(build_slide, "_put", put)
+    monkeypatch.setattr(staging, "put", put)
     build(manifest, tmp_path / "out")
     build(manifest, tmp_path / "calm")
     assert tables(tmp_path / "out") == tables(tmp_path / "calm")

@@ -61,6 +61,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "run_paths",
                 "cluster",
                 "slide_records",
+                "staging",
+                "cohort",
                 "build_settings",
                 "build_roi",
                 "build_slide",
@@ -123,7 +125,7 @@ OWNERS = {
         "doctor",
     },
     "timm": {"models"},
-    "distributed": {"cluster", "build_cohort"},
+    "distributed": {"cluster", "cohort"},
     "typer": {
         "cli",
         "cli_detector",
