@@ -1,5 +1,7 @@
 """One Arrow schema a table, with the unit or frame of each column in its field metadata."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from muse_core.errors import DatasetError
@@ -66,6 +68,46 @@ ROIS = pa.schema(
         _field("image_format", pa.string(), nullable=False),
     ]
 )
+
+_NAME = pa.dictionary(pa.int32(), pa.string())  # pyarrow and pandas give a hive folder's name this type, and no other
+_BBOX = pa.struct([_field(side, pa.float32(), unit="px, level0 frame") for side in ("xmin", "ymin", "xmax", "ymax")])
+
+# Every nucleus has these; `nuclei_schema` adds the columns that depend on the model.
+NUCLEI = pa.schema(
+    [
+        _field("slide_id", _NAME, nullable=False),
+        _field("project", _NAME, nullable=False),
+        _field("nucleus_id", pa.int64(), unit="place on the Hilbert curve", nullable=False),
+        _field("x_level0", pa.float64(), unit="px, level0 frame", nullable=False),
+        _field("y_level0", pa.float64(), unit="px, level0 frame", nullable=False),
+        _field("x_um", pa.float32(), unit="um", nullable=False),
+        _field("y_um", pa.float32(), unit="um", nullable=False),
+        _field("class_id", pa.int16(), nullable=False),
+        _field("class_name", _NAME, nullable=False),
+        _field("score", pa.float32(), unit="0..1", nullable=False),
+        _field("in_tissue", pa.bool_(), nullable=False),
+        _field("geometry", pa.binary(), unit="px, level0 frame", nullable=False),  # WKB Point
+        _field("bbox", _BBOX, nullable=False),  # GeoParquet's covering: statistics that box queries prune by
+    ]
+)
+
+
+def nuclei_schema(class_names: Sequence[str], *, embedding_size: int = 0) -> pa.Schema:
+    """NUCLEI with a probability column a class, `p_<class>`, and `embedding` where its size is not 0.
+
+    Raises:
+        DatasetError: no class, or names that are empty or differ in case alone, which SQL cannot tell apart.
+    """
+    if not class_names or not all(class_names) or len({name.lower() for name in class_names}) < len(class_names):
+        raise DatasetError(
+            f"classes {list(class_names)}: at least one is needed, with names that differ in more than case"
+        )
+    fields = list(NUCLEI)
+    after_score = NUCLEI.get_field_index("score") + 1
+    chances = [_field(f"p_{name}", pa.float32(), unit="0..1", nullable=False) for name in class_names]
+    if embedding_size:
+        fields.append(_field("embedding", pa.list_(pa.float16(), embedding_size)))
+    return pa.schema([*fields[:after_score], *chances, *fields[after_score:]])
 
 
 def check_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
