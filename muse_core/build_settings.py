@@ -25,7 +25,7 @@ class BuildSettings(Settings):
         rois: how ROIs are chosen.
         image: how ROI images are stored.
         acquire: how slides are fetched (never changes the tables).
-        detector: `classical`, `none`, or the dotted name of a callable.
+        detector: `learned`, `classical`, `none`, or the dotted name of a callable.
         chunk_rois: most ROIs a piece of work and a Parquet part; a slide's 42 make two. Fewer let
             more workers share one slide, and make more and smaller parts.
         contact_sheets: whether to draw a picture a slide (never changes the tables).
@@ -35,16 +35,16 @@ class BuildSettings(Settings):
     rois: RoiSettings = RoiSettings()
     image: RoiImageSettings = RoiImageSettings()
     acquire: AcquireSettings = AcquireSettings()
-    detector: str = "classical"
+    detector: str = "learned"
     chunk_rois: Annotated[int, Field(ge=1)] = 24
     contact_sheets: bool = True
 
     def tables_hash(self) -> str:
         """Changes exactly when the tables would: how slides are fetched and drawn is left out."""
         neutral = self.model_copy(update={"acquire": AcquireSettings(), "contact_sheets": True})
-        return f"{BUILD_VERSION}-{settings_hash(neutral)}{_weights_hash() if self.detector == 'learned' else ''}"
+        return f"{BUILD_VERSION}-{settings_hash(neutral)}{weights_hash(self.detector)}"
 
 
-def _weights_hash() -> str:
-    """Changes with the learned detector's weights, which a new version of this package may bring."""
-    return "-" + sha256(WEIGHTS.read_bytes()).hexdigest()[:12]
+def weights_hash(detector: str) -> str:
+    """What a detector's name does not say: changes with the learned one's weights, which a new version may bring."""
+    return "-" + sha256(WEIGHTS.read_bytes()).hexdigest()[:12] if detector == "learned" else ""

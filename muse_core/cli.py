@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from muse_core import cli_detector, cli_evaluate
+from muse_core import cli_detector, cli_evaluate, cli_pretrain
 from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_report import write_summary
 from muse_core.build_settings import BuildSettings
@@ -42,6 +42,11 @@ from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Ver
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+DetectorName = Annotated[
+    str | None,
+    typer.Option("--detector", metavar="NAME", help="learned (default), classical, none, or package.module:callable."),
+]
+
 app = typer.Typer(
     name="muse",
     no_args_is_help=True,
@@ -56,6 +61,7 @@ manifest_app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(cli_evaluate.evaluate_app, name="evaluate")
 app.command("train-detector")(cli_detector.train_detector)
+app.command("pretrain")(cli_pretrain.pretrain)
 
 
 class _Interrupted(BaseException):
@@ -87,6 +93,7 @@ def build_tcga_nu(
     out: Out,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    detector: DetectorName = None,
     device: Annotated[str, typer.Option(help="Where slides are decoded: auto, cpu or cuda.")] = "auto",
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; default one a usable core, 0 for none.", min=0)
@@ -117,7 +124,7 @@ def build_tcga_nu(
     Example: `muse build-tcga-nu --manifest data_manifests/sample.csv --out runs/sample`
     """
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(BuildSettings, config, overrides or ())
+    settings = load_settings(BuildSettings, config, _with_detector(overrides, detector))
     options = BuildOptions(
         out=out,
         device=resolve_device(device),
@@ -141,6 +148,7 @@ def import_patches_command(
     project: Annotated[str, typer.Option(metavar="P", help="Which project's the patches are.")] = NO_PROJECT,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    detector: DetectorName = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; default one a usable core, 0 for none.", min=0)
     ] = None,
@@ -154,7 +162,7 @@ def import_patches_command(
     Example: `muse import-patches --images patches --mpp 0.5 --out runs/patches`
     """
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(ImportSettings, config, overrides or ())
+    settings = load_settings(ImportSettings, config, _with_detector(overrides, detector))
     options = ImportOptions(images, mpp, out, project=project, workers=workers)
     with _slide_progress(terminal, 0, "patches") as tell:
         summary = import_patches(options, settings, on_images=tell.of)
@@ -270,6 +278,11 @@ def doctor(as_json: AsJson = False) -> None:
     terminal.results.print(table)
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
+
+
+def _with_detector(overrides: list[str] | None, detector: str | None) -> list[str]:
+    """The overrides, and the detector's where it is given."""
+    return [*(overrides or ()), *([f"detector={detector}"] if detector is not None else [])]
 
 
 def _build(terminal: Terminal, manifest: Manifest, options: BuildOptions, settings: BuildSettings) -> BuildSummary:

@@ -19,6 +19,8 @@ GLASS = (255, 255, 255)
 # Source: Ruifrok & Johnston, Anal Quant Cytol Histol 23 (2001) 291.
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
+# Haematoxylin as the counterstain of immunohistochemistry, where it is bluer; by eye from one colon section.
+_COUNTERSTAIN = np.array([0.72, 0.62, 0.30])
 _OPTICAL_DENSITY = -np.log((np.arange(256) + 1) / 256)
 
 
@@ -29,7 +31,8 @@ class AugmentSettings(Settings):
     mpp_max: float = 0.7  # coarsest
     scale_sd: float = 0.15  # of the log of the scale, around the network's own 0.5 µm/px
     rotate_share: float = 0.3  # pictures turned by any angle; all are turned by quarters and mirrored
-    stain_share: float = 0.9  # pictures whose stain changes
+    immuno_share: float = 0.15  # pictures restained as immunohistochemistry; the rest keeps its H&E
+    stain_share: float = 0.9  # pictures of H&E whose stain changes
     stain_vector_sd: float = 0.06  # of the components of unit stain vectors
     stain_gain_sd: float = 0.25  # of the log of each stain's amount
     stain_offset_sd: float = 0.03  # of optical density, a channel
@@ -39,6 +42,7 @@ class AugmentSettings(Settings):
     sharpen_share: float = 0.1
     noise_share: float = 0.25
     jpeg_share: float = 0.4
+    pigment_share: float = 0.06  # pictures with brown or black granules that are no nuclei
     empty_share: float = 0.03  # pictures of glass, pen, dirt or one colour, without nuclei
 
 
@@ -66,7 +70,13 @@ def random_view(patch: LabelledPatch, side_px: int, settings: AugmentSettings, r
         image = degraded(empty_picture(side_px, rng), settings, rng)
         return View(image, np.empty((0, 2)), np.empty(0, np.int64), everywhere)
     view = cut(patch, side_px, settings, rng)
-    image = recoloured(view.image, settings, rng) if rng.random() < settings.stain_share else view.image
+    image, kind = view.image, rng.random()
+    if kind < settings.immuno_share:
+        image = immunostained(view, rng)
+    elif kind < settings.immuno_share + (1 - settings.immuno_share) * settings.stain_share:
+        image = recoloured(image, settings, rng)
+    if rng.random() < settings.pigment_share:
+        image = pigmented(image, view.xy, rng)
     return View(degraded(image, settings, rng), view.xy, view.class_ids, view.valid)
 
 
@@ -120,6 +130,88 @@ def recoloured(image: NDArray[np.uint8], settings: AugmentSettings, rng: np.rand
         pixels = grey + (pixels - grey) * rng.uniform(1 - settings.saturation, 1 + settings.saturation)
     pixels = pixels * rng.uniform(0.85, 1.1) + rng.uniform(-12, 12)
     return np.asarray(np.clip(pixels, 0, 255), np.uint8).reshape(image.shape)
+
+
+def immunostained(view: View, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The picture as immunohistochemistry: pale blue nuclei, and DAB in or around some of them.
+
+    The stain of membranes and cytoplasm makes a nucleus lighter than what is around it, which H&E never shows. Where
+    membranes run is not known, so the borders between the nuclei's territories stand in for them.
+    """
+    density = _OPTICAL_DENSITY[view.image].reshape(-1, 3)  # (n, n, 3) -> (n*n, 3)
+    amounts = np.maximum(density @ np.linalg.inv(_STAINS), 0).astype(np.float32).reshape(view.image.shape)
+    blue, pink = amounts[..., 0], amounts[..., 1]
+    inside = _nuclear_share(blue, view.xy)
+    positive, to_border = _territories(view, rng)
+    if rng.random() < 0.7:
+        texture = np.clip(cv2.GaussianBlur(pink, (0, 0), 1.0) / max(float(np.median(pink)), 0.05), 0, 2) * 0.5 + 0.5
+        border = np.exp(-(to_border**2) / (2 * rng.uniform(1, 2.5) ** 2))
+        around = rng.uniform(0.1, 1.8) * texture + rng.uniform(0, 1.5) * border
+        brown = positive * around * (1 - rng.uniform(0.4, 0.95) * inside)
+    else:
+        brown = positive * inside * rng.uniform(0.6, 2.5)
+        blue = blue * (1 - rng.uniform(0.3, 1) * positive)
+    blue = blue * rng.uniform(0.3, 0.9) + pink * rng.uniform(0, 0.2)
+    brown = brown + pink * rng.uniform(0, 0.2)
+    density = blue[..., None] * _near(_COUNTERSTAIN, 0.05, rng) + brown[..., None] * _near(_STAINS[2], 0.05, rng)
+    pixels = 256 * np.exp(-density) * rng.uniform(0.9, 1.0) + rng.uniform(-8, 4)
+    return np.asarray(np.clip(pixels, 0, 255), np.uint8)
+
+
+def _nuclear_share(blue: NDArray[np.float32], xy: NDArray[np.float64]) -> NDArray[np.float32]:
+    """How much of a pixel is nucleus, (n, n) 0..1: as blue as labelled nuclei are, or close to a dot."""
+    side = len(blue)
+    smooth = cv2.GaussianBlur(blue, (0, 0), 1.2)
+    columns, rows = np.clip(xy.astype(int).T, 0, side - 1)
+    at_dots = float(np.median(smooth[rows, columns])) if len(xy) else 1.0
+    elsewhere = min(float(np.median(smooth)), 0.7 * at_dots)
+    share = np.clip((smooth - elsewhere) / max(at_dots - elsewhere, 0.05), 0, 1)
+    near = np.zeros_like(blue)
+    for column, row in zip(columns.tolist(), rows.tolist(), strict=True):
+        cv2.circle(near, (column, row), 4, 1.0, -1)
+    return np.asarray(np.maximum(share, cv2.GaussianBlur(near, (0, 0), 1.5)), np.float32)
+
+
+def _territories(view: View, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What belongs to nuclei chosen as positive, (n, n) 0..1, and each pixel's distance to the next territory, px."""
+    side = len(view.image)
+    dots = np.full((side, side), 255, np.uint8)
+    columns, rows = np.clip(view.xy.astype(int).T, 0, side - 1)
+    dots[rows, columns] = 0
+    if not len(view.xy):
+        return np.zeros((side, side), np.float32), np.full((side, side), float(side), np.float32)
+    distance, owner = cv2.distanceTransformWithLabels(dots, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    shares = np.clip(rng.uniform(-0.7, 1.7, 1 + int(view.class_ids.max())), 0, 1)  # often none or all of a class
+    chosen = np.zeros(int(owner.max()) + 1, np.float32)
+    chosen[owner[rows, columns]] = rng.random(len(rows)) < shares[view.class_ids]
+    positive = chosen[owner] * (distance < rng.uniform(12, 30))
+    edges = np.full((side, side), 255, np.uint8)
+    edges[:, 1:][owner[:, 1:] != owner[:, :-1]] = 0
+    edges[1:][owner[1:] != owner[:-1]] = 0
+    to_border = cv2.distanceTransform(edges, cv2.DIST_L2, 3)
+    return cv2.GaussianBlur(positive, (0, 0), 1.5).astype(np.float32), np.asarray(to_border, np.float32)
+
+
+def _near(stain: NDArray[np.float64], sd: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A unit stain vector close to another."""
+    vector = np.clip(stain + rng.normal(0, sd, 3), 0.01, None)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def pigmented(image: NDArray[np.uint8], xy: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """With clumps of melanin's brown or carbon's black granules, away from labelled nuclei."""
+    side = len(image)
+    pigment = np.zeros((side, side), np.float32)
+    for _ in range(rng.integers(1, 6)):
+        centre = rng.uniform(0, side, 2)
+        if len(xy) and np.linalg.norm(xy - centre, axis=1).min() < 14:
+            continue
+        granules = centre + rng.normal(0, rng.uniform(1.5, 6), (rng.integers(3, 40), 2))
+        for x, y in granules.astype(int).tolist():
+            cv2.circle(pigment, (x, y), int(rng.integers(0, 3)), 1.0, -1)
+    shade = rng.uniform(0.8, 3) * cv2.GaussianBlur(pigment, (0, 0), rng.uniform(0.5, 1.0))
+    colour = _near(_STAINS[2] if rng.random() < 0.7 else np.ones(3), 0.1, rng)
+    return np.asarray(image * np.exp(-shade[..., None] * colour), np.uint8)
 
 
 def degraded(image: NDArray[np.uint8], settings: AugmentSettings, rng: np.random.Generator) -> NDArray[np.uint8]:

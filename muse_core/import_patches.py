@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from muse_core.build_settings import BUILD_VERSION, BuildSettings
+from muse_core.build_settings import BUILD_VERSION, BuildSettings, weights_hash
 from muse_core.cluster import Workers, open_workers, tried, value_of
 from muse_core.config import Settings, settings_hash
 from muse_core.errors import ConfigError, MuseError, OutputError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
-from muse_core.nuclei import Detector, adapted, detect_image, load_detector
+from muse_core.nuclei import SHIPPED_DETECTORS, Detector, adapted, detect_image, load_detector
 from muse_core.patch_image import decode_patch
 from muse_core.patch_list import Patch, list_patches
 from muse_core.roi_dataset import NO_PROJECT, RoiRow, part_path, write_rois
@@ -54,7 +54,7 @@ class ImportSettings(Settings):
     """What the tables depend on, besides the images and their mpp.
 
     Attributes:
-        detector: `classical`, `learned`, `none`, or the dotted name of a callable; that of build-tcga-nu by default.
+        detector: `learned`, `classical`, `none`, or the dotted name of a callable; that of build-tcga-nu by default.
         image: how ROI images are stored (`copy_tiles` has no meaning here).
         chunk_images: images a piece of work and a Parquet part, on average; at most twice as many.
     """
@@ -99,7 +99,8 @@ class Chunk:
     def inputs_hash(self) -> str:
         """Changes when an image, its name or time, the mpp, the project or a setting that matters does."""
         files = [[patch.slide_id, str(patch.path), patch.size, patch.mtime_ns] for patch in self.patches]
-        made_by = [BUILD_VERSION, settings_hash(self.settings), self.mpp, self.project]
+        detector = weights_hash(self.settings.detector)
+        made_by = [BUILD_VERSION, settings_hash(self.settings) + detector, self.mpp, self.project]
         return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
 
@@ -172,7 +173,8 @@ def _check(options: ImportOptions, settings: ImportSettings) -> None:
         raise ConfigError(
             f"--project {project[:40]!r}: a name of 1 to {LONGEST_NAME_BYTES} letters and digits is needed"
         )
-    load_detector(settings.detector)  # a name that cannot be loaded should not fail chunk after chunk
+    if settings.detector not in SHIPPED_DETECTORS:
+        load_detector(settings.detector)  # a name that cannot be loaded should not fail chunk after chunk
 
 
 def _claim(paths: RunPaths, images: Path) -> None:
