@@ -36,46 +36,19 @@ class NucleusRows(NamedTuple):
     pairing: Pairing
 
 
-def matched_nuclei(
-    valid: Tensor,
-    image_index: Tensor,
-    *,
-    n_global: int,
-    student_views: StudentViews = "all",
-    max_per_image: int = 0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def matched_nuclei(valid: Tensor, *, n_global: int, student_views: StudentViews = "all") -> Tensor:
     """Which nuclei are in both views of each pair: (G, V, N) bool.
 
     Args:
         valid: (V, N) bool, nucleus is in the view; the first `n_global` views are the global ones.
-        image_index: (N,) int64, ROI of each nucleus.
         n_global: views the teacher sees, G.
         student_views: `global` leaves local views out of L_nu.
-        max_per_image: at most this many matches of one pair in one ROI, so that crowded ROIs cost and weigh no more;
-            0 for no limit.
-        generator: picks which; the same nuclei are preferred in all pairs, so that few teacher rows are needed.
     """
     n_views = len(valid) if student_views == "all" else n_global
     teacher_view = torch.arange(n_global, device=valid.device)
     student_view = torch.arange(len(valid), device=valid.device)
     paired = (teacher_view[:, None] != student_view) & (student_view < n_views)  # (G, V)
-    matched = valid[:n_global, None] & valid[None] & paired[:, :, None]  # (G, V, N)
-    return _capped(matched, image_index, max_per_image, generator) if max_per_image else matched
-
-
-def _capped(matched: Tensor, image_index: Tensor, limit: int, generator: torch.Generator | None) -> Tensor:
-    """Keep the first `limit` matches of each pair and ROI in a random order of the nuclei."""
-    priority = torch.rand(len(image_index), generator=generator).to(matched.device)  # drawn on the CPU: one stream
-    order = torch.argsort(priority)
-    order = order[torch.argsort(image_index[order], stable=True)]  # by ROI, random within
-    sorted_image = image_index[order]
-    rank = matched[:, :, order].cumsum(dim=2)  # (G, V, N), counted from the first ROI on
-    first = torch.searchsorted(sorted_image, sorted_image)  # where each nucleus' ROI begins
-    before = torch.cat([torch.zeros_like(rank[:, :, :1]), rank], dim=2)[:, :, first]
-    kept = torch.empty_like(matched)
-    kept[:, :, order] = matched[:, :, order] & (rank - before <= limit)
-    return kept
+    return valid[:n_global, None] & valid[None] & paired[:, :, None]  # (G, V, N)
 
 
 def pair_weights(counts: Tensor) -> Tensor:

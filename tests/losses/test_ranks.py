@@ -38,7 +38,7 @@ def gradient_of(features, teacher_logits, valid):
     torch.nn.init.constant_(layer.weight, 0.1)
     with torch.no_grad():
         layer.weight += torch.arange(K * D).reshape(K, D) / 50
-    matched = matched_nuclei(valid, torch.zeros(valid.shape[1], dtype=torch.int64), n_global=G)
+    matched = matched_nuclei(valid, n_global=G)
     rows = nucleus_rows(matched, pair_weights(matched.sum(dim=2)))
     probabilities = centre.probabilities(teacher_logits[rows.teacher_view, rows.teacher_nucleus], 0.5)
     loss = distillation_loss(

@@ -1,0 +1,1 @@
+"""MUSE pretraining: settings, the teacher-student loop of `trainer`, its checkpoints, monitors and curves."""

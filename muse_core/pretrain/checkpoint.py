@@ -1,0 +1,132 @@
+"""A run's state in one safetensors file: tensors by name, everything else as JSON beside them; nothing is unpickled.
+
+student/<name>  teacher/<name>  centre/<head>/<name>  optimiser/<parameter>/<exp_avg, exp_avg_sq, step>
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from muse_core.errors import ConfigError, OutputError
+from muse_core.files import whole_file
+
+FORMAT = "muse-pretrain-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        tensors: by name.
+        about: settings, step, place in the data and so on; JSON values.
+    """
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Replace `path` by a whole new checkpoint, or leave the old one as it was.
+
+    Raises:
+        OutputError: no space is left, or the folder cannot be written.
+    """
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        write_tensors(temporary, own, {"format": FORMAT, "about": json.dumps(dict(about))})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """`save_file`, whose errors of the operating system are raised as such.
+
+    Raises:
+        OSError: with its errno.
+    """
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        _, found, code = str(error).partition("os error ")
+        number = code.partition(")")[0]
+        if found and number.isdigit():
+            raise OSError(int(number), os.strerror(int(number)), str(path)) from error
+        raise OutputError(f"{path}: cannot be written ({error})") from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        ConfigError: no such file, cut short, or something else, such as a pickle; no code in it is run.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"checkpoint {path}: not a checkpoint of muse pretrain ({error}); remove it to start anew"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise ConfigError(f"checkpoint {path}: format {metadata.get('format')!r} found, {FORMAT!r} needed")
+    return Checkpoint(tensors, json.loads(metadata["about"]))
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names put under a prefix: {"a": t} to {"student/a": t}."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def part_of(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    """What `under` put under a prefix, by its own names."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): t for name, t in checkpoint.tensors.items() if name.startswith(start)}
+
+
+def load_part(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
+    """Give a module its state of a checkpoint.
+
+    Raises:
+        ConfigError: the names or shapes are another model's.
+    """
+    stored, own = part_of(checkpoint, prefix), module.state_dict()
+    wrong = sorted(
+        name
+        for name in own.keys() | stored.keys()
+        if name not in own or name not in stored or own[name].shape != stored[name].shape
+    )
+    if wrong:
+        raise ConfigError(
+            f"checkpoint of another model: {len(wrong)} tensors of the {prefix} differ, the first is {wrong[0]};"
+            " give the settings it was made with, or another --out"
+        )
+    module.load_state_dict(stored)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+    """The optimiser's state by the names of the parameters."""
+    return {
+        f"{name}/{key}": value
+        for parameter, name in names.items()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def load_optimiser(
+    optimiser: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], stored: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimiser_tensors` gave; a parameter without a state has not been trained yet."""
+    by_name = {name: parameter for parameter, name in names.items()}
+    for full, tensor in stored.items():
+        name, _, key = full.rpartition("/")
+        parameter = by_name[name]
+        # AdamW counts its steps on the CPU.
+        optimiser.state[parameter][key] = tensor.clone() if key == "step" else tensor.to(parameter.device)

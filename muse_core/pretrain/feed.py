@@ -1,0 +1,102 @@
+"""Which views come next: steps of micro-batches from a ROI dataset, and the place to go on from."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from muse_core.errors import ConfigError
+from muse_core.pretrain.processes import Processes
+from muse_core.pretrain.settings import PretrainSettings
+from muse_core.roi_dataset import RoiDataset
+from muse_core.views.batch import ViewBatch
+from muse_core.views.loader import ViewLoader
+
+
+class Feed:
+    """Steps of data, epoch after epoch; each step is `batch_size` ROIs over all processes.
+
+    Views depend on seed, epoch and ROI alone, so that a resumed run sees what it would have seen.
+
+    Args:
+        dataset: the ROIs.
+        settings: of the run.
+        processes: who shares them.
+
+    Raises:
+        ConfigError: a batch that the processes and micro-batches don't divide.
+        DatasetError: too few ROIs, no nuclei, or ROIs too small for a view.
+    """
+
+    def __init__(self, dataset: RoiDataset, settings: PretrainSettings, processes: Processes) -> None:
+        self.dataset, self.epoch, self.used = dataset, 0, 0
+        self.waited_s = 0.0
+        self._settings, self._processes = settings, processes
+        self._loader: ViewLoader | None = None
+        self._batches: Iterator[ViewBatch] | None = None
+        self._phase: tuple[Any, int] | None = None
+        for progress in (0.0, *(phase.until for phase in settings.phases[:-1])):
+            self._open(progress)  # a phase that cannot run is told at once
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole steps in an epoch; what remains of its ROIs comes first in another."""
+        return len(self.dataset) // self._settings.batch_size
+
+    def next_step(self, progress: float) -> list[ViewBatch]:
+        """The micro-batches of this process for the next step.
+
+        Args:
+            progress: of the run, 0..1: a phase's views are cut from its start on.
+
+        Raises:
+            DatasetError: a ROI is damaged.
+        """
+        started = time.perf_counter()
+        if self.used + self._settings.batch_size > len(self.dataset):
+            self.epoch, self.used, self._batches = self.epoch + 1, 0, None
+        if self._settings.views_at(progress) != self._phase:
+            self._open(progress)
+        assert self._loader is not None
+        if self._batches is None:
+            self._batches = self._loader.batches(self.epoch, start_roi=self.used)
+        assert self._phase is not None
+        step = [next(self._batches) for _ in range(self._phase[1])]
+        self.used += self._settings.batch_size
+        self.waited_s += time.perf_counter() - started
+        return step
+
+    def _open(self, progress: float) -> None:
+        views, accumulate = self._phase = self._settings.views_at(progress)
+        per_step, parts = self._settings.batch_size, self._processes.world_size * accumulate
+        if per_step % parts:
+            raise ConfigError(
+                f"batch_size {per_step} is not divided by {self._processes.world_size} processes x {accumulate}"
+                " micro-batches; change batch_size or accumulate"
+            )
+        self._batches = None
+        self._loader = ViewLoader(
+            self.dataset,
+            views,
+            batch_size=per_step // parts,
+            seed=self._settings.seed,
+            rank=self._processes.rank,
+            world=self._processes.world_size,
+            workers=self._settings.run.workers,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The place, for a checkpoint."""
+        return {"epoch": self.epoch, "used": self.used, "dataset": self.dataset.fingerprint}
+
+    def go_to(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's place.
+
+        Raises:
+            ConfigError: it is a place in another dataset.
+        """
+        if state["dataset"] != self.dataset.fingerprint:
+            raise ConfigError(
+                f"the checkpoint was made with dataset {state['dataset']}, --rois is {self.dataset.fingerprint};"
+                " give the same dataset, or another --out"
+            )
+        self.epoch, self.used, self._batches = int(state["epoch"]), int(state["used"]), None

@@ -1,0 +1,97 @@
+"""The record of a run: one JSON line a logged step, the same for TensorBoard, and a picture of the curves."""
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muse_core.files import whole_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+_PANELS = (
+    ("loss", ("loss_image", "loss_nucleus")),
+    ("teacher entropy, nats", ("entropy_image", "entropy_nucleus")),
+    ("prototypes used", ("used_image", "used_nucleus")),
+    ("spread of features", ("spread_image", "spread_nucleus")),
+    ("learning rate", ("learning_rate",)),
+    ("ROIs/s", ("rois_per_s",)),
+)
+
+
+class MetricsLog:
+    """Appends what is measured; of a resumed run, steps after the checkpoint are dropped and measured anew.
+
+    Args:
+        path: the JSON lines.
+        tensorboard: folder for TensorBoard's event files; without the package there are none, with a line in the log.
+        step: the checkpoint's, 0 for a new run.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path, *, step: int) -> None:
+        self.path = path
+        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._writer = _open_tensorboard(tensorboard, step)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one step's numbers; `step` is among them."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._writer is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._writer.add_scalar(name, value, row["step"])  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Flush what TensorBoard holds back."""
+        if self._writer is not None:
+            self._writer.close()  # type: ignore[no-untyped-call]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a record, in order; none where there is no file. A line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            logger.info("%s: a line that was cut short is left out", path)
+    return rows
+
+
+def _open_tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.warning("%s: not written, as tensorboard is not installed (pip install 'muse-nuclei[train]')", folder)
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+
+
+def draw_curves(metrics: Path, path: Path) -> None:
+    """Draw a record as one PNG; left out, with a line in the log, without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.warning("%s: not drawn, as matplotlib is not installed (pip install 'muse-nuclei[docs]')", path)
+        return
+    rows = read_metrics(metrics)
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name.rpartition("_")[2], linewidth=1)
+        axes.set(title=title, xlabel="step")
+        if len(names) > 1 and axes.lines:
+            axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

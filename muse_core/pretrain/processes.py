@@ -1,0 +1,79 @@
+"""The processes of one training run: a lone one, or those that torchrun starts, each with a device of its own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from muse_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many this one is, and where it computes.
+
+    Attributes:
+        rank: 0..world_size - 1; rank 0 alone writes files.
+        world_size: processes that train together.
+        device: of this process.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def any_of_us(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process; each must ask."""
+        if self.world_size == 1:
+            return flag
+        found = torch.tensor([float(flag)], device=self.device)
+        distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+        return bool(found.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes; each must ask."""
+        if self.world_size == 1:
+            return values
+        values = values.clone()
+        distributed.all_reduce(values)
+        return values / self.world_size
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def joined_processes(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun started beside this one: NCCL between GPUs, gloo between CPUs.
+
+    Args:
+        device: `cpu` or `cuda`; with CUDA each process takes the GPU of its LOCAL_RANK.
+
+    Raises:
+        ConfigError: there are more processes on this machine than GPUs.
+    """
+    world_size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    own = torch.device("cpu")
+    if device == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(f"process {local_rank} has no GPU of its own: {torch.cuda.device_count()} are here")
+        own = torch.device("cuda", local_rank)
+        torch.cuda.set_device(own)
+    if world_size == 1:
+        yield Processes(0, 1, own)
+        return
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), world_size, own)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,559 @@
+"""MUSE pretraining: a student learns what its own running average says of other views of the same tissue and nuclei.
+
+    step:  views ─teacher─▶ centred probabilities of global views and of nuclei in them
+                 ─student─▶ L_image on all views, L_nu on nuclei matched between views  (equations 3, 6, 7)
+           AdamW on the student; the teacher moves a little towards it; the centres move towards what the teacher said
+
+Each step's data are drawn from (seed, epoch, ROI) and its other chances from (seed, step, rank), so that a run that was
+stopped anywhere goes on as if it had not been.
+
+Source: MUSE, https://arxiv.org/abs/2511.05170, which follows DINO, https://arxiv.org/abs/2104.14294, in all it does not
+say; defaults of our own are marked in `settings`.
+"""
+
+import json
+import logging
+import math
+import resource
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from muse_core.config import settings_hash
+from muse_core.errors import ConfigError, TrainingError
+from muse_core.files import sweep_temporaries, whole_file
+from muse_core.learned_detector import keep_freed_memory
+from muse_core.losses.centre import TeacherCentre
+from muse_core.losses.image import image_pairing
+from muse_core.losses.nucleus import matched_nuclei, nucleus_rows, pair_weights
+from muse_core.losses.ranks import world_size
+from muse_core.models.backbone import build_backbone
+from muse_core.models.backbone_file import save_backbone
+from muse_core.models.heads import ProjectionHead
+from muse_core.pretrain import schedules
+from muse_core.pretrain.checkpoint import (
+    Checkpoint,
+    load_optimiser,
+    load_part,
+    optimiser_tensors,
+    part_of,
+    read_checkpoint,
+    save_checkpoint,
+    under,
+)
+from muse_core.pretrain.feed import Feed
+from muse_core.pretrain.metrics import MetricsLog, draw_curves
+from muse_core.pretrain.monitors import CollapseWatch, health_of
+from muse_core.pretrain.network import Bottlenecks, MuseNetwork, Student, Targets
+from muse_core.pretrain.precision import resolved_precision
+from muse_core.pretrain.processes import Processes, joined_processes
+from muse_core.pretrain.settings import HeadSettings, PretrainSettings
+from muse_core.roi_dataset import RoiDataset
+from muse_core.run_paths import RunPaths, locked
+from muse_core.views.batch import ViewBatch
+
+logger = logging.getLogger(__name__)
+
+BACKBONE_NAME = "muse-backbone.safetensors"
+CARD_NAME = "muse-backbone.json"
+CHECKPOINT_NAME = "checkpoint.safetensors"
+CONFIG_NAME = "config.json"
+METRICS_NAME = "metrics.jsonl"
+CURVES_NAME = "curves.png"
+TENSORBOARD_NAME = "tensorboard"
+
+_HEADS = ("image", "nucleus")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller may show.
+
+    Attributes:
+        step, steps: done, and to do in all.
+        loss: lambda_image * L_image + lambda_nu * L_nu of the last logged step; NaN before the first.
+        rois_per_s: over all processes, since the line before.
+        waited: share of the time spent waiting for data.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    rois_per_s: float
+    waited: float
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a run made.
+
+    Attributes:
+        backbone: the safetensors file of the teacher's backbone.
+        step, steps: done, and to do in all; fewer are done where the run was asked to stop.
+        loss: of the last logged step.
+        seconds: of all sittings together.
+        n_parameters: of the backbone.
+    """
+
+    backbone: Path
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    n_parameters: int
+
+
+def pretrain(
+    rois: Path | str,
+    out: Path,
+    *,
+    settings: PretrainSettings | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> PretrainResult:
+    """Train on a ROI dataset and write the teacher's backbone, a card, curves and checkpoints into `out`.
+
+    Under torchrun every process calls this with the same arguments; the first one writes.
+
+    Args:
+        rois: a folder of `muse build-tcga-nu` or `muse import-patches`, or its URL.
+        out: a folder; made if need be.
+        settings: the recipe; None for that of the weights that ship.
+        device: `cpu` or `cuda`.
+        resume: go on from `out`'s checkpoint, if there is one.
+        should_stop: asked after each step; once it says yes, a checkpoint is written and the run ends early.
+        on_progress: called at each logged step, by the first process alone.
+
+    Returns:
+        Where the backbone is and how far the run came.
+
+    Raises:
+        DatasetError: no dataset, or one that cannot give the views.
+        ConfigError: settings that don't fit, or a checkpoint in `out` that is of another run or not to be resumed.
+        TrainingError: collapsed, or a loss that is no number; the last checkpoint stays.
+        OutputError: `out` cannot be written or is in use.
+    """
+    settings = settings or PretrainSettings()
+    if settings.run.threads:
+        torch.set_num_threads(settings.run.threads)
+    keep_freed_memory()
+    dataset = RoiDataset(rois)
+    with joined_processes(device) as processes, _held(out, processes):
+        stored = _stored_run(out, settings, resume=resume)
+        run = _Run(settings, Feed(dataset, settings, processes), processes, stored)
+        if processes.first:
+            _write_json(out / CONFIG_NAME, run.resolved())
+        return _train(run, out, should_stop, on_progress)
+
+
+def _train(
+    run: "_Run", out: Path, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+) -> PretrainResult:
+    """The loop: steps, and between them what is told and kept."""
+    first, run_settings = run.processes.first, run.settings.run
+    log = MetricsLog(out / METRICS_NAME, out / TENSORBOARD_NAME, step=run.step) if first else None
+    saved_at, loss, stop = time.monotonic(), math.nan, False
+    while run.step < run.steps and not stop:
+        run.advance(run.feed.next_step(run.progress))
+        if run.step % run_settings.log_every == 0 or run.step == run.steps:
+            row = run.measured()
+            loss = row["loss"]
+            if log is not None:
+                log.append(row)
+                on_progress(Progress(run.step, run.steps, loss, row["rois_per_s"], row["data_wait_share"]))
+        stop = run.processes.any_of_us(should_stop())
+        due = time.monotonic() - saved_at > 60 * run_settings.checkpoint_minutes
+        if first and (due or stop or run.step == run.steps):
+            run.save(out)
+            draw_curves(out / METRICS_NAME, out / CURVES_NAME)
+            saved_at = time.monotonic()
+    if log is not None:
+        log.close()
+    run.processes.wait()
+    n_parameters = sum(parameter.numel() for parameter in run.teacher.backbone.parameters())
+    return PretrainResult(out / BACKBONE_NAME, run.step, run.steps, loss, run.seconds, n_parameters)
+
+
+class _Run:
+    """The state of a run: student, teacher, centres, optimiser, place in the data, step.
+
+    Args:
+        settings: the recipe.
+        feed: where data come from.
+        processes: who trains.
+        stored: a checkpoint to go on from, or None.
+    """
+
+    def __init__(self, settings: PretrainSettings, feed: Feed, processes: Processes, stored: Checkpoint | None) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.feed, self.processes = settings, feed, processes
+        self.steps = settings.steps or max(1, round(settings.epochs * feed.steps_per_epoch))
+        self.step, self.seconds = 0, 0.0
+        self.network = self._built(drop_path=settings.backbone.drop_path)
+        self.teacher = self._built(drop_path=0.0)  # the student alone drops paths, as in DINO
+        self.teacher.load_state_dict(self.network.state_dict())
+        self.teacher.requires_grad_(False)
+        self.centres = nn.ModuleDict(
+            {
+                name: TeacherCentre(head.n_prototypes, momentum=settings.loss.centre_momentum)
+                for name, head in self._heads(self.teacher).items()
+            }
+        ).to(processes.device)
+        self.precision = stored.about["precision"] if stored else None
+        self.precision = self.precision or resolved_precision(
+            settings.precision, self.network.backbone, processes.device
+        )
+        self.optimiser, self._names = self._optimiser()
+        if stored:
+            self._restore(stored)
+        self.student = self._student()
+        self._watches = {name: CollapseWatch(name) for name in self.centres}
+        self._losses: list[Tensor] = []
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
+        self._overlap: ViewBatch | None = None
+        self._told = (time.perf_counter(), self.feed.waited_s, self.step)
+
+    def _built(self, *, drop_path: float) -> MuseNetwork:
+        """A network with the heads that the losses need, on the device."""
+        backbone = build_backbone(self.settings.backbone.model_copy(update={"drop_path": drop_path}))
+        loss = self.settings.loss
+        network = MuseNetwork(
+            backbone,
+            _head(backbone.image_channels, self.settings.image_head) if loss.lambda_image else None,
+            _head(backbone.map_channels, self.settings.nucleus_head) if loss.lambda_nu else None,
+        )
+        if not loss.lambda_nu and backbone.decoder is not None:
+            backbone.decoder.requires_grad_(False)  # nothing reaches it
+        mode = self.settings.batch_norm
+        if mode == "sync" or (
+            mode == "auto" and self.processes.world_size > 1 and self.processes.device.type == "cuda"
+        ):
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        network.to(self.processes.device).train()
+        if mode == "frozen":
+            for module in network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return network
+
+    @staticmethod
+    def _heads(network: MuseNetwork) -> dict[str, ProjectionHead]:
+        heads = {"image": network.image_head, "nucleus": network.nucleus_head}
+        return {name: head for name, head in heads.items() if head is not None}
+
+    def _student(self) -> nn.Module:
+        """The student up to its losses; among several processes, one whose gradients are averaged over them."""
+        loss, views = self.settings.loss, self.settings.views
+        local_nuclei = bool(loss.lambda_nu) and loss.nulo_student_views == "all"
+        self._n_decoded = 0 if not loss.lambda_nu else views.n_views if local_nuclei else views.global_views
+        n_views = views.n_views if loss.lambda_image or local_nuclei else views.global_views
+        student = Student(
+            self.network,
+            n_views=n_views,
+            n_decoded=self._n_decoded,
+            temperature=loss.student_temperature,
+            chunk_rows=loss.chunk_rows,
+        )
+        return DistributedDataParallel(student) if self.processes.world_size > 1 else student
+
+    def _optimiser(self) -> tuple[torch.optim.AdamW, dict[nn.Parameter, str]]:
+        """AdamW; biases, norms and other vectors don't decay, and the encoder may have a lower rate."""
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        names = {}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                names[parameter] = name
+                key = (name.startswith("backbone.encoder."), parameter.ndim > 1)
+                groups.setdefault(key, []).append(parameter)
+        options = [
+            {"params": group, "share": self.settings.optimiser.encoder_rate if encoder else 1.0, "decays": decays}
+            for (encoder, decays), group in groups.items()
+        ]
+        return torch.optim.AdamW(options, lr=0.0, weight_decay=0.0), names
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0..1."""
+        return self.step / self.steps
+
+    def advance(self, batches: list[ViewBatch]) -> None:
+        """One step on the micro-batches of this process."""
+        started = time.perf_counter()
+        rank, seed = self.processes.rank, self.settings.seed
+        torch.manual_seed((seed * 1_000_003 + self.step) * 4096 + rank)  # for dropped paths
+        batches = [batch.to(self.processes.device) for batch in batches]
+        loss, n_global = self.settings.loss, self.settings.views.global_views
+        matched = [
+            matched_nuclei(batch.valid, n_global=n_global, student_views=loss.nulo_student_views) for batch in batches
+        ]
+        counts = torch.stack([pairs.sum(dim=2) for pairs in matched]).sum(dim=0)
+        weights = pair_weights(counts)  # of the whole step: micro-batches and processes together make one mean
+        parts = []
+        for index, (batch, pairs) in enumerate(zip(batches, matched, strict=True)):
+            with self._unsynced(index < len(batches) - 1), self._autocast():
+                targets = self._targets(batch, pairs, weights, share=1 / len(batches))
+                image, nucleus = self.student(batch, targets)
+            (loss.lambda_image * image + loss.lambda_nu * nucleus).backward()
+            parts.append(torch.stack([image, nucleus]).detach())
+        self._losses.append(torch.stack(parts).sum(dim=0))
+        self._check_finite(batches)
+        self._update()
+        self._overlap = batches[-1]
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+
+    @torch.no_grad()
+    def _targets(self, batch: ViewBatch, matched: Tensor, weights: Tensor, *, share: float) -> Targets:
+        """What the teacher says of the global views and of the nuclei in them that are matched."""
+        rows = nucleus_rows(matched, weights)
+        n_global, n_views = len(batch.global_images), len(batch.valid)
+        pairing = image_pairing(n_global, n_views, len(batch), device=self.processes.device)
+        found: Bottlenecks = self.teacher(
+            batch,
+            rows.teacher_view,
+            rows.teacher_nucleus,
+            n_views=n_global,
+            n_decoded=min(self._n_decoded, n_global),
+        )
+        temperature = schedules.teacher_temperature(
+            self.progress,
+            start=self.settings.loss.teacher_temperature,
+            end=self.settings.loss.teacher_temperature_end,
+            warmup=self.settings.loss.teacher_temperature_warmup,
+        )
+        said: dict[str, Tensor] = {}
+        for (name, head), bottleneck in zip(self._heads(self.teacher).items(), _present(found), strict=True):
+            centre = self.centres[name]
+            assert isinstance(centre, TeacherCentre)
+            said[name] = centre.probabilities(head.last_layer(bottleneck), temperature)
+            self._seen[name] = (said[name], bottleneck)
+        return Targets(said.get("image"), said.get("nucleus"), pairing._replace(weight=pairing.weight * share), rows)
+
+    def _update(self) -> None:
+        """The student by its gradients, the teacher by the student, the centres by what the teacher said."""
+        optimiser, recipe = self.optimiser, self.settings.optimiser
+        parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        _clip_each(parameters, recipe.clip)
+        if self.progress < recipe.freeze_last_layer:
+            for parameter, name in self._names.items():
+                if "last_layer" in name:
+                    parameter.grad = None
+        for group in optimiser.param_groups:
+            group["lr"] = group["share"] * self._learning_rate()
+            group["weight_decay"] = self._weight_decay() if group["decays"] else 0.0
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        momentum = schedules.cosine(recipe.momentum, 1.0, self.progress)
+        with torch.no_grad():
+            # Parameters only: the teacher's batch norms keep statistics of what the teacher itself sees, as in DINO.
+            kept: list[Tensor] = list(self.teacher.parameters())
+            torch._foreach_lerp_(kept, list[Tensor](self.network.parameters()), 1 - momentum)
+        for centre in self.centres.values():
+            assert isinstance(centre, TeacherCentre)
+            centre.update()
+
+    def _learning_rate(self) -> float:
+        recipe = self.settings.optimiser
+        peak = schedules.scaled_rate(recipe.learning_rate, self.settings.batch_size)
+        final = min(recipe.final_learning_rate, peak)
+        return schedules.learning_rate(self.progress, peak=peak, final=final, warmup=recipe.warmup)
+
+    def _weight_decay(self) -> float:
+        recipe = self.settings.optimiser
+        return schedules.cosine(recipe.weight_decay, recipe.final_weight_decay, self.progress)
+
+    def _unsynced(self, more_to_come: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged over processes once a step, with its last micro-batch."""
+        if more_to_come and isinstance(self.student, DistributedDataParallel):
+            return self.student.no_sync()
+        return nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _check_finite(self, batches: list[ViewBatch]) -> None:
+        if bool(torch.isfinite(self._losses[-1]).all()):
+            return
+        image, nucleus = self._losses[-1].tolist()
+        slides = sorted({slide for batch in batches for slide in batch.slide_ids})
+        raise TrainingError(
+            f"step {self.step}: L_image is {image}, L_nu is {nucleus}, with slides {', '.join(slides)}; look at these"
+            " slides, lower optimiser.learning_rate, or set precision=fp32; the last checkpoint stands",
+            reason="loss_not_finite",
+        )
+
+    def measured(self) -> dict[str, Any]:
+        """What happened since the last time this was asked; every process must ask.
+
+        Raises:
+            TrainingError: a head has collapsed.
+        """
+        image, nucleus = self.processes.mean(torch.stack(self._losses).mean(dim=0)).tolist()
+        self._losses.clear()
+        now, (then, waited, step) = time.perf_counter(), self._told
+        row: dict[str, Any] = {
+            "step": self.step,
+            "epoch": self.feed.epoch,
+            "loss": self.settings.loss.lambda_image * image + self.settings.loss.lambda_nu * nucleus,
+            "loss_image": image if "image" in self.centres else None,
+            "loss_nucleus": nucleus if "nucleus" in self.centres else None,
+            "learning_rate": self._learning_rate(),
+            "weight_decay": self._weight_decay(),
+            "rois_per_s": (self.step - step) * self.settings.batch_size / (now - then),
+            "data_wait_share": (self.feed.waited_s - waited) / (now - then),
+            "memory_gib": _memory_gib(self.processes.device),
+            "seconds": self.seconds,
+        }
+        for name, (probabilities, bottleneck) in self._seen.items():
+            health = health_of(probabilities, bottleneck)
+            row |= {f"{key}_{name}": value for key, value in health._asdict().items()}
+            self._watches[name].check(health, self.step)
+        if self._overlap is not None:
+            row |= self._overlap.overlap()._asdict()
+        self._told = (now, self.feed.waited_s, self.step)
+        return {key: value if value == value else None for key, value in row.items()}  # NaN is no JSON
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as used, and what was decided on this machine."""
+        return {
+            **self.settings.model_dump(mode="json"),
+            "resolved": {
+                "precision": self.precision,
+                "processes": world_size(),
+                "device": str(self.processes.device),
+                "steps": self.steps,
+                "dataset": self.feed.dataset.fingerprint,
+            },
+        }
+
+    def save(self, out: Path) -> None:
+        """Write the checkpoint, the teacher's backbone as it is now, and its card."""
+        tensors = {
+            **under("student", self.network.state_dict()),
+            **under("teacher", self.teacher.state_dict()),
+            **under("centre", self.centres.state_dict()),
+            **under("optimiser", optimiser_tensors(self.optimiser, self._names)),
+        }
+        about = {
+            "settings": _identity(self.settings),
+            "step": self.step,
+            "seconds": self.seconds,
+            "precision": self.precision,
+            "feed": self.feed.state(),
+        }
+        save_checkpoint(out / CHECKPOINT_NAME, tensors, about)
+        settings = self.settings.backbone.model_copy(update={"imagenet": False, "drop_path": 0.0})
+        card = self._card()
+        notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
+        save_backbone(self.teacher.backbone, settings, out / BACKBONE_NAME, notes=notes)
+        _write_json(out / CARD_NAME, card)
+
+    def _card(self) -> dict[str, Any]:
+        dataset = self.feed.dataset
+        return {
+            "stage": "pretrain",
+            "step": self.step,
+            "steps": self.steps,
+            "epochs": self.step / self.feed.steps_per_epoch,
+            "n_rois": len(dataset),
+            "dataset": dataset.fingerprint,
+            "seconds": round(self.seconds, 1),
+            "settings": _identity(self.settings),
+            "settings_hash": settings_hash(self.settings),
+            "versions": {name: version(name) for name in ("muse-nuclei", "torch", "timm")},
+        }
+
+    def _restore(self, stored: Checkpoint) -> None:
+        load_part(self.network, stored, "student")
+        load_part(self.teacher, stored, "teacher")
+        load_part(self.centres, stored, "centre")
+        load_optimiser(self.optimiser, self._names, part_of(stored, "optimiser"))
+        self.feed.go_to(stored.about["feed"])
+        self.step, self.seconds = int(stored.about["step"]), float(stored.about["seconds"])
+
+
+def _head(inputs: int, settings: HeadSettings) -> ProjectionHead:
+    return ProjectionHead(
+        inputs,
+        settings.prototypes,
+        hidden=settings.hidden,
+        bottleneck=settings.bottleneck,
+        layers=settings.layers,
+        fixed_gain=settings.fixed_gain,
+    )
+
+
+def _present(found: Bottlenecks) -> list[Tensor]:
+    return [tensor for tensor in found if tensor is not None]
+
+
+@torch.no_grad()
+def _clip_each(parameters: list[nn.Parameter], limit: float) -> None:
+    """Shrink each tensor's gradient to a norm of at most `limit`; 0 for no limit. DINO clips so, not all together."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not limit or not gradients:
+        return
+    shrink = [torch.clamp(limit / (norm + 1e-6), max=1.0) for norm in torch._foreach_norm(gradients)]
+    torch._foreach_mul_(gradients, shrink)
+
+
+def _memory_gib(device: torch.device) -> float:
+    """The most so far: of the GPU's memory, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kB on Linux
+
+
+def _held(out: Path, processes: Processes) -> AbstractContextManager[None]:
+    return locked(RunPaths(out)) if processes.first else nullcontext()
+
+
+def _identity(settings: PretrainSettings) -> dict[str, Any]:
+    """The settings that decide what comes out."""
+    return settings.model_dump(mode="json", exclude={"run"})
+
+
+def _stored_run(out: Path, settings: PretrainSettings, *, resume: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, if there is one.
+
+    Raises:
+        ConfigError: there is one and it must not be resumed, or it is of another run.
+    """
+    path = out / CHECKPOINT_NAME
+    if not path.exists():
+        return None
+    if not resume:
+        raise ConfigError(f"{out}: holds a run; go on with --resume, or give another --out")
+    stored = read_checkpoint(path)
+    other = _first_difference(stored.about["settings"], _identity(settings))
+    if other:
+        raise ConfigError(f"checkpoint {path}: made with {other}; give its settings, or another --out")
+    sweep_temporaries(out)
+    return stored
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+    """The first setting that differs, as `key = old instead of new`."""
+    for key in sorted(old.keys() | new.keys()):
+        one, two = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            if found := _first_difference(one, two, f"{prefix}{key}."):
+                return found
+        elif one != two:
+            return f"{prefix}{key} = {one} instead of {two}"
+    return None
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
