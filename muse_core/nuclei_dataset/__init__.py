@@ -1,5 +1,15 @@
 """The nuclei dataset: GeoParquet parts written in a space-filling order, and what analysts ask of them."""
 
+from muse_core.nuclei_dataset.dataset import NucleiDataset
+from muse_core.nuclei_dataset.part import NucleiPart
+from muse_core.nuclei_dataset.statistics import (
+    bounds_origin,
+    class_densities,
+    cohort_summary,
+    counts_in_regions,
+    nearest_distances,
+    neighbour_statistics,
+)
 from muse_core.nuclei_dataset.write import (
     NucleiHeader,
     NucleusPoints,
@@ -12,10 +22,18 @@ from muse_core.nuclei_dataset.write import (
 )
 
 __all__ = [
+    "NucleiDataset",
     "NucleiHeader",
+    "NucleiPart",
     "NucleusPoints",
     "WrittenNuclei",
+    "bounds_origin",
+    "class_densities",
+    "cohort_summary",
+    "counts_in_regions",
     "merge_nuclei",
+    "nearest_distances",
+    "neighbour_statistics",
     "nuclei_table",
     "part_path",
     "stage_nuclei",

@@ -161,7 +161,7 @@ def write_nuclei(path: Path, tables: Iterable[pa.Table], header: NucleiHeader) -
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=path.parent) as name:
         staged = []
         for number, table in enumerate(tables):
-            staged.append(Path(name) / f"{number:06d}.parquet")
+            staged.append(Path(name) / f".{number:06d}.tmp")  # what sweep_temporaries removes after a kill
             stage_nuclei(staged[-1], check_table(table, header.schema, f"nuclei of slide {header.slide_id}"))
         return merge_nuclei(path, staged, header)
 

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from muse_core.nuclei_dataset import NucleiHeader, NucleusPoints, nuclei_table, part_path, write_nuclei
+from muse_core.schemas import SLIDES
 
 CLASSES = ("lymphocyte", "tumour_epithelial", "stromal")
 MPP = (0.25, 0.26)
@@ -47,3 +50,12 @@ def write_slide(out: Path, n: int, slide_id: str = "S1", project: str = "LAB", *
     whole = points(n, seed=len(slide_id) + n, n_classes=len(about.class_names), embedding=about.embedding_size)
     write_nuclei(part_path(out, about), [nuclei_table(about, whole)], about)
     return whole
+
+
+def write_slides_table(out: Path, tissue_mm2: dict[str, float], **columns: object) -> None:
+    """The slides table of finished slides with that much tissue each."""
+    rows = [
+        {"slide_id": name, "project": "LAB", "status": "done", "tissue_mm2": mm2, **columns}
+        for name, mm2 in tissue_mm2.items()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SLIDES), out / "slides.parquet")

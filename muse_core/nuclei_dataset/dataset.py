@@ -1,0 +1,268 @@
+"""The nuclei dataset opened for questions: boxes and polygons of one slide, or SQL and data frames over all of them.
+
+dataset = NucleiDataset("out")
+table = dataset.in_box("S1", Box(1000, 2000, 1000, 1000))            # 1 mm², in µm
+dataset.duckdb().sql("SELECT slide_id, class_name, count(*) FROM nuclei GROUP BY ALL")
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import shapely
+from pyarrow import fs
+from shapely.geometry.base import BaseGeometry
+
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.geometry import Box
+from muse_core.nuclei_dataset.part import NucleiPart
+
+if TYPE_CHECKING:
+    import duckdb
+    import geopandas
+
+Frame = Literal["um", "level0"]
+_HEAVY = ("geometry", "bbox", "embedding")  # left out unless asked for: the position has columns of its own
+
+
+class NucleiDataset:
+    """All nuclei of an output folder. Opening lists the files; footers are read when a slide is asked for."""
+
+    def __init__(self, source: str | Path) -> None:
+        """Find the parts.
+
+        Args:
+            source: the folder that inference wrote, or its `nuclei` folder; a path or any URL that pyarrow opens.
+
+        Raises:
+            DatasetError: there is no nuclei dataset.
+        """
+        self._filesystem, self.root = _find(source)
+        selector = fs.FileSelector(self.root, recursive=True)
+        paths = sorted(info.path for info in self._filesystem.get_file_info(selector) if info.is_file)
+        self._parts: dict[str, list[NucleiPart]] = {}
+        for path in paths:
+            slide_id = _slide_of(path[len(self.root) :])
+            if slide_id is not None:
+                self._parts.setdefault(slide_id, []).append(NucleiPart(self._filesystem, path))
+        if not self._parts:
+            raise DatasetError(f"{source}: no nuclei dataset, it has no part; make one with muse infer")
+
+    @property
+    def slide_ids(self) -> list[str]:
+        """Every slide that has a part, sorted."""
+        return sorted(self._parts)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of all slides, in the order they are first met."""
+        return tuple(dict.fromkeys(name for slide_id in self.slide_ids for name in self.part(slide_id).class_names))
+
+    def __len__(self) -> int:
+        """Nuclei of all slides; reads every footer."""
+        return sum(part.n_nuclei for parts in self._parts.values() for part in parts)
+
+    def parts(self, slide_id: str) -> list[NucleiPart]:
+        """The files of a slide.
+
+        Raises:
+            DatasetError: the dataset has no such slide.
+        """
+        if slide_id not in self._parts:
+            known = ", ".join(self.slide_ids[:5]) + (", ..." if len(self._parts) > 5 else "")
+            raise DatasetError(f"slide {slide_id!r}: not in {self.root}; there are {len(self._parts)}: {known}")
+        return self._parts[slide_id]
+
+    def part(self, slide_id: str) -> NucleiPart:
+        """The first file of a slide: its footer says what holds for all."""
+        return self.parts(slide_id)[0]
+
+    def slides(self) -> pa.Table | None:
+        """The slides table beside the dataset, one row a slide of the manifest; None where there is none.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        path = self._slides_path
+        if self._filesystem.get_file_info(path).type != fs.FileType.File:
+            return None
+        try:
+            return pq.read_table(path, filesystem=self._filesystem, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{path}: cannot be read ({error}); run the slides again to have it written") from None
+
+    def tables(self, slide_id: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """A slide's nuclei, some ten thousand at a time, in the order of the curve.
+
+        Args:
+            slide_id: the slide.
+            columns: names of columns; None for all but geometry, bbox and embedding.
+
+        Raises:
+            DatasetError: no such slide or column, or a file is damaged.
+        """
+        for part in self.parts(slide_id):
+            yield from part.read(columns or _light(part))
+
+    def in_box(self, slide_id: str, box: Box, *, frame: Frame = "um", columns: Sequence[str] | None = None) -> pa.Table:
+        """The nuclei of a slide in a box; reads only the row groups that can hold one.
+
+        Args:
+            slide_id: the slide.
+            box: half-open: boxes side by side share no nucleus.
+            frame: what the box is in, µm or level-0 px.
+            columns: as in `tables`.
+
+        Raises:
+            DatasetError: no such slide or column, or a file is damaged.
+            ConfigError: an unknown frame.
+        """
+        found = []
+        for part in self.parts(slide_id):
+            found += list(part.read(columns or _light(part), box=_to_level0(box, part, frame)))
+        return pa.concat_tables(found) if found else self._nothing(slide_id, columns)
+
+    def in_polygon(
+        self, slide_id: str, polygon: BaseGeometry, *, frame: Frame = "um", columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """The nuclei of a slide inside a Shapely polygon or multipolygon; on its outline counts as outside.
+
+        Args:
+            slide_id: the slide.
+            polygon: the area.
+            frame: what it is in, µm or level-0 px.
+            columns: as in `tables`.
+
+        Raises:
+            DatasetError: no such slide or column, or a file is damaged.
+            ConfigError: an unknown frame.
+        """
+        found = []
+        for part in self.parts(slide_id):
+            area = polygon_to_level0(polygon, part, frame)
+            shapely.prepare(area)
+            wanted = list(columns or _light(part))
+            for table in part.read(list(dict.fromkeys([*wanted, "x_level0", "y_level0"])), box=_box_around(area)):
+                hits = shapely.contains_xy(area, table["x_level0"].to_numpy(), table["y_level0"].to_numpy())
+                found.append(table.filter(pa.array(hits)).select(wanted))
+        return pa.concat_tables(found) if found else self._nothing(slide_id, columns)
+
+    def arrow(self) -> pyarrow.dataset.Dataset:
+        """All nuclei as a lazy Arrow dataset; a column that only some slides have is null elsewhere."""
+        paths = [part.path for parts in self._parts.values() for part in parts]
+        schemas = [part.metadata.schema.to_arrow_schema() for parts in self._parts.values() for part in parts]
+        schema = pa.unify_schemas([schema.remove_metadata() for schema in schemas])
+        return pyarrow.dataset.dataset(paths, schema=schema, filesystem=self._filesystem, format="parquet")
+
+    def duckdb(self) -> "duckdb.DuckDBPyConnection":
+        """A new in-memory database with the views `nuclei` and, where there is a slides table, `slides`."""
+        import duckdb  # here: 30 MB that boxes and polygons do without
+
+        connection = duckdb.connect()
+        connection.execute("SET parquet_metadata_cache = true")
+        # Names of folders are strings whatever they look like, and slides of another model have other columns.
+        options = "hive_partitioning = true, hive_types_autocast = false, union_by_name = true"
+        parts = _sql_path(self.root, "/project=*/slide_id=*/part-*.parquet")
+        connection.execute(f"CREATE VIEW nuclei AS FROM read_parquet({parts}, {options})")
+        if self._filesystem.get_file_info(self._slides_path).type == fs.FileType.File:
+            connection.execute(f"CREATE VIEW slides AS FROM read_parquet({_sql_path(self._slides_path)})")
+        return connection
+
+    def geopandas(
+        self, slide_id: str, *, area: BaseGeometry | Box | None = None, frame: Frame = "um"
+    ) -> "geopandas.GeoDataFrame":
+        """A slide's nuclei as a GeoDataFrame of points in level-0 px, without CRS.
+
+        Args:
+            slide_id: the slide.
+            area: a box or polygon; None for the whole slide, which then is in memory.
+            frame: what the area is in, µm or level-0 px.
+
+        Raises:
+            DatasetError: no such slide, or a file is damaged.
+            ConfigError: an unknown frame.
+        """
+        import geopandas  # here: it takes half a second, and nothing else needs it
+
+        if area is None:
+            table = pa.concat_tables(self.tables(slide_id))
+        elif isinstance(area, Box):
+            table = self.in_box(slide_id, area, frame=frame)
+        else:
+            table = self.in_polygon(slide_id, area, frame=frame)
+        points = geopandas.points_from_xy(table["x_level0"].to_numpy(), table["y_level0"].to_numpy())
+        return geopandas.GeoDataFrame(table.to_pandas(), geometry=points)
+
+    @property
+    def _slides_path(self) -> str:
+        return f"{os.path.dirname(self.root)}/slides.parquet"
+
+    def _nothing(self, slide_id: str, columns: Sequence[str] | None) -> pa.Table:
+        part = self.part(slide_id)
+        schema = part.metadata.schema.to_arrow_schema().remove_metadata()
+        return pa.schema([schema.field(name) for name in columns or _light(part)]).empty_table()
+
+
+def polygon_to_level0(polygon: BaseGeometry, part: NucleiPart, frame: Frame) -> BaseGeometry:
+    """A polygon in µm or level-0 px of a part's slide, in level-0 px."""
+    if _checked(frame) == "level0":
+        return polygon
+    return shapely.transform(polygon, lambda xy: xy / part.slide_mpp)
+
+
+def _to_level0(box: Box, part: NucleiPart, frame: Frame) -> Box:
+    if _checked(frame) == "level0":
+        return box
+    mpp_x, mpp_y = part.slide_mpp
+    return Box(box.x / mpp_x, box.y / mpp_y, box.width / mpp_x, box.height / mpp_y)
+
+
+def _checked(frame: str) -> str:
+    if frame not in get_args(Frame):
+        raise ConfigError(f"frame {frame!r}: needs {' or '.join(get_args(Frame))}")
+    return frame
+
+
+def _box_around(polygon: BaseGeometry) -> Box:
+    left, top, right, bottom = polygon.bounds if not polygon.is_empty else (0.0, 0.0, 0.0, 0.0)
+    return Box(left, top, right - left, bottom - top)
+
+
+def _light(part: NucleiPart) -> list[str]:
+    return [name for name in part.columns if name not in _HEAVY]
+
+
+def _sql_path(path: str, pattern: str = "") -> str:
+    """A string of SQL: a path of which DuckDB takes nothing for a pattern, and a pattern below it."""
+    literal = re.sub(r"([*?\[])", r"[\1]", path)
+    return "'" + literal.replace("'", "''") + pattern + "'"
+
+
+def _find(source: str | Path) -> tuple[fs.FileSystem, str]:
+    """The filesystem and the `nuclei` folder of a source."""
+    if isinstance(source, Path) or "://" not in source:
+        filesystem, root = fs.LocalFileSystem(), os.path.abspath(source)
+    else:
+        try:
+            filesystem, root = fs.FileSystem.from_uri(source)
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{source}: {error}; give a folder, or a URL that pyarrow opens (s3://)") from None
+    outer, inner = filesystem.get_file_info([root, f"{root}/nuclei"])
+    if outer.type != fs.FileType.Directory:
+        raise DatasetError(f"{source}: no such folder; give the folder that muse infer --out wrote")
+    return filesystem, inner.path if inner.type == fs.FileType.Directory else root
+
+
+def _slide_of(relative: str) -> str | None:
+    """The slide of a part's path below the `nuclei` folder; None for what is no part."""
+    names = relative.strip("/").split("/")
+    if len(names) != 3 or not names[1].startswith("slide_id=") or names[2].startswith((".", "_")):
+        return None
+    return unquote(names[1].removeprefix("slide_id=")) if names[2].endswith(".parquet") else None

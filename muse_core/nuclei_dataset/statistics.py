@@ -1,0 +1,221 @@
+"""What analysts ask first: densities, counts in regions, neighbours, a table of the cohort; as Arrow tables.
+
+Densities are nuclei in tissue per mm² of tissue; the tissue's area comes from the slides table.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from muse_core.errors import DatasetError
+from muse_core.nuclei_dataset.dataset import NucleiDataset
+
+_DENSITIES = """
+    WITH classes AS (SELECT UNNEST(?::VARCHAR[]) AS class_name),
+    areas AS (SELECT slide_id, project, tissue_mm2 FROM slides WHERE status = 'done'),
+    counts AS (
+        SELECT slide_id, class_name, count(*) AS n_nuclei, count(*) FILTER (in_tissue) AS n_in_tissue,
+               avg(score) AS mean_score
+        FROM nuclei GROUP BY ALL
+    )
+    SELECT slide_id, project, class_name, coalesce(n_nuclei, 0) AS n_nuclei, tissue_mm2,
+           coalesce(n_in_tissue, 0) / nullif(tissue_mm2, 0) AS per_mm2,
+           coalesce(n_nuclei, 0) / nullif(sum(n_nuclei) OVER (PARTITION BY slide_id), 0) AS share, mean_score
+    FROM areas CROSS JOIN classes LEFT JOIN counts USING (slide_id, class_name)
+    ORDER BY slide_id, list_position(?::VARCHAR[], class_name)
+"""
+
+
+def class_densities(dataset: NucleiDataset) -> pa.Table:
+    """Nuclei of each class on each finished slide: one row a slide and class, also where there is none.
+
+    Returns:
+        slide_id, project, class_name, n_nuclei, tissue_mm2, per_mm2 (of nuclei in tissue), share (0..1, of the slide's
+        nuclei), mean_score.
+
+    Raises:
+        DatasetError: there is no slides table, so that the tissue's area is unknown.
+    """
+    _need_slides(dataset)
+    names = list(dataset.class_names)
+    with dataset.duckdb() as database:
+        return database.sql(_DENSITIES, params=[names, names]).to_arrow_table()
+
+
+def cohort_summary(dataset: NucleiDataset) -> pa.Table:
+    """One row a finished slide: nuclei, tissue, density, score, and of each class `n_`, `share_` and `per_mm2_<class>`.
+
+    Raises:
+        DatasetError: there is no slides table.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for one in class_densities(dataset).to_pylist():
+        first = {"slide_id": one["slide_id"], "project": one["project"], "n_nuclei": 0, "tissue_mm2": one["tissue_mm2"]}
+        row = rows.setdefault(one["slide_id"], {**first, "per_mm2": 0.0, "mean_score": 0.0})
+        name, count = one["class_name"], one["n_nuclei"]
+        row |= {f"n_{name}": count, f"share_{name}": one["share"], f"per_mm2_{name}": one["per_mm2"]}
+        row["n_nuclei"] += count
+        row["per_mm2"] = None if one["per_mm2"] is None else row["per_mm2"] + one["per_mm2"]
+        row["mean_score"] += count * (one["mean_score"] or 0.0)
+    for row in rows.values():
+        row["mean_score"] = row["mean_score"] / row["n_nuclei"] if row["n_nuclei"] else None
+    return pa.Table.from_pylist(list(rows.values()))
+
+
+def counts_in_regions(
+    dataset: NucleiDataset, slide_id: str, regions: Path, *, origin_level0: tuple[float, float] | None = None
+) -> pa.Table:
+    """Nuclei of each class inside each annotated region of a GeoJSON file, such as QuPath exports.
+
+    Args:
+        dataset: the nuclei.
+        slide_id: the slide that the regions are drawn on.
+        regions: GeoJSON in px of the image as QuPath shows it.
+        origin_level0: where that image's corner lies in level-0 px; None for the scanner's bounds, which QuPath crops
+            to, where inference noted any, else (0, 0).
+
+    Returns:
+        One row a region: region (number from 0), name, classification, area_mm2, n_nuclei, and `n_<class>` and
+        `per_mm2_<class>`. A nucleus in two regions counts in both.
+
+    Raises:
+        DatasetError: no such slide, or a file that is not GeoJSON.
+    """
+    part = dataset.part(slide_id)
+    mm2_per_px = part.slide_mpp[0] * part.slide_mpp[1] / 1e6
+    offset = origin_level0 or bounds_origin(part.provenance)
+    rows = []
+    for number, (properties, area) in enumerate(_regions(regions)):
+        moved = shapely.transform(area, lambda xy: xy + offset)
+        found = dataset.in_polygon(slide_id, moved, frame="level0", columns=["class_id"])["class_id"].to_numpy()
+        mm2 = area.area * mm2_per_px
+        row = {"region": number, "name": _text(properties.get("name")), "classification": _class_of(properties)}
+        row |= {"area_mm2": mm2, "n_nuclei": len(found)}
+        for class_id, name in enumerate(part.class_names):
+            count = int((found == class_id).sum())
+            row |= {f"n_{name}": count, f"per_mm2_{name}": count / mm2 if mm2 else None}
+        rows.append(row)
+    return pa.Table.from_pylist(rows)
+
+
+def bounds_origin(provenance: dict[str, Any]) -> tuple[float, float]:
+    """The corner of the scanned area that QuPath crops a slide to, level-0 px; (0, 0) where the slide names none."""
+    bounds = provenance.get("bounds_level0")
+    return (float(bounds[0]), float(bounds[1])) if bounds else (0.0, 0.0)
+
+
+def nearest_distances(dataset: NucleiDataset, slide_id: str, *, of: str, to: str) -> NDArray[np.float64]:
+    """From each nucleus of a class the distance to the nearest of another, or to the nearest other one of its own.
+
+    Args:
+        dataset: the nuclei.
+        slide_id: the slide.
+        of: the class whose nuclei are gone through.
+        to: the class that is looked for.
+
+    Returns:
+        (N,) float64, µm, in the order of the curve; infinite where there is no nucleus to find.
+
+    Raises:
+        DatasetError: no such slide or class.
+    """
+    positions = _positions_um(dataset, slide_id, (of, to))
+    return _distances(positions[of], positions[to], same=of == to)
+
+
+def neighbour_statistics(
+    dataset: NucleiDataset, slide_id: str, *, within_um: float = 20.0, class_names: Sequence[str] = ()
+) -> pa.Table:
+    """How near classes lie to one another: one row an ordered pair of classes that both have nuclei.
+
+    Returns:
+        of, to, n_of, mean_um, median_um, p5_um, p95_um (distance to the nearest), share_within (of those with one
+        within `within_um`), and ratio_to_random: the mean over that of as many points strewn over the slide's tissue
+        at random; below 1 they seek one another, above 1 they keep apart; null where the tissue's area is unknown.
+
+    Source: ratio_to_random is R of Clark and Evans 1954, https://doi.org/10.2307/1931034
+
+    Raises:
+        DatasetError: no such slide or class.
+    """
+    names = tuple(class_names) or dataset.part(slide_id).class_names
+    positions = _positions_um(dataset, slide_id, names)
+    area_um2 = 1e6 * (_tissue_mm2(dataset, slide_id) or np.nan)
+    rows = []
+    for of in names:
+        for to in names:
+            distances = _distances(positions[of], positions[to], same=of == to)
+            if not len(distances) or not np.isfinite(distances).all():
+                continue
+            at_random = 0.5 / np.sqrt(len(positions[to]) / area_um2)
+            p5, median, p95 = np.percentile(distances, [5, 50, 95]).tolist()
+            row = {"of": of, "to": to, "n_of": len(distances), "mean_um": float(distances.mean()), "median_um": median}
+            row |= {"p5_um": p5, "p95_um": p95, "share_within": float((distances <= within_um).mean())}
+            ratio = float(distances.mean() / at_random)
+            rows.append({**row, "ratio_to_random": ratio if np.isfinite(ratio) else None})
+    return pa.Table.from_pylist(rows)
+
+
+def _distances(of_um: NDArray[np.float64], to_um: NDArray[np.float64], *, same: bool) -> NDArray[np.float64]:
+    if len(to_um) <= same:  # nobody there, or only itself
+        return np.full(len(of_um), np.inf)
+    found, _ = cKDTree(to_um).query(of_um, k=[2 if same else 1])
+    return np.asarray(found[:, 0], np.float64)
+
+
+def _positions_um(dataset: NucleiDataset, slide_id: str, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """(N, 2) µm of each class."""
+    known = dataset.part(slide_id).class_names
+    if unknown := [name for name in names if name not in known]:
+        raise DatasetError(f"class {unknown[0]!r}: slide {slide_id} has {', '.join(known)}")
+    table = pa.concat_tables(dataset.tables(slide_id, ["x_um", "y_um", "class_id"]))
+    xy = np.stack([table["x_um"].to_numpy(), table["y_um"].to_numpy()], axis=1).astype(np.float64)
+    class_ids = table["class_id"].to_numpy()
+    return {name: xy[class_ids == known.index(name)] for name in names}
+
+
+def _need_slides(dataset: NucleiDataset) -> None:
+    if dataset.slides() is None:
+        raise DatasetError(f"{dataset.root}: no slides.parquet beside it; densities need its tissue_mm2")
+
+
+def _tissue_mm2(dataset: NucleiDataset, slide_id: str) -> float | None:
+    slides = dataset.slides()
+    rows = [] if slides is None else slides.select(["slide_id", "tissue_mm2"]).to_pylist()
+    return next((row["tissue_mm2"] for row in rows if row["slide_id"] == slide_id), None)
+
+
+def _regions(path: Path) -> Iterator[tuple[dict[str, Any], BaseGeometry]]:
+    """Each area of a GeoJSON file with its properties, level-0 px; points and lines are passed over."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(f"{path}: regions cannot be read: {error.strerror or error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: not GeoJSON: {error}; export it from QuPath as GeoJSON again") from None
+    features = content.get("features", [content]) if isinstance(content, dict) else content
+    for feature in features if isinstance(features, list) else []:
+        try:
+            geometry = shapely.make_valid(shape(feature.get("geometry") or feature))
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
+            raise DatasetError(f"{path}: not a GeoJSON geometry: {feature!s:.60}: {error}") from None
+        if geometry.area > 0:
+            yield dict(feature.get("properties") or {}), geometry
+
+
+def _class_of(properties: dict[str, Any]) -> str | None:
+    classification = properties.get("classification")
+    return _text(classification.get("name") if isinstance(classification, dict) else classification)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
