@@ -51,8 +51,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     Raises:
         OSError: with its errno.
     """
+    mode = path.stat().st_mode  # the library replaces the file by one of the owner's alone
     try:
         save_file(tensors, path, metadata=metadata)
+        path.chmod(mode)
     except SafetensorError as error:
         _, found, code = str(error).partition("os error ")
         number = code.partition(")")[0]

@@ -11,7 +11,6 @@ Source: MUSE, https://arxiv.org/abs/2511.05170, which follows DINO, https://arxi
 say; defaults of our own are marked in `settings`.
 """
 
-import json
 import logging
 import math
 import resource
@@ -19,7 +18,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from muse_core.config import settings_hash
-from muse_core.errors import ConfigError, TrainingError
-from muse_core.files import sweep_temporaries, whole_file
+from muse_core.errors import TrainingError
 from muse_core.learned_detector import keep_freed_memory
 from muse_core.losses.centre import TeacherCentre
 from muse_core.losses.image import image_pairing
 from muse_core.losses.nucleus import matched_nuclei, nucleus_rows, pair_weights
 from muse_core.losses.ranks import world_size
 from muse_core.models.backbone import build_backbone
-from muse_core.models.backbone_file import save_backbone
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain import schedules
 from muse_core.pretrain.checkpoint import (
@@ -45,16 +40,18 @@ from muse_core.pretrain.checkpoint import (
     load_part,
     optimiser_tensors,
     part_of,
-    read_checkpoint,
     save_checkpoint,
     under,
 )
+from muse_core.pretrain.export import BACKBONE_NAME, export, write_json
 from muse_core.pretrain.feed import Feed
 from muse_core.pretrain.metrics import MetricsLog, draw_curves
 from muse_core.pretrain.monitors import CollapseWatch, health_of
 from muse_core.pretrain.network import Bottlenecks, MuseNetwork, Student, Targets
+from muse_core.pretrain.optimiser import StudentOptimiser
 from muse_core.pretrain.precision import resolved_precision
 from muse_core.pretrain.processes import Processes, joined_processes
+from muse_core.pretrain.resume import CHECKPOINT_NAME, identity, stored_run
 from muse_core.pretrain.settings import HeadSettings, PretrainSettings
 from muse_core.roi_dataset import RoiDataset
 from muse_core.run_paths import RunPaths, locked
@@ -62,15 +59,10 @@ from muse_core.views.batch import ViewBatch
 
 logger = logging.getLogger(__name__)
 
-BACKBONE_NAME = "muse-backbone.safetensors"
-CARD_NAME = "muse-backbone.json"
-CHECKPOINT_NAME = "checkpoint.safetensors"
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 CURVES_NAME = "curves.png"
 TENSORBOARD_NAME = "tensorboard"
-
-_HEADS = ("image", "nucleus")
 
 
 @dataclass(frozen=True)
@@ -149,10 +141,10 @@ def pretrain(
     keep_freed_memory()
     dataset = RoiDataset(rois)
     with joined_processes(device) as processes, _held(out, processes):
-        stored = _stored_run(out, settings, resume=resume)
+        stored = stored_run(out, settings, resume=resume)
         run = _Run(settings, Feed(dataset, settings, processes), processes, stored)
         if processes.first:
-            _write_json(out / CONFIG_NAME, run.resolved())
+            write_json(out / CONFIG_NAME, run.resolved())
         return _train(run, out, should_stop, on_progress)
 
 
@@ -213,7 +205,7 @@ class _Run:
         self.precision = self.precision or resolved_precision(
             settings.precision, self.network.backbone, processes.device
         )
-        self.optimiser, self._names = self._optimiser()
+        self.optimiser = StudentOptimiser(self.network, settings.optimiser, batch_size=settings.batch_size)
         if stored:
             self._restore(stored)
         self.student = self._student()
@@ -265,21 +257,6 @@ class _Run:
             chunk_rows=loss.chunk_rows,
         )
         return DistributedDataParallel(student) if self.processes.world_size > 1 else student
-
-    def _optimiser(self) -> tuple[torch.optim.AdamW, dict[nn.Parameter, str]]:
-        """AdamW; biases, norms and other vectors don't decay, and the encoder may have a lower rate."""
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        names = {}
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
-                names[parameter] = name
-                key = (name.startswith("backbone.encoder."), parameter.ndim > 1)
-                groups.setdefault(key, []).append(parameter)
-        options = [
-            {"params": group, "share": self.settings.optimiser.encoder_rate if encoder else 1.0, "decays": decays}
-            for (encoder, decays), group in groups.items()
-        ]
-        return torch.optim.AdamW(options, lr=0.0, weight_decay=0.0), names
 
     @property
     def progress(self) -> float:
@@ -341,19 +318,8 @@ class _Run:
 
     def _update(self) -> None:
         """The student by its gradients, the teacher by the student, the centres by what the teacher said."""
-        optimiser, recipe = self.optimiser, self.settings.optimiser
-        parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-        _clip_each(parameters, recipe.clip)
-        if self.progress < recipe.freeze_last_layer:
-            for parameter, name in self._names.items():
-                if "last_layer" in name:
-                    parameter.grad = None
-        for group in optimiser.param_groups:
-            group["lr"] = group["share"] * self._learning_rate()
-            group["weight_decay"] = self._weight_decay() if group["decays"] else 0.0
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        momentum = schedules.cosine(recipe.momentum, 1.0, self.progress)
+        self.optimiser.step(self.progress)
+        momentum = schedules.cosine(self.settings.optimiser.momentum, 1.0, self.progress)
         with torch.no_grad():
             # Parameters only: the teacher's batch norms keep statistics of what the teacher itself sees, as in DINO.
             kept: list[Tensor] = list(self.teacher.parameters())
@@ -361,16 +327,6 @@ class _Run:
         for centre in self.centres.values():
             assert isinstance(centre, TeacherCentre)
             centre.update()
-
-    def _learning_rate(self) -> float:
-        recipe = self.settings.optimiser
-        peak = schedules.scaled_rate(recipe.learning_rate, self.settings.batch_size)
-        final = min(recipe.final_learning_rate, peak)
-        return schedules.learning_rate(self.progress, peak=peak, final=final, warmup=recipe.warmup)
-
-    def _weight_decay(self) -> float:
-        recipe = self.settings.optimiser
-        return schedules.cosine(recipe.weight_decay, recipe.final_weight_decay, self.progress)
 
     def _unsynced(self, more_to_come: bool) -> AbstractContextManager[None]:
         """Gradients are averaged over processes once a step, with its last micro-batch."""
@@ -407,8 +363,8 @@ class _Run:
             "loss": self.settings.loss.lambda_image * image + self.settings.loss.lambda_nu * nucleus,
             "loss_image": image if "image" in self.centres else None,
             "loss_nucleus": nucleus if "nucleus" in self.centres else None,
-            "learning_rate": self._learning_rate(),
-            "weight_decay": self._weight_decay(),
+            "learning_rate": self.optimiser.learning_rate(self.progress),
+            "weight_decay": self.optimiser.weight_decay(self.progress),
             "rois_per_s": (self.step - step) * self.settings.batch_size / (now - then),
             "data_wait_share": (self.feed.waited_s - waited) / (now - then),
             "memory_gib": _memory_gib(self.processes.device),
@@ -442,42 +398,31 @@ class _Run:
             **under("student", self.network.state_dict()),
             **under("teacher", self.teacher.state_dict()),
             **under("centre", self.centres.state_dict()),
-            **under("optimiser", optimiser_tensors(self.optimiser, self._names)),
+            **under("optimiser", optimiser_tensors(self.optimiser.adamw, self.optimiser.names)),
         }
         about = {
-            "settings": _identity(self.settings),
+            "settings": identity(self.settings),
             "step": self.step,
             "seconds": self.seconds,
             "precision": self.precision,
             "feed": self.feed.state(),
         }
         save_checkpoint(out / CHECKPOINT_NAME, tensors, about)
-        settings = self.settings.backbone.model_copy(update={"imagenet": False, "drop_path": 0.0})
-        card = self._card()
-        notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
-        save_backbone(self.teacher.backbone, settings, out / BACKBONE_NAME, notes=notes)
-        _write_json(out / CARD_NAME, card)
-
-    def _card(self) -> dict[str, Any]:
-        dataset = self.feed.dataset
-        return {
-            "stage": "pretrain",
+        card = {
             "step": self.step,
             "steps": self.steps,
             "epochs": self.step / self.feed.steps_per_epoch,
-            "n_rois": len(dataset),
-            "dataset": dataset.fingerprint,
+            "n_rois": len(self.feed.dataset),
+            "dataset": self.feed.dataset.fingerprint,
             "seconds": round(self.seconds, 1),
-            "settings": _identity(self.settings),
-            "settings_hash": settings_hash(self.settings),
-            "versions": {name: version(name) for name in ("muse-nuclei", "torch", "timm")},
         }
+        export(self.teacher.backbone, self.settings, out, about=card)
 
     def _restore(self, stored: Checkpoint) -> None:
         load_part(self.network, stored, "student")
         load_part(self.teacher, stored, "teacher")
         load_part(self.centres, stored, "centre")
-        load_optimiser(self.optimiser, self._names, part_of(stored, "optimiser"))
+        load_optimiser(self.optimiser.adamw, self.optimiser.names, part_of(stored, "optimiser"))
         self.feed.go_to(stored.about["feed"])
         self.step, self.seconds = int(stored.about["step"]), float(stored.about["seconds"])
 
@@ -497,16 +442,6 @@ def _present(found: Bottlenecks) -> list[Tensor]:
     return [tensor for tensor in found if tensor is not None]
 
 
-@torch.no_grad()
-def _clip_each(parameters: list[nn.Parameter], limit: float) -> None:
-    """Shrink each tensor's gradient to a norm of at most `limit`; 0 for no limit. DINO clips so, not all together."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not limit or not gradients:
-        return
-    shrink = [torch.clamp(limit / (norm + 1e-6), max=1.0) for norm in torch._foreach_norm(gradients)]
-    torch._foreach_mul_(gradients, shrink)
-
-
 def _memory_gib(device: torch.device) -> float:
     """The most so far: of the GPU's memory, or of this process."""
     if device.type == "cuda":
@@ -516,44 +451,3 @@ def _memory_gib(device: torch.device) -> float:
 
 def _held(out: Path, processes: Processes) -> AbstractContextManager[None]:
     return locked(RunPaths(out)) if processes.first else nullcontext()
-
-
-def _identity(settings: PretrainSettings) -> dict[str, Any]:
-    """The settings that decide what comes out."""
-    return settings.model_dump(mode="json", exclude={"run"})
-
-
-def _stored_run(out: Path, settings: PretrainSettings, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, if there is one.
-
-    Raises:
-        ConfigError: there is one and it must not be resumed, or it is of another run.
-    """
-    path = out / CHECKPOINT_NAME
-    if not path.exists():
-        return None
-    if not resume:
-        raise ConfigError(f"{out}: holds a run; go on with --resume, or give another --out")
-    stored = read_checkpoint(path)
-    other = _first_difference(stored.about["settings"], _identity(settings))
-    if other:
-        raise ConfigError(f"checkpoint {path}: made with {other}; give its settings, or another --out")
-    sweep_temporaries(out)
-    return stored
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
-    """The first setting that differs, as `key = old instead of new`."""
-    for key in sorted(old.keys() | new.keys()):
-        one, two = old.get(key), new.get(key)
-        if isinstance(one, dict) and isinstance(two, dict):
-            if found := _first_difference(one, two, f"{prefix}{key}."):
-                return found
-        elif one != two:
-            return f"{prefix}{key} = {one} instead of {two}"
-    return None
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")

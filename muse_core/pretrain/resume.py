@@ -1,0 +1,47 @@
+"""Whether an output folder's run may be gone on with."""
+
+from pathlib import Path
+from typing import Any
+
+from muse_core.errors import ConfigError
+from muse_core.files import sweep_temporaries
+from muse_core.pretrain.checkpoint import Checkpoint, read_checkpoint
+from muse_core.pretrain.settings import PretrainSettings
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+
+
+def identity(settings: PretrainSettings) -> dict[str, Any]:
+    """The settings that decide what comes out, as JSON values."""
+    return settings.model_dump(mode="json", exclude={"run"})
+
+
+def stored_run(out: Path, settings: PretrainSettings, *, resume: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, or None where there is none.
+
+    Raises:
+        ConfigError: there is one and `resume` is off, it cannot be read, or it is of other settings.
+    """
+    path = out / CHECKPOINT_NAME
+    if not path.exists():
+        return None
+    if not resume:
+        raise ConfigError(f"{out}: holds a run; go on with --resume, or give another --out")
+    stored = read_checkpoint(path)
+    other = first_difference(stored.about["settings"], identity(settings))
+    if other:
+        raise ConfigError(f"checkpoint {path}: made with {other}; give its settings, or another --out")
+    sweep_temporaries(out)
+    return stored
+
+
+def first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+    """The first setting that differs, as `key = old instead of new`."""
+    for key in sorted(old.keys() | new.keys()):
+        one, two = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            if found := first_difference(one, two, f"{prefix}{key}."):
+                return found
+        elif one != two:
+            return f"{prefix}{key} = {one} instead of {two}"
+    return None
