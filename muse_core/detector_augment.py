@@ -31,7 +31,7 @@ class AugmentSettings(Settings):
     mpp_max: float = 0.7  # coarsest
     scale_sd: float = 0.15  # of the log of the scale, around the network's own 0.5 µm/px
     rotate_share: float = 0.3  # pictures turned by any angle; all are turned by quarters and mirrored
-    immuno_share: float = 0.15  # pictures restained as immunohistochemistry; the rest keeps its H&E
+    immuno_share: float = 0.12  # pictures restained as immunohistochemistry; the rest keeps its H&E
     stain_share: float = 0.9  # pictures of H&E whose stain changes
     stain_vector_sd: float = 0.06  # of the components of unit stain vectors
     stain_gain_sd: float = 0.25  # of the log of each stain's amount
@@ -42,7 +42,7 @@ class AugmentSettings(Settings):
     sharpen_share: float = 0.1
     noise_share: float = 0.25
     jpeg_share: float = 0.4
-    pigment_share: float = 0.06  # pictures with brown or black granules that are no nuclei
+    pigment_share: float = 0.05  # pictures with brown or black granules that are no nuclei
     empty_share: float = 0.03  # pictures of glass, pen, dirt or one colour, without nuclei
 
 
