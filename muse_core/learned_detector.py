@@ -140,7 +140,7 @@ class LearnedDetector:
         image = _resampled(rgb, scale)
         min_distance_px = self._min_distance_um / NETWORK_MPP
         points = find_peaks(self.heat(image), min_heat=_KEEP_HEAT, min_distance_px=min_distance_px)
-        points = points[~_on_ink(image, points)]
+        points = points[~on_ink(image, points)]
         points[:, :2] /= scale
         height, width = rgb.shape[:2]
         inside = (points[:, 0] < width) & (points[:, 1] < height)  # not what was mirrored at the rim
@@ -234,7 +234,7 @@ def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
         )
 
 
-def _on_ink(rgb: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.bool_]:
+def on_ink(rgb: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which points (N, 3) lie on green or cyan: the colour of surgical ink, of no nucleus in common stains.
 
     Haematoxylin takes green light away first, or, as a blue counterstain, red light but still more green than blue.
