@@ -7,7 +7,7 @@ backbone = load_backbone(Path("muse.safetensors"))
 import argparse
 import json
 import pickle
-import zipfile
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,25 @@ from torch import Tensor
 from muse_core.errors import ConfigError
 from muse_core.files import whole_file
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
-from muse_core.models.position import positions_for
+from muse_core.models.encoder import VitEncoder
 
 FORMAT = "muse-backbone-1"
 
 _POSITIONS = "encoder.encoder.pos_embed"
 _RELEASED = "module.backbone."  # of keys under `teacher`: DINO's wrappers
-_COUNTER = "num_batches_tracked"  # of batch norms; of no use to us
+# What torch.load raises of a file that is cut short, altered or holds code.
+_BROKEN = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    pickle.UnpicklingError,
+)
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -35,11 +47,13 @@ class BackboneFile:
     """What a file says of a backbone, read without building it.
 
     Attributes:
+        path: the file.
         settings: how it is built.
         notes: what whoever wrote it said of it.
         tensors: its state, float32.
     """
 
+    path: Path
     settings: BackboneSettings
     notes: dict[str, str]
     tensors: dict[str, Tensor]
@@ -48,14 +62,21 @@ class BackboneFile:
 def save_backbone(
     backbone: MuseBackbone, settings: BackboneSettings, path: Path, *, notes: dict[str, str], half: bool = False
 ) -> None:
-    """Write weights and all that is needed to rebuild the backbone; `half` stores float16, half the size.
+    """Write weights and all that is needed to rebuild the backbone.
+
+    Args:
+        backbone: what to write.
+        settings: how it was built.
+        path: the file.
+        notes: what a reader may want to know of it.
+        half: kernels in float16, which halves the file; norms and biases stay float32.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    kind = torch.float16 if half else torch.float32
+    kernels = torch.float16 if half else torch.float32
     tensors = {
-        name: tensor.detach().to("cpu", kind).contiguous()
+        name: tensor.detach().to("cpu", kernels if tensor.ndim > 1 else torch.float32).contiguous()
         for name, tensor in backbone.state_dict().items()
         if not name.endswith(_COUNTER)
     }
@@ -69,36 +90,43 @@ def load_backbone(path: Path, *, image_px: int | None = None, legacy_positions: 
 
     Args:
         path: the file.
-        image_px: resample a ViT's learned positions to those of this side; None leaves them. Images of any size can be
-            given either way, only that each then has them interpolated.
+        image_px: bring a ViT's learned positions to images of this side; None leaves them. A backbone takes images of
+            any size either way, only that others than its own have them interpolated each time.
         legacy_positions: resample them even where the size stays, as the released loader does by mistake: needed to
             meet the published scores of released weights to the last digit.
 
     Raises:
         ConfigError: no such file, damaged, of another model, or holding more than tensors.
     """
-    found = read_backbone_file(path)
-    settings, tensors = found.settings, found.tensors
-    if _POSITIONS in tensors and (image_px or legacy_positions):
-        settings = settings.model_copy(update={"image_px": image_px or settings.image_px})
-        side = settings.image_px // tensors["encoder.encoder.patch_embed.proj.weight"].shape[-1]
-        resampled = positions_for(tensors[_POSITIONS], (side, side), always=legacy_positions)
-        tensors = {**tensors, _POSITIONS: resampled}
-    backbone = build_backbone(settings.model_copy(update={"imagenet": False}))
+    return backbone_of(read_backbone_file(path), image_px=image_px, legacy_positions=legacy_positions)
+
+
+def backbone_of(found: BackboneFile, *, image_px: int | None = None, legacy_positions: bool = False) -> MuseBackbone:
+    """The backbone of a file that was read; arguments as in `load_backbone`.
+
+    Raises:
+        ConfigError: its tensors are not those of its preset.
+    """
+    backbone = build_backbone(found.settings.model_copy(update={"imagenet": False}))
     own = backbone.state_dict()
-    wrong = sorted(
-        name
-        for name in own.keys() | tensors.keys()
-        if not name.endswith(_COUNTER)
-        and (name not in own or name not in tensors or own[name].shape != tensors[name].shape)
-    )
+    counters = {name for name in own if name.endswith(_COUNTER)}  # of batch norms; ours don't store them
+    wrong = [
+        name for name in sorted((own.keys() | found.tensors.keys()) - counters) if not _fits(name, own, found.tensors)
+    ]
     if wrong:
         raise ConfigError(
-            f"backbone {path}: {len(wrong)} tensors differ from those of preset {settings.preset!r}, the first is "
-            f"{wrong[0]}; give a backbone of `muse pretrain` or a released MUSE checkpoint"
+            f"backbone {found.path}: {len(wrong)} tensors are not those of preset {found.settings.preset!r}, the first "
+            f"is {wrong[0]}; give a backbone of `muse pretrain` or a released MUSE checkpoint"
         )
-    backbone.load_state_dict(tensors, strict=False)
+    backbone.load_state_dict({**own, **found.tensors})
+    encoder = backbone.encoder
+    if isinstance(encoder, VitEncoder) and (image_px or legacy_positions):
+        encoder.resample_positions(image_px or found.settings.image_px, always=legacy_positions)
     return backbone.eval()
+
+
+def _fits(name: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
+    return name in own and name in found and own[name].shape == found[name].shape
 
 
 def read_backbone_file(path: Path) -> BackboneFile:
@@ -109,10 +137,11 @@ def read_backbone_file(path: Path) -> BackboneFile:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError as error:
         raise ConfigError(f"backbone {path}: {error.strerror or error}; give an existing file") from None
-    if start.startswith(b"PK") or start.startswith(b"\x80"):  # zip of torch.save, or its older plain pickle
+    # A safetensors file is a length of 8 bytes, any bytes, and a JSON object; torch.save writes a zip, or once a pickle.
+    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
         return _read_released(path)
     return _read_ours(path)
 
@@ -131,7 +160,7 @@ def _read_ours(path: Path) -> BackboneFile:
         notes = json.loads(about.get("notes", "{}"))
     except (KeyError, ValidationError, json.JSONDecodeError) as error:
         raise ConfigError(f"backbone {path}: settings of another version: {error}") from None
-    return BackboneFile(settings, notes, tensors)
+    return BackboneFile(path, settings, notes, tensors)
 
 
 def _read_released(path: Path) -> BackboneFile:
@@ -140,7 +169,7 @@ def _read_released(path: Path) -> BackboneFile:
         # A namespace of the training command's arguments may lie beside the weights; it holds plain values only.
         with torch.serialization.safe_globals([argparse.Namespace]):
             stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         why = str(error).split(". ")[0]
         raise ConfigError(f"backbone {path}: no plain weights ({why}); it is damaged or holds code") from None
     teacher = stored.get("teacher") if isinstance(stored, dict) else None
@@ -151,7 +180,7 @@ def _read_released(path: Path) -> BackboneFile:
         for name, tensor in teacher.items()
         if isinstance(tensor, Tensor) and name.startswith(_RELEASED)
     }
-    return BackboneFile(_settings_of(tensors, path), {"source": path.name}, tensors)
+    return BackboneFile(path, _settings_of(tensors, path), {"source": path.name}, tensors)
 
 
 def _settings_of(tensors: dict[str, Tensor], path: Path) -> BackboneSettings:

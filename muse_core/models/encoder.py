@@ -4,6 +4,7 @@ Each holds timm's network as `encoder`, under timm's own names of parameters: th
 MUSE weights.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httpx
@@ -18,7 +19,6 @@ from muse_core.errors import ConfigError
 from muse_core.models.decoder import STRIDES
 from muse_core.models.map_resize import Alignment
 from muse_core.models.position import positions_for
-
 
 TimmNet = Any  # a network of timm, which has no types
 
@@ -54,6 +54,12 @@ class VitEncoder(nn.Module):
         self.taps = _tapped(len(net.blocks))
         self.level_channels = (net.embed_dim,) * len(self.taps)
         self.image_channels = net.embed_dim
+
+    def resample_positions(self, image_px: int, *, always: bool = False) -> None:
+        """Bring the learned positions to images of another side, once and for all; `always` as in `positions_for`."""
+        side = image_px // self.side_multiple
+        with torch.no_grad():
+            self.encoder.pos_embed = nn.Parameter(positions_for(self.encoder.pos_embed, (side, side), always=always))
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """(B, 3, H, W) to levels (B, D, H / patch, W / patch) and the class token (B, D)."""
@@ -121,7 +127,7 @@ class ConvEncoder(nn.Module):
         self.alignment: Alignment = "half_pixel" if stem.kernel_size == stem.stride else "even"
         self.padding: tuple[int, ...] = ()
         if centred and self.alignment == "even" and isinstance(stem.padding, tuple) and stem.padding[0] > 0:
-            before, after = stem.padding[0] - 1, stem.padding[0]
+            before, after = stem.padding[0] - 1, stem.padding[0]  # in this order for left, right, top and bottom
             self.padding, stem.padding = (before, after, before, after), (0, 0)
 
     def forward(self, images: Tensor) -> EncoderOutput:
@@ -137,15 +143,25 @@ class ConvEncoder(nn.Module):
 Encoder = VitEncoder | TokenEncoder | ConvEncoder
 
 
-def encoder_of(name: str, *, image_px: int, drop_path: float, centred: bool, pretrained: bool) -> Encoder:
-    """The encoder around any backbone of timm.
+@dataclass(frozen=True)
+class EncoderOptions:
+    """How an encoder is built.
 
-    Args:
-        name: timm's.
+    Attributes:
         image_px: side that a ViT's learned positions are for; other sizes interpolate them.
         drop_path: stochastic depth of the last block, 0..1; the blocks before it have proportionally less.
         centred: as `ConvEncoder` says.
-        pretrained: start from the weights that timm has for this name, downloaded where they are not at hand.
+        pretrained: start from the weights that timm has for the name, downloaded where they are not at hand.
+    """
+
+    image_px: int = 224
+    drop_path: float = 0.0
+    centred: bool = True
+    pretrained: bool = False
+
+
+def encoder_of(name: str, options: EncoderOptions) -> Encoder:
+    """The encoder around any backbone of timm.
 
     Raises:
         ConfigError: timm has no such network, its weights cannot be had, or it has no features at strides 4 to 32.
@@ -154,24 +170,39 @@ def encoder_of(name: str, *, image_px: int, drop_path: float, centred: bool, pre
         raise ConfigError(
             f"preset {name!r}: unknown; give nano, vit-s16, vit-b16, resnet50 or the name of a timm model"
         )
+    # Networks without stochastic depth don't know the argument.
+    common: dict[str, Any] = {"drop_path_rate": options.drop_path} if options.drop_path else {}
     try:
-        levels = timm.create_model(name, features_only=True)
-        reductions = levels.feature_info.reduction()
-        if set(STRIDES) <= set(reductions):
-            indices = tuple(levels.feature_info.out_indices[reductions.index(stride)] for stride in STRIDES)
-            more = {"pad_type": ""} if name.startswith("tf_") else {}
-            net = timm.create_model(
-                name, pretrained, features_only=True, out_indices=indices, drop_path_rate=drop_path, **more
-            )
-            return ConvEncoder(net, centred=centred)
-        net = timm.create_model(
-            name, pretrained, num_classes=0, img_size=image_px, dynamic_img_size=True, drop_path_rate=drop_path
-        )
-    except (RuntimeError, TypeError, OSError, httpx.HTTPError) as error:
+        indices = _level_indices(name)
+        if indices is None:
+            net = _made(name, options, num_classes=0, img_size=options.image_px, dynamic_img_size=True, **common)
+            return VitEncoder(net) if _is_plain(net) else TokenEncoder(net)
+        if name.startswith("tf_") and options.centred:
+            common["pad_type"] = ""  # symmetric: one-sided padding costs a copy a layer and moves features further
+        net = _made(name, options, features_only=True, out_indices=indices, **common)
+        return ConvEncoder(net, centred=options.centred)
+    except (RuntimeError, TypeError, AttributeError, OSError, httpx.HTTPError) as error:
         raise ConfigError(f"preset {name!r}: timm cannot build it for MUSE: {error}") from None
-    if hasattr(net, "forward_intermediates") and hasattr(net, "patch_embed") and hasattr(net, "blocks"):
-        return VitEncoder(net) if _is_plain(net) else TokenEncoder(net)
-    raise ConfigError(f"preset {name!r}: features at strides {reductions}; strides 4, 8, 16, 32 or one grid needed")
+
+
+def _made(name: str, options: EncoderOptions, **arguments: object) -> TimmNet:
+    return timm.create_model(name, options.pretrained, **arguments)
+
+
+def _level_indices(name: str) -> tuple[int, ...] | None:
+    """Which of a network's features are at strides 4, 8, 16 and 32; None for a transformer, all of one stride.
+
+    Raises:
+        ConfigError: its strides are neither.
+    """
+    with torch.device("meta"):  # shapes alone, no numbers
+        about = timm.create_model(name, features_only=True).feature_info
+    strides = about.reduction()
+    if len(set(strides)) == 1:
+        return None
+    if not set(STRIDES) <= set(strides):
+        raise ConfigError(f"preset {name!r}: features at strides {strides}; 4, 8, 16 and 32 needed, or all of one")
+    return tuple(about.out_indices[strides.index(stride)] for stride in STRIDES)
 
 
 def _is_plain(net: TimmNet) -> bool:
