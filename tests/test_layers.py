@@ -52,7 +52,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     (
         "learning",
-        frozenset({"models", "losses", "views", "detector_augment", "learned_detector", "nucleus_model"}),
+        frozenset({"models", "losses", "views", "detector_augment", "learned_detector", "ndc_model", "nucleus_model"}),
     ),
     (
         "stages",
@@ -113,6 +113,7 @@ OWNERS = {
         "views",
         "detector_augment",
         "learned_detector",
+        "ndc_model",
         "nucleus_model",
         "train_detector",
         "evaluate_detect",

@@ -37,7 +37,7 @@ class NdcNet(nn.Module):
         n_classes: C, of nuclei.
         spacing_px: of the grid of proposals; the first lies half a spacing from the corner.
         hidden: width of the heads.
-        kernel: 1 reads a proposal's own features; 3 those of its neighbours on the map, too, so that proposals on the
+        kernel: 1 reads a proposal's own features; 3 those of its neighbours on the grid, too, so that proposals on the
             same nucleus can settle which of them it is.
         dropout: of the heads' hidden features.
     """
@@ -62,33 +62,36 @@ class NdcNet(nn.Module):
 
     def forward(self, images: Tensor) -> Proposals:
         """(B, 3, H, W) standardised to proposals; sides as the backbone asks for, and multiples of the spacing."""
+        return self.with_map(images)[0]
+
+    def with_map(self, images: Tensor) -> tuple[Proposals, Tensor]:
+        """As a call, and the feature map (B, D, H / 4, W / 4) they were read from."""
         feature_map = self.backbone(images).map
         rows, columns = images.shape[-2] // self.spacing_px, images.shape[-1] // self.spacing_px
-        offsets = self._at_grid(self.h_reg, feature_map, (rows, columns)).float() * self.spacing_px
-        logits = self._at_grid(self.h_type, feature_map, (rows, columns)).float()
-        dense = self.h_dense(feature_map).float() if self.training else None
-        grid_xy = grid_points(rows, columns, self.spacing_px, device=offsets.device)
-        xy = grid_xy + offsets.flatten(2).transpose(1, 2)  # (B, 2, rows, columns) -> (B, P, 2)
-        return Proposals(grid_xy, xy, logits.flatten(2).transpose(1, 2), dense)
-
-    def _at_grid(self, head: nn.Sequential, feature_map: Tensor, size: tuple[int, int]) -> Tensor:
-        """A head's output at the grid: the first layer on the map, its features read at proposals, then the rest."""
-        features = head[0](feature_map)
-        if features.shape[-2:] != size:
+        features = feature_map
+        if features.shape[-2:] != (rows, columns):
             # The grid is regular, so the bilinear look-up at its points is a resize without antialiasing.
-            features = functional.interpolate(features, size=size, mode="bilinear", align_corners=False)
-        out: Tensor = head[1:](features)
-        return out
+            features = functional.interpolate(features, size=(rows, columns), mode="bilinear", align_corners=False)
+        offsets = self.h_reg(features).float() * self.spacing_px
+        logits = self.h_type(features).float()
+        grid_xy = grid_points(rows, columns, self.spacing_px, device=offsets.device)
+        proposals = Proposals(
+            grid_xy,
+            grid_xy + offsets.flatten(2).transpose(1, 2),  # (B, 2, rows, columns) -> (B, P, 2)
+            logits.flatten(2).transpose(1, 2),
+            self.h_dense(feature_map).float() if self.training else None,
+        )
+        return proposals, feature_map
 
 
 def _head(inputs: int, hidden: int, outputs: int, *, kernel: int, dropout: float) -> nn.Sequential:
-    """An MLP as convolutions: every proposal by itself, all in one go."""
-    first = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2)
+    """An MLP as convolutions over the grid: all proposals in one go."""
+    first = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2, bias=False)
     last = nn.Conv2d(hidden, outputs, 1)
-    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.weight)  # no offset and no preference to begin with
     assert last.bias is not None
     nn.init.zeros_(last.bias)
-    return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)
+    return nn.Sequential(first, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), last)
 
 
 def grid_points(rows: int, columns: int, spacing_px: int, *, device: torch.device | str = "cpu") -> Tensor:

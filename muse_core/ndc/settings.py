@@ -1,0 +1,57 @@
+"""How the NDC network is fine-tuned. The defaults are the recipe of the weights that ship."""
+
+from pydantic import Field
+
+from muse_core.config import Settings
+from muse_core.detector_augment import AugmentSettings
+
+
+class ModelSettings(Settings):
+    """The heads; the backbone is whatever `--init` brings."""
+
+    spacing_px: int = Field(8, ge=4, multiple_of=4)  # of proposals at 0.5 µm/px; nuclei lie 12 to 20 px apart
+    hidden: int = Field(128, ge=8)  # width of the heads
+    kernel: int = Field(1, ge=1, le=5)  # of the heads' first layer over the grid of proposals
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class LossSettings(Settings):
+    """Weights and details of eq. 9."""
+
+    reg: float = Field(5e-3, ge=0)  # of L_reg, px². Source: PromptNucSeg, prompter
+    type: float = Field(1.0, ge=0)  # of L_type
+    cons: float = Field(1.0, ge=0)  # of L_cons, once it is ramped up
+    dense: float = Field(1.0, ge=0)  # of heat and classes at every map pixel: more to learn from than matched points
+    distance_weight: float = Field(0.1, gt=0)  # of the matching's cost, a px. Source: PromptNucSeg, prompter
+    background_weight: float = Field(0.4, gt=0)  # in L_type. Source: PromptNucSeg, prompter
+    class_power: float = Field(0.5, ge=0, le=1)  # 0 weighs nuclei alike, 1 classes alike
+    smoothing: float = Field(0.1, ge=0, lt=1)  # of classes; annotators disagree on about one nucleus in six
+    nucleus_confidence: float = Field(0.7, gt=0, lt=1)  # least of a pseudo-label that is a nucleus
+    background_confidence: float = Field(0.95, gt=0, lt=1)  # least of one that is background
+    cons_start: float = Field(0.3, ge=0, le=1)  # share of the steps after which L_cons sets in: the teacher must know
+    cons_ramp: float = Field(0.2, ge=0, le=1)  # share of the steps over which it ramps up
+    heat_sigma_px: float = Field(3.0, gt=0)  # of a nucleus' bump in the dense task
+
+
+class FinetuneSettings(Settings):
+    """How fine-tuning goes; lengths are px at the network's 0.5 µm/px."""
+
+    seed: int = 0
+    steps: int = Field(900, ge=1)
+    batch_size: int = Field(6, ge=1)
+    side_px: int = Field(384, ge=64, multiple_of=32)  # of a sample; 1024, the paper's, where slides are at hand
+    unlabelled_share: float = Field(
+        0.34, ge=0, le=1
+    )  # samples without labels beside each labelled one, if there are any
+    learning_rate: float = Field(1.5e-3, gt=0)  # of decoder and heads, at its highest
+    encoder_rate: float = Field(0.5, ge=0)  # share of it for the encoder, which has been trained before
+    freeze_depthwise: bool = True  # their weights' gradients are a third of a step's time, and ImageNet's serve
+    weight_decay: float = Field(0.02, ge=0)
+    warmup_steps: int = Field(40, ge=0)
+    average_steps: int = Field(100, ge=1)  # the weights kept, and the teacher's, average over about so many steps
+    validate_every: int = Field(75, ge=1)
+    threads: int = Field(0, ge=0)  # 0: as many as torch takes by itself
+    min_distance_um: float = Field(3.0, gt=0)  # of two nuclei nearer than this the less sure one goes
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    augment: AugmentSettings = AugmentSettings()

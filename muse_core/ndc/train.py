@@ -1,0 +1,296 @@
+"""Fine-tune an NDC network: labelled regions to a checkpoint, a record, curves and a confusion picture.
+
+Validation picks among the averaged weights by the mean class F1 of the rule that is reported; nothing of the test split
+is read. A run that was stopped goes on as if it had not been.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from muse_core.config import settings_hash
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.files import whole_file
+from muse_core.labelled_patches import LabelledPatch
+from muse_core.learned_detector import keep_freed_memory
+from muse_core.losses.classification import class_weights
+from muse_core.losses.consistency import ramp_up
+from muse_core.models.backbone import BackboneSettings
+from muse_core.models.ndc import NdcNet
+from muse_core.ndc.batch import Batch, batch_of_step
+from muse_core.ndc.judge import best_cut, find_on_patches
+from muse_core.ndc.objective import Losses, losses_of
+from muse_core.ndc.regions import Region
+from muse_core.ndc.settings import FinetuneSettings
+from muse_core.ndc.targets import targets_of
+from muse_core.ndc_model import NdcCheckpoint, NdcHead, NdcModel
+
+logger = logging.getLogger(__name__)
+
+STATE_NAME = "training.pt"
+
+_GRADIENT_NORM = 5.0
+
+
+@dataclass(frozen=True)
+class FinetuneData:
+    """What a run learns from and is chosen by.
+
+    Attributes:
+        class_names: C names.
+        labelled: regions with labels.
+        unlabelled: regions without, for L_cons.
+        validation: patches that choose the step, the threshold and the calibration.
+    """
+
+    class_names: tuple[str, ...]
+    labelled: Sequence[Region]
+    unlabelled: Sequence[Region]
+    validation: Sequence[LabelledPatch]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller may show: steps done and to do, the recent mean loss, validation's scores if just measured."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    mean_class_f1: float | None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores by the main rule at the best threshold of 1 - p(background)."""
+
+    step: int
+    cut: float
+    mean_class_f1: float
+    detection_f1: float
+
+
+@dataclass
+class History:
+    """What a run has seen so far."""
+
+    seconds: float = 0.0
+    losses: list[list[float]] = field(default_factory=list)  # a step each: total, reg, type, cons, dense
+    validations: list[Validation] = field(default_factory=list)
+
+
+class FinetuneRun:
+    """The state of a run: network, its running average that is also the teacher, optimiser, step and history.
+
+    Args:
+        net: the network to begin with.
+        backbone: how its backbone is built.
+        data: what it learns from.
+        settings: the recipe.
+        out: where the state is kept.
+    """
+
+    def __init__(
+        self, net: NdcNet, backbone: BackboneSettings, data: FinetuneData, *, settings: FinetuneSettings, out: Path
+    ) -> None:
+        self.net, self.backbone, self.data, self.settings, self.out = net, backbone, data, settings, out
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.freeze_depthwise:
+            _freeze_depthwise(net)
+        self.average = copy.deepcopy(net).eval().requires_grad_(False)
+        self.best = copy.deepcopy(self.average)
+        _strided_in_float32(net)  # after the copies: theirs must not run on these weights
+        self.optimizer = torch.optim.AdamW(_groups(net, settings), weight_decay=settings.weight_decay)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        ids = np.concatenate([region.class_ids for region in data.labelled])
+        counts = torch.from_numpy(np.bincount(ids, minlength=len(data.class_names)))
+        power, background = settings.loss.class_power, settings.loss.background_weight
+        self.weights = class_weights(counts, power=power, background=background)
+        self.step = 0
+        self.history = History()
+
+    @property
+    def head(self) -> NdcHead:
+        """How the network in training is read."""
+        model = self.settings.model
+        return NdcHead(
+            self.data.class_names, model.spacing_px, model.hidden, model.kernel, self.settings.min_distance_um
+        )
+
+    def checkpoint(self, net: NdcNet) -> NdcCheckpoint:
+        """One of this run's networks with all that is needed to use it, not calibrated."""
+        return NdcCheckpoint(net, self.backbone, self.head, {})
+
+    def advance(self) -> None:
+        """One step of training."""
+        started = time.perf_counter()
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * _learning_share(self.step, self.settings)
+        losses = self._losses(batch_of_step(self.data.labelled, self.data.unlabelled, self.step, self.settings))
+        self.optimizer.zero_grad()
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.net.parameters(), _GRADIENT_NORM)
+        self.optimizer.step()
+        self.step += 1
+        self._take_average()
+        self.history.losses.append([float(part.detach()) for part in vars(losses).values()])
+        if not math.isfinite(self.history.losses[-1][0]):
+            raise DatasetError(f"{self.out}: the loss is not a number at step {self.step}; lower learning_rate")
+        self.history.seconds += time.perf_counter() - started
+
+    def _losses(self, batch: Batch) -> Losses:
+        settings = self.settings.loss
+        self.net.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            proposals = self.net(batch.images())
+        targets = targets_of(
+            proposals,
+            batch.samples,
+            spacing_px=self.settings.model.spacing_px,
+            distance_weight=settings.distance_weight,
+        )
+        steps = self.settings.steps
+        share = ramp_up(self.step, start=round(settings.cons_start * steps), length=round(settings.cons_ramp * steps))
+        teacher = None
+        if settings.cons and share and batch.has_unlabelled_tissue:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                teacher = self.average(batch.plain_images()).logits
+        return losses_of(
+            proposals,
+            targets,
+            batch.samples,
+            weights=self.weights,
+            settings=settings,
+            teacher=teacher,
+            cons_share=share,
+        )
+
+    @torch.no_grad()
+    def _take_average(self) -> None:
+        keep = min(1 - 1 / self.settings.average_steps, self.step / (self.step + 9))  # follows closely at first
+        for kept, now in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+            if kept.dtype.is_floating_point:
+                kept.lerp_(now, 1 - keep)
+            else:
+                kept.copy_(now)
+
+    def validate(self) -> None:
+        """Score the average on validation; keep it where its mean class F1 is the best so far."""
+        started = time.perf_counter()
+        model = NdcModel.of_checkpoint(self.checkpoint(self.average))
+        found = find_on_patches(model.candidates, self.data.validation)
+        latest = Validation(self.step, *best_cut(found, self.data.validation))
+        best = max((one.mean_class_f1 for one in self.history.validations), default=-1.0)
+        self.history.validations.append(latest)
+        logger.info("step %d of %d: %s", self.step, self.settings.steps, latest)
+        if latest.mean_class_f1 > best:
+            self.best.load_state_dict(self.average.state_dict())
+        self.history.seconds += time.perf_counter() - started
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        last = self.history.validations[-1] if self.history.validations else None
+        f1 = last.mean_class_f1 if last and last.step == self.step else None
+        loss = float(np.mean([row[0] for row in self.history.losses[-20:]]))
+        return Progress(self.step, self.settings.steps, loss, self.history.seconds, f1)
+
+    def run(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Train to the end, validating and saving the state on the way."""
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        keep_freed_memory()
+        while self.step < self.settings.steps:
+            self.advance()
+            if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
+                self.validate()
+                self.save()
+            if self.step % 10 == 0 or self.step == self.settings.steps:
+                on_progress(self.progress())
+
+    def save(self) -> None:
+        """Write the state that `load` goes on from."""
+        state = {
+            "settings": settings_hash(self.settings),
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.history.seconds,
+            "losses": self.history.losses,
+            "validations": [list(vars(one).values()) for one in self.history.validations],
+        }
+        with whole_file(self.out / STATE_NAME) as temporary:
+            torch.save(state, temporary)
+
+    def load(self) -> None:
+        """Go on from the state in `out`, if there is one.
+
+        Raises:
+            ConfigError: it is of a run with other settings.
+        """
+        path = self.out / STATE_NAME
+        if not path.exists():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["settings"] != settings_hash(self.settings):
+            raise ConfigError(f"{path}: of a run with other settings; give those, another --out, or leave out --resume")
+        for name in ("net", "average", "best", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+        self.history = History(
+            state["seconds"], list(state["losses"]), [Validation(*one) for one in state["validations"]]
+        )
+
+
+def _freeze_depthwise(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.weight.requires_grad_(False)
+
+
+def _strided_in_float32(net: nn.Module) -> None:
+    """Take strided depthwise convolutions out of autocast: their backward pass in bfloat16 is 3 to 30 times slower."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride != (1, 1):
+            module.forward = _outside_autocast(module.forward)  # type: ignore[method-assign, assignment]
+
+
+def _outside_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def in_float32(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return forward(x.float())
+
+    return in_float32
+
+
+def _groups(net: NdcNet, settings: FinetuneSettings) -> list[dict[str, object]]:
+    """Parameters by learning rate, and those of one dimension (norms, biases) without weight decay."""
+    groups: list[dict[str, object]] = []
+    for in_encoder in (True, False):
+        rate = settings.learning_rate * (settings.encoder_rate if in_encoder else 1.0)
+        for flat in (True, False):
+            members = [
+                parameter
+                for name, parameter in net.named_parameters()
+                if parameter.requires_grad
+                and name.startswith("backbone.encoder.") == in_encoder
+                and (parameter.ndim < 2) == flat
+            ]
+            decay = {"weight_decay": 0.0} if flat else {}
+            groups.append({"params": members, "lr": rate, **decay})
+    return groups
+
+
+def _learning_share(step: int, settings: FinetuneSettings) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))

@@ -1,0 +1,271 @@
+"""The NDC model in use: a checkpoint in, images at 0.5 µm/px in, classified nuclei out.
+
+    from muse_core.ndc_model import NdcModel
+    model = NdcModel(Path("runs/ndc/ndc.safetensors"), device="cpu")
+    found = model.find(images)  # (B, H, W, 3) uint8 -> a NucleiFound an image
+
+The network runs in bfloat16. Its answers depend a little on where its grid of 32 px lies, so tiles should start at
+multiples of `grid_um` on the slide and bring `margin_um` around what they own.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.files import whole_file
+from muse_core.learned_detector import Calibration, keep_freed_memory
+from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
+from muse_core.models.feature_sampling import sample_at
+from muse_core.models.folding import fold_norms
+from muse_core.models.ndc import NdcNet, Proposals
+from muse_core.models.nuclei_found import NucleiFound
+from muse_core.models.point_nms import surest_apart
+
+FORMAT = "muse-ndc-1"
+WEIGHTS = Path(__file__).parent / "weights" / "muse-nano-ndc.safetensors"
+
+_COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
+_LEAST_CHANCE = 0.02  # proposals below are background whatever the calibration
+_CLIP = 1e-6
+
+
+@dataclass(frozen=True)
+class NdcHead:
+    """What rebuilds an NDC network around its backbone, and how its answers are read.
+
+    Attributes:
+        class_names: what the columns of probabilities mean.
+        spacing_px: of the proposals.
+        hidden: width of the heads.
+        kernel: of their first layer.
+        min_distance_um: of two nuclei nearer than this the less sure one goes.
+        calibration: from 1 - p(background) to the score.
+        class_bias: added to the logits of the classes once a nucleus is found; fitted on validation.
+    """
+
+    class_names: tuple[str, ...]
+    spacing_px: int = 8
+    hidden: int = 128
+    kernel: int = 3
+    min_distance_um: float = 3.0
+    calibration: Calibration = field(default_factory=Calibration)
+    class_bias: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class NdcCheckpoint:
+    """A network, how its backbone is built, and how it is read."""
+
+    net: NdcNet
+    backbone: BackboneSettings
+    head: NdcHead
+    notes: dict[str, str]
+
+
+class NdcModel:
+    """Finds and names nuclei; a `NucleusModel`.
+
+    Args:
+        weights: a file of `muse finetune`; None for the one that ships.
+        device: where the network runs, such as cpu or cuda.
+        min_score: nuclei below are left out; 0.5 gives the best mean class F1 on validation.
+        embeddings: whether to return the features at nuclei, too.
+
+    Raises:
+        ConfigError: the file is missing or no NDC checkpoint, or min_score is not in 0..1.
+    """
+
+    mpp: ClassVar[float] = 0.5
+    margin_um: ClassVar[float] = 64.0
+
+    def __init__(
+        self, weights: Path | None = None, *, device: str = "cpu", min_score: float = 0.5, embeddings: bool = False
+    ) -> None:
+        path = weights or WEIGHTS
+        self._use(load_checkpoint(path), device, min_score, embeddings)
+        self.model_id = sha256(path.read_bytes()).hexdigest()[:12]
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: NdcCheckpoint, *, device: str = "cpu", min_score: float = 0.5) -> "NdcModel":
+        """A model around a network in memory, as training needs; the network itself is left as it is."""
+        model = cls.__new__(cls)
+        copy = build_net(checkpoint.backbone, checkpoint.head)
+        copy.load_state_dict(checkpoint.net.state_dict())
+        model._use(NdcCheckpoint(copy, checkpoint.backbone, checkpoint.head, {}), device, min_score, False)
+        model.model_id = "memory"
+        return model
+
+    def _use(self, checkpoint: NdcCheckpoint, device: str, min_score: float, embeddings: bool) -> None:
+        if not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score {min_score}: a number from 0 to 1 needed")
+        if device == "cpu":
+            keep_freed_memory()
+        net = fold_norms(checkpoint.net).requires_grad_(False)
+        self._net = net.to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._head, self._device, self._min_score, self._embeddings = checkpoint.head, device, min_score, embeddings
+        self._step_px = math.lcm(int(checkpoint.net.backbone.side_multiple), checkpoint.head.spacing_px)  # type: ignore[arg-type]
+        self.class_names = checkpoint.head.class_names
+        self.grid_um = self._step_px * self.mpp
+
+    def find(self, images: NDArray[np.uint8]) -> list[NucleiFound]:
+        """Nuclei of each image, the surest first.
+
+        Args:
+            images: uint8 (B, H, W, 3) RGB at 0.5 µm/px.
+
+        Raises:
+            DatasetError: not such an array.
+        """
+        least = _chance_of(self._head.calibration, self._min_score)
+        return [self._calibrated(found) for found in self.candidates(images, least_chance=least)]
+
+    @torch.inference_mode()
+    def candidates(self, images: NDArray[np.uint8], *, least_chance: float = _LEAST_CHANCE) -> list[NucleiFound]:
+        """As `find`, but with 1 - p(background) for the score, and all above `least_chance`: for calibration."""
+        shape, dtype = np.shape(images), getattr(images, "dtype", type(images).__name__)
+        if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or 0 in shape:
+            raise DatasetError(f"images of shape {shape} and type {dtype}; RGB needed, uint8 (B, H, W, 3), not empty")
+        height, width = shape[1:3]
+        # Mirrored, not blank: a border of one colour would be an edge, and edges look like nuclei's.
+        fill = ((0, 0), (0, -height % self._step_px), (0, -width % self._step_px), (0, 0))
+        padded = torch.from_numpy(np.pad(images, fill, mode="symmetric")).to(self._device)
+        batch = standardised(padded.permute(0, 3, 1, 2)).to(torch.bfloat16)  # (B, H, W, 3) -> (B, 3, H, W)
+        proposals, feature_map = self._net.with_map(batch)
+        sides = (padded.shape[2], padded.shape[1])
+        return [
+            self._nuclei_of(proposals, feature_map, index, (width, height), sides, least_chance)
+            for index in range(len(images))
+        ]
+
+    def _nuclei_of(
+        self,
+        proposals: Proposals,
+        feature_map: Tensor,
+        index: int,
+        size: tuple[int, int],
+        padded_size: tuple[int, int],
+        least_chance: float,
+    ) -> NucleiFound:
+        logits = proposals.logits[index].float().cpu().numpy().astype(np.float64)
+        xy = proposals.xy[index].float().cpu().numpy().astype(np.float64)
+        chance = 1 - _softmax(logits)[:, -1]
+        kept = np.flatnonzero((chance >= least_chance) & (xy >= 0).all(1) & (xy < size).all(1))
+        kept = kept[surest_apart(xy[kept], chance[kept], min_distance=self._head.min_distance_um / self.mpp)]
+        bias = np.array(self._head.class_bias or np.zeros(len(self.class_names)))
+        embedding = None
+        if self._embeddings:
+            points = torch.from_numpy(xy[kept].astype(np.float32)).to(feature_map.device)
+            rows = torch.full((len(kept),), index, dtype=torch.int64, device=feature_map.device)
+            sampled = sample_at(feature_map, points, rows, side_px=padded_size)
+            embedding = np.asarray(sampled.float().cpu().numpy(), np.float16)
+        return NucleiFound(
+            xy[kept].astype(np.float32),
+            chance[kept].astype(np.float32),
+            _softmax(logits[kept][:, :-1] + bias).astype(np.float32),
+            embedding,
+        )
+
+    def _calibrated(self, found: NucleiFound) -> NucleiFound:
+        score = self._head.calibration.score(found.score)
+        return NucleiFound(found.xy, score, found.probabilities, found.embedding)
+
+
+def _chance_of(calibration: Calibration, score: float) -> float:
+    """The chance that is calibrated to a score; a hair less, so that rounding leaves none out."""
+    score = min(max(score, _CLIP), 1 - _CLIP)
+    at_half = calibration.heat_at_half
+    margin = math.log(score / (1 - score)) / calibration.slope + math.log(at_half / (1 - at_half))
+    return 1 / (1 + math.exp(-margin)) - _CLIP
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def build_net(backbone: BackboneSettings, head: NdcHead, *, dropout: float = 0.0) -> NdcNet:
+    """The network of these settings, its weights at random."""
+    return NdcNet(
+        build_backbone(backbone.model_copy(update={"imagenet": False})),
+        len(head.class_names),
+        spacing_px=head.spacing_px,
+        hidden=head.hidden,
+        kernel=head.kernel,
+        dropout=dropout,
+    )
+
+
+def save_checkpoint(checkpoint: NdcCheckpoint, path: Path) -> None:
+    """Write an NDC checkpoint: kernels in float16, norms and biases in float32, the rest in the file's metadata.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
+        for name, tensor in checkpoint.net.state_dict().items()
+        if not name.endswith(_COUNTER) and not name.startswith("h_dense.")
+    }
+    metadata = {
+        "format": FORMAT,
+        "backbone": checkpoint.backbone.model_dump_json(),
+        "head": json.dumps(asdict(checkpoint.head)),
+        "notes": json.dumps(checkpoint.notes),
+    }
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_checkpoint(path: Path) -> NdcCheckpoint:
+    """Read what `save_checkpoint` wrote, in eval mode.
+
+    Raises:
+        ConfigError: no such file, damaged, or not an NDC checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"NDC checkpoint {path}: cannot be read ({error}); give a file of `muse finetune`") from None
+    if about.get("format") != FORMAT:
+        raise ConfigError(
+            f"NDC checkpoint {path}: format {about.get('format')!r} found, {FORMAT!r} needed; give a file of "
+            "`muse finetune`"
+        )
+    try:
+        backbone = BackboneSettings.model_validate_json(about["backbone"])
+        head = _head_from(json.loads(about["head"]))
+        notes = json.loads(about.get("notes", "{}"))
+    except (KeyError, TypeError, ValidationError, json.JSONDecodeError) as error:
+        raise ConfigError(f"NDC checkpoint {path}: of another version: {error}") from None
+    net = build_net(backbone, head)
+    found = net.load_state_dict(tensors, strict=False)
+    lacking = [name for name in found.missing_keys if not name.endswith(_COUNTER) and not name.startswith("h_dense.")]
+    if lacking or found.unexpected_keys:
+        raise ConfigError(f"NDC checkpoint {path}: tensors differ from this version's network: {lacking[:3]}")
+    return NdcCheckpoint(net.eval(), backbone, head, notes)
+
+
+def _head_from(values: dict[str, object]) -> NdcHead:
+    calibration = values.pop("calibration")
+    assert isinstance(calibration, dict)
+    names, bias = values.pop("class_names"), values.pop("class_bias")
+    return NdcHead(
+        **values,  # type: ignore[arg-type]
+        class_names=tuple(names),  # type: ignore[arg-type]
+        class_bias=tuple(bias),  # type: ignore[arg-type]
+        calibration=Calibration(**calibration),
+    )
