@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from muse_core.cli import app, manifest_app
 from muse_core.cli_evaluate import evaluate_app
+from muse_core.cli_nuclei import export_app
 from muse_core.gdc import default_hold_out_paths, read_hold_out
 from tests.data.gdc_server import GdcServer
 
@@ -36,7 +37,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], status: int, *words:
 
 def command_names() -> list[list[str]]:
     top = [[command.name] for command in app.registered_commands]
-    groups = {"manifest": manifest_app, "evaluate": evaluate_app}
+    groups = {"manifest": manifest_app, "evaluate": evaluate_app, "export": export_app}
     return top + [[name, one.name] for name, group in groups.items() for one in group.registered_commands]
 
 

@@ -1,9 +1,10 @@
 """The nuclei dataset: GeoParquet parts written in a space-filling order, and what analysts ask of them."""
 
-from muse_core.nuclei_dataset.dataset import NucleiDataset
+from muse_core.nuclei_dataset.colours import class_colours, rgb
+from muse_core.nuclei_dataset.dataset import Area, Frame, NucleiDataset
 from muse_core.nuclei_dataset.part import NucleiPart
+from muse_core.nuclei_dataset.regions import Region, bounds_origin, read_regions
 from muse_core.nuclei_dataset.statistics import (
-    bounds_origin,
     class_densities,
     cohort_summary,
     counts_in_regions,
@@ -22,12 +23,16 @@ from muse_core.nuclei_dataset.write import (
 )
 
 __all__ = [
+    "Area",
+    "Frame",
     "NucleiDataset",
     "NucleiHeader",
     "NucleiPart",
     "NucleusPoints",
+    "Region",
     "WrittenNuclei",
     "bounds_origin",
+    "class_colours",
     "class_densities",
     "cohort_summary",
     "counts_in_regions",
@@ -36,6 +41,8 @@ __all__ = [
     "neighbour_statistics",
     "nuclei_table",
     "part_path",
+    "read_regions",
+    "rgb",
     "stage_nuclei",
     "write_nuclei",
 ]

@@ -1,7 +1,7 @@
 """The nuclei dataset opened for questions: boxes and polygons of one slide, or SQL and data frames over all of them.
 
 dataset = NucleiDataset("out")
-table = dataset.in_box("S1", Box(1000, 2000, 1000, 1000))            # 1 mm², in µm
+table = dataset.within("S1", Box(1000, 2000, 1000, 1000))  # 1 mm²: left, top, width and height in µm
 dataset.duckdb().sql("SELECT slide_id, class_name, count(*) FROM nuclei GROUP BY ALL")
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import geopandas
 
 Frame = Literal["um", "level0"]
+Area: TypeAlias = Box | BaseGeometry
 _HEAVY = ("geometry", "bbox", "embedding")  # left out unless asked for: the position has columns of its own
 
 
@@ -98,60 +99,40 @@ class NucleiDataset:
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{path}: cannot be read ({error}); run the slides again to have it written") from None
 
-    def tables(self, slide_id: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def tables(
+        self,
+        slide_id: str,
+        columns: Sequence[str] | None = None,
+        *,
+        area: Area | None = None,
+        frame: Frame = "um",
+    ) -> Iterator[pa.Table]:
         """A slide's nuclei, some ten thousand at a time, in the order of the curve.
 
         Args:
             slide_id: the slide.
             columns: names of columns; None for all but geometry, bbox and embedding.
-
-        Raises:
-            DatasetError: no such slide or column, or a file is damaged.
-        """
-        for part in self.parts(slide_id):
-            yield from part.read(columns or _light(part))
-
-    def in_box(self, slide_id: str, box: Box, *, frame: Frame = "um", columns: Sequence[str] | None = None) -> pa.Table:
-        """The nuclei of a slide in a box; reads only the row groups that can hold one.
-
-        Args:
-            slide_id: the slide.
-            box: half-open: boxes side by side share no nucleus.
-            frame: what the box is in, µm or level-0 px.
-            columns: as in `tables`.
+            area: a box, or a Shapely polygon or multipolygon; only the row groups that can hold a nucleus inside it are
+                read. Boxes are half-open, so that boxes side by side share no nucleus; on a polygon's outline is
+                outside.
+            frame: what the area is in, µm or level-0 px.
 
         Raises:
             DatasetError: no such slide or column, or a file is damaged.
             ConfigError: an unknown frame.
         """
-        found = []
         for part in self.parts(slide_id):
-            found += list(part.read(columns or _light(part), box=_to_level0(box, part, frame)))
-        return pa.concat_tables(found) if found else self._nothing(slide_id, columns)
-
-    def in_polygon(
-        self, slide_id: str, polygon: BaseGeometry, *, frame: Frame = "um", columns: Sequence[str] | None = None
-    ) -> pa.Table:
-        """The nuclei of a slide inside a Shapely polygon or multipolygon; on its outline counts as outside.
-
-        Args:
-            slide_id: the slide.
-            polygon: the area.
-            frame: what it is in, µm or level-0 px.
-            columns: as in `tables`.
-
-        Raises:
-            DatasetError: no such slide or column, or a file is damaged.
-            ConfigError: an unknown frame.
-        """
-        found = []
-        for part in self.parts(slide_id):
-            area = polygon_to_level0(polygon, part, frame)
-            shapely.prepare(area)
             wanted = list(columns or _light(part))
-            for table in part.read(list(dict.fromkeys([*wanted, "x_level0", "y_level0"])), box=_box_around(area)):
-                hits = shapely.contains_xy(area, table["x_level0"].to_numpy(), table["y_level0"].to_numpy())
-                found.append(table.filter(pa.array(hits)).select(wanted))
+            if area is None or isinstance(area, Box):
+                yield from part.read(wanted, box=None if area is None else _box_to_level0(area, part, frame))
+            else:
+                yield from _inside_polygon(part, _polygon_to_level0(area, part, frame), wanted)
+
+    def within(
+        self, slide_id: str, area: Area, *, frame: Frame = "um", columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """The nuclei of a slide in a box or polygon, in one table; arguments and errors as in `tables`."""
+        found = list(self.tables(slide_id, columns, area=area, frame=frame))
         return pa.concat_tables(found) if found else self._nothing(slide_id, columns)
 
     def arrow(self) -> pyarrow.dataset.Dataset:
@@ -175,9 +156,7 @@ class NucleiDataset:
             connection.execute(f"CREATE VIEW slides AS FROM read_parquet({_sql_path(self._slides_path)})")
         return connection
 
-    def geopandas(
-        self, slide_id: str, *, area: BaseGeometry | Box | None = None, frame: Frame = "um"
-    ) -> "geopandas.GeoDataFrame":
+    def geopandas(self, slide_id: str, *, area: Area | None = None, frame: Frame = "um") -> "geopandas.GeoDataFrame":
         """A slide's nuclei as a GeoDataFrame of points in level-0 px, without CRS.
 
         Args:
@@ -191,12 +170,8 @@ class NucleiDataset:
         """
         import geopandas  # here: it takes half a second, and nothing else needs it
 
-        if area is None:
-            table = pa.concat_tables(self.tables(slide_id))
-        elif isinstance(area, Box):
-            table = self.in_box(slide_id, area, frame=frame)
-        else:
-            table = self.in_polygon(slide_id, area, frame=frame)
+        found = list(self.tables(slide_id, area=area, frame=frame))
+        table = pa.concat_tables(found) if found else self._nothing(slide_id, None)
         points = geopandas.points_from_xy(table["x_level0"].to_numpy(), table["y_level0"].to_numpy())
         return geopandas.GeoDataFrame(table.to_pandas(), geometry=points)
 
@@ -210,14 +185,21 @@ class NucleiDataset:
         return pa.schema([schema.field(name) for name in columns or _light(part)]).empty_table()
 
 
-def polygon_to_level0(polygon: BaseGeometry, part: NucleiPart, frame: Frame) -> BaseGeometry:
-    """A polygon in µm or level-0 px of a part's slide, in level-0 px."""
+def _inside_polygon(part: NucleiPart, area: BaseGeometry, columns: list[str]) -> Iterator[pa.Table]:
+    """The rows inside a level-0 polygon."""
+    shapely.prepare(area)
+    for table in part.read(list(dict.fromkeys([*columns, "x_level0", "y_level0"])), box=_box_around(area)):
+        hits = shapely.contains_xy(area, table["x_level0"].to_numpy(), table["y_level0"].to_numpy())
+        yield table.filter(pa.array(hits)).select(columns)
+
+
+def _polygon_to_level0(polygon: BaseGeometry, part: NucleiPart, frame: Frame) -> BaseGeometry:
     if _checked(frame) == "level0":
         return polygon
     return shapely.transform(polygon, lambda xy: xy / part.slide_mpp)
 
 
-def _to_level0(box: Box, part: NucleiPart, frame: Frame) -> Box:
+def _box_to_level0(box: Box, part: NucleiPart, frame: Frame) -> Box:
     if _checked(frame) == "level0":
         return box
     mpp_x, mpp_y = part.slide_mpp

@@ -3,21 +3,18 @@
 Densities are nuclei in tissue per mm² of tissue; the tissue's area comes from the slides table.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import shapely
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from shapely.geometry import shape
-from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import DatasetError
 from muse_core.nuclei_dataset.dataset import NucleiDataset
+from muse_core.nuclei_dataset.regions import read_regions
 
 _DENSITIES = """
     WITH classes AS (SELECT UNNEST(?::VARCHAR[]) AS class_name),
@@ -80,8 +77,7 @@ def counts_in_regions(
         dataset: the nuclei.
         slide_id: the slide that the regions are drawn on.
         regions: GeoJSON in px of the image as QuPath shows it.
-        origin_level0: where that image's corner lies in level-0 px; None for the scanner's bounds, which QuPath crops
-            to, where inference noted any, else (0, 0).
+        origin_level0: where that image's corner lies; see `read_regions`.
 
     Returns:
         One row a region: region (number from 0), name, classification, area_mm2, n_nuclei, and `n_<class>` and
@@ -92,25 +88,17 @@ def counts_in_regions(
     """
     part = dataset.part(slide_id)
     mm2_per_px = part.slide_mpp[0] * part.slide_mpp[1] / 1e6
-    offset = origin_level0 or bounds_origin(part.provenance)
     rows = []
-    for number, (properties, area) in enumerate(_regions(regions)):
-        moved = shapely.transform(area, lambda xy: xy + offset)
-        found = dataset.in_polygon(slide_id, moved, frame="level0", columns=["class_id"])["class_id"].to_numpy()
-        mm2 = area.area * mm2_per_px
-        row = {"region": number, "name": _text(properties.get("name")), "classification": _class_of(properties)}
-        row |= {"area_mm2": mm2, "n_nuclei": len(found)}
+    for number, region in enumerate(read_regions(regions, part.provenance, origin_level0=origin_level0)):
+        found = dataset.within(slide_id, region.area_level0, frame="level0", columns=["class_id"])
+        class_ids, mm2 = found["class_id"].to_numpy(), region.area_level0.area * mm2_per_px
+        row = {"region": number, "name": region.name, "classification": region.classification, "area_mm2": mm2}
+        row["n_nuclei"] = len(class_ids)
         for class_id, name in enumerate(part.class_names):
-            count = int((found == class_id).sum())
-            row |= {f"n_{name}": count, f"per_mm2_{name}": count / mm2 if mm2 else None}
+            count = int((class_ids == class_id).sum())
+            row |= {f"n_{name}": count, f"per_mm2_{name}": count / mm2}
         rows.append(row)
     return pa.Table.from_pylist(rows)
-
-
-def bounds_origin(provenance: dict[str, Any]) -> tuple[float, float]:
-    """The corner of the scanned area that QuPath crops a slide to, level-0 px; (0, 0) where the slide names none."""
-    bounds = provenance.get("bounds_level0")
-    return (float(bounds[0]), float(bounds[1])) if bounds else (0.0, 0.0)
 
 
 def nearest_distances(dataset: NucleiDataset, slide_id: str, *, of: str, to: str) -> NDArray[np.float64]:
@@ -192,30 +180,3 @@ def _tissue_mm2(dataset: NucleiDataset, slide_id: str) -> float | None:
     slides = dataset.slides()
     rows = [] if slides is None else slides.select(["slide_id", "tissue_mm2"]).to_pylist()
     return next((row["tissue_mm2"] for row in rows if row["slide_id"] == slide_id), None)
-
-
-def _regions(path: Path) -> Iterator[tuple[dict[str, Any], BaseGeometry]]:
-    """Each area of a GeoJSON file with its properties, level-0 px; points and lines are passed over."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DatasetError(f"{path}: regions cannot be read: {error.strerror or error}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: not GeoJSON: {error}; export it from QuPath as GeoJSON again") from None
-    features = content.get("features", [content]) if isinstance(content, dict) else content
-    for feature in features if isinstance(features, list) else []:
-        try:
-            geometry = shapely.make_valid(shape(feature.get("geometry") or feature))
-        except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
-            raise DatasetError(f"{path}: not a GeoJSON geometry: {feature!s:.60}: {error}") from None
-        if geometry.area > 0:
-            yield dict(feature.get("properties") or {}), geometry
-
-
-def _class_of(properties: dict[str, Any]) -> str | None:
-    classification = properties.get("classification")
-    return _text(classification.get("name") if isinstance(classification, dict) else classification)
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)

@@ -47,7 +47,7 @@ def test_a_box_holds_what_lies_in_it(out, xy, frame):
     box = Box(300.0, 400.0, 500.0, 250.0)
     places = xy * scale
     inside = (places >= (box.x, box.y)).all(axis=1) & (places < (box.right, box.bottom)).all(axis=1)
-    found = NucleiDataset(out).in_box("S1", box, frame=frame)
+    found = NucleiDataset(out).within("S1", box, frame=frame)
     got = np.stack([found["x_level0"].to_numpy(), found["y_level0"].to_numpy()], axis=1)
     assert inside.sum() > 50
     assert sorted(map(tuple, got)) == sorted(map(tuple, xy[inside]))
@@ -56,7 +56,7 @@ def test_a_box_holds_what_lies_in_it(out, xy, frame):
 def test_boxes_side_by_side_share_no_nucleus_and_lose_none(out):
     dataset, side = NucleiDataset(out), 8000 / 64
     tiles = [Box(x * side * 16, y * side * 16, side * 16, side * 16) for x in range(4) for y in range(4)]
-    found = [dataset.in_box("S1", tile, frame="level0", columns=["nucleus_id"]) for tile in tiles]
+    found = [dataset.within("S1", tile, frame="level0", columns=["nucleus_id"]) for tile in tiles]
     ids = np.concatenate([table["nucleus_id"].to_numpy() for table in found])
     assert len(ids) == len(set(ids.tolist())) == 40_000
 
@@ -69,19 +69,19 @@ def test_a_box_reads_few_row_groups(out):
 
 
 def test_a_box_with_nothing_in_it_keeps_its_columns(out):
-    table = NucleiDataset(out).in_box("S1", Box(1e5, 1e5, 10, 10), columns=["score", "class_name"])
+    table = NucleiDataset(out).within("S1", Box(1e5, 1e5, 10, 10), columns=["score", "class_name"])
     assert table.num_rows == 0
     assert table.column_names == ["score", "class_name"]
 
 
 def test_a_polygon_holds_what_shapely_says(out, xy):
     ring = shapely.Point(900, 1000).buffer(400) - shapely.Point(900, 1000).buffer(200)
-    found = NucleiDataset(out).in_polygon("S1", ring, columns=["nucleus_id"])
+    found = NucleiDataset(out).within("S1", ring, columns=["nucleus_id"])
     assert found.column_names == ["nucleus_id"]
     assert found.num_rows == shapely.contains_xy(ring, xy * MPP).sum() > 500
     pixels = shapely.transform(ring, lambda at: at / MPP)
-    assert NucleiDataset(out).in_polygon("S1", pixels, frame="level0").num_rows == found.num_rows
-    assert NucleiDataset(out).in_polygon("S1", shapely.Polygon()).num_rows == 0
+    assert NucleiDataset(out).within("S1", pixels, frame="level0").num_rows == found.num_rows
+    assert NucleiDataset(out).within("S1", shapely.Polygon()).num_rows == 0
 
 
 def test_sql_sees_nuclei_and_slides(out):
@@ -123,11 +123,11 @@ def test_a_geodataframe_of_a_box(out, xy):
 def test_what_is_not_there_is_named(out, tmp_path):
     dataset = NucleiDataset(out)
     with pytest.raises(DatasetError, match=r"slide 'S9': not in .*there are 2: S1, S2"):
-        dataset.in_box("S9", Box(0, 0, 1, 1))
+        dataset.within("S9", Box(0, 0, 1, 1))
     with pytest.raises(DatasetError, match="no column colour; it has slide_id"):
-        dataset.in_box("S1", Box(0, 0, 1, 1), columns=["colour"])
+        dataset.within("S1", Box(0, 0, 1, 1), columns=["colour"])
     with pytest.raises(ConfigError, match="frame 'mm': needs um or level0"):
-        dataset.in_box("S1", Box(0, 0, 1, 1), frame="mm")
+        dataset.within("S1", Box(0, 0, 1, 1), frame="mm")
     with pytest.raises(DatasetError, match="no such folder; give the folder that muse infer"):
         NucleiDataset(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="no nuclei dataset"):
@@ -156,7 +156,7 @@ def test_parts_without_statistics_are_searched_whole(tmp_path):
     write_slide(tmp_path, 100)
     path = part_path(tmp_path, header())
     pq.write_table(pq.read_table(path, partitioning=None), path, write_statistics=False)
-    assert NucleiDataset(tmp_path).in_box("S1", Box(0, 0, 1e5, 1e5)).num_rows == 100
+    assert NucleiDataset(tmp_path).within("S1", Box(0, 0, 1e5, 1e5)).num_rows == 100
 
 
 def test_unfinished_files_are_passed_over(tmp_path):

@@ -1,0 +1,91 @@
+"""Regions that somebody drew on a slide, from GeoJSON such as QuPath exports."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import shapely
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from muse_core.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Region:
+    """An area of a slide.
+
+    Attributes:
+        area_level0: a valid polygon or multipolygon, level-0 px of the full image.
+        name: its name, None where it has none.
+        classification: the name of its class in QuPath, None where it has none.
+    """
+
+    area_level0: BaseGeometry
+    name: str | None
+    classification: str | None
+
+
+def bounds_origin(provenance: Mapping[str, Any]) -> tuple[float, float]:
+    """The corner of the scanned area that QuPath crops a slide to, level-0 px; (0, 0) where the slide names none.
+
+    Args:
+        provenance: of the slide's part; `bounds_level0` is [left, top, width, height] or null.
+    """
+    bounds = provenance.get("bounds_level0")
+    return (float(bounds[0]), float(bounds[1])) if bounds else (0.0, 0.0)
+
+
+def read_regions(
+    path: Path, provenance: Mapping[str, Any], *, origin_level0: tuple[float, float] | None = None
+) -> Iterator[Region]:
+    """Each area of a file; points and lines are passed over.
+
+    Args:
+        path: GeoJSON in px of the image as QuPath shows it.
+        provenance: of the slide's part.
+        origin_level0: where that image's corner lies in level-0 px; None for `bounds_origin`.
+
+    Raises:
+        DatasetError: the file cannot be read or is not GeoJSON.
+    """
+    offset = bounds_origin(provenance) if origin_level0 is None else origin_level0
+    for feature in _features(path):
+        properties = feature.get("properties") or {}
+        area = _area(feature, path)
+        if area.area > 0:
+            moved = shapely.transform(area, lambda xy: xy + offset)
+            yield Region(moved, _text(properties.get("name")), _class_of(properties))
+
+
+def _features(path: Path) -> list[dict[str, Any]]:
+    """Features, or bare geometries, of a collection, a list or a file of one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(f"{path}: regions cannot be read: {error.strerror or error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: not GeoJSON: {error}; export it from QuPath as GeoJSON again") from None
+    features = content.get("features", [content]) if isinstance(content, dict) else content
+    if not isinstance(features, list) or not all(isinstance(feature, dict) for feature in features):
+        raise DatasetError(f"{path}: not GeoJSON: {content!r:.60}; a feature collection is needed")
+    return features
+
+
+def _area(feature: dict[str, Any], path: Path) -> BaseGeometry:
+    try:
+        geometry = shape(feature.get("geometry") or feature)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
+        raise DatasetError(f"{path}: not a GeoJSON geometry: {feature!s:.60}: {error}") from None
+    return shapely.make_valid(geometry)
+
+
+def _class_of(properties: dict[str, Any]) -> str | None:
+    classification = properties.get("classification")
+    return _text(classification.get("name") if isinstance(classification, dict) else classification)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
