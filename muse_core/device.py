@@ -30,3 +30,12 @@ def _has_cuda() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+def gpu_count() -> int:
+    """CUDA devices that answer; 0 where there is no driver."""
+    if not _has_cuda():
+        return 0
+    import torch
+
+    return int(torch.cuda.device_count())
