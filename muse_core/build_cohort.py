@@ -94,7 +94,7 @@ class BuildRun(CohortRun):
         mine, earlier = self.records_of(manifest, records)
         with whole_file(self.paths.settings) as path:
             path.write_text(self.settings.model_dump_json(indent=2), encoding="utf-8")
-        summary = summarise(mine)
+        summary = summarise(mine, BuildSummary())
         summary.slides_earlier = earlier
         summary.seconds = time.monotonic() - self.started
         built_mm2 = sum(record.row.get("tissue_mm2") or 0.0 for record in mine if not record.reused)

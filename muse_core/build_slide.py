@@ -5,7 +5,6 @@ build_chunk    SlidePlan + chunk number -> one Parquet part in the staging folde
 commit_parts   staging folder -> the dataset, by renames that a second call can finish
 """
 
-import hashlib
 import io
 import json
 import logging
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from muse_core.acquire.partial import md5_of
 from muse_core.build_roi import build_roi, copyable_tiles
 from muse_core.build_settings import BuildSettings
 from muse_core.errors import MuseError, SlideReadError
@@ -27,6 +27,7 @@ from muse_core.roi_dataset import RoiRow, part_path, write_rois
 from muse_core.roi_image import TILED_JPEG
 from muse_core.rois import RoiBox, select_rois
 from muse_core.slide import Slide, open_slide
+from muse_core.slide_records import slide_facts
 from muse_core.staging import commit_files
 from muse_core.tissue import Overview, Tissue, find_tissue, read_overview, read_tissue, tissue_area_mm2, write_tissue
 
@@ -114,7 +115,7 @@ def plan_slide(job: SlideJob) -> SlidePlan:
     if staged.exists():
         return _read_plan(staged)
     with open_slide(job.path, mpp_override=job.mpp_override) as slide:
-        facts = _facts(slide) | {"md5": job.md5 or _md5(job.path), "size": job.path.stat().st_size}
+        facts = slide_facts(slide) | {"md5": job.md5 or md5_of(job.path), "size": job.path.stat().st_size}
         try:
             plan, tissue, sample = _plan(slide, job, facts)
         except MuseError as error:
@@ -201,26 +202,6 @@ def _tissue_of(slide: Slide, job: SlideJob, overview: Overview) -> Tissue:
     if job.tissue_edited is not None:
         return read_tissue(job.tissue_edited, slide.info)
     return find_tissue(slide, job.settings.tissue, overview=overview)
-
-
-def _facts(slide: Slide) -> dict[str, Any]:
-    info = slide.info
-    return {
-        "vendor": info.vendor,
-        "reader": info.reader,
-        "reader_check": info.reader_check,
-        "mpp_x": info.mpp.x,
-        "mpp_y": info.mpp.y,
-        "mpp_source": info.mpp.source,
-        "width_level0": info.width_level0,
-        "height_level0": info.height_level0,
-        "level_count": len(info.levels),
-    }
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _stain_sample(slide: Slide, boxes: tuple[RoiBox, ...]) -> NDArray[np.uint8]:

@@ -102,7 +102,7 @@ class CohortRun(ABC):
         if known is not None and self._is_finished(known, inputs_hash):
             return replace(known, reused=True)
         values = self._attempt(row, inputs_hash, fetch or self.fetch, tell)
-        values["seconds"] = time.monotonic() - begun
+        values.setdefault("seconds", time.monotonic() - begun)
         return self._settle(row, known, inputs_hash, values)
 
     def records_of(self, manifest: Manifest, records: Iterable[SlideRecord]) -> tuple[list[SlideRecord], int]:

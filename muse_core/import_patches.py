@@ -136,7 +136,7 @@ def import_patches(
                 records += outcome
                 if on_images:
                     on_images(len(records), len(patches))
-            summary = summarise(records)
+            summary = summarise(records, BuildSummary())
             summary.peak_rss_bytes = workers.peak_rss_bytes()
         write_slides_table(paths.slides_table, records)
         with whole_file(paths.settings) as file:

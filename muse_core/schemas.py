@@ -48,6 +48,26 @@ SLIDES = pa.schema(
     ]
 )
 
+# The slides table of inference: without what only ROIs have, with how the nuclei were found and at what pace.
+INFERRED_SLIDES = pa.schema(
+    [
+        *(field for field in SLIDES if field.name not in ("n_rois", "n_failed_rois", "seconds", "versions")),
+        _field("n_tiles", pa.int64()),
+        _field("n_failed_tiles", pa.int64()),
+        _field("checkpoint", pa.string()),
+        _field("model_id", pa.string()),
+        _field("model_mpp", pa.float64(), unit="um/px"),
+        _field("device", pa.string()),
+        _field("seconds", pa.float64(), unit="s"),
+        _field("seconds_per_mm2", pa.float64(), unit="s/mm2"),
+        _field("read_share", pa.float64(), unit="0..1"),
+        _field("network_share", pa.float64(), unit="0..1"),
+        _field("write_share", pa.float64(), unit="0..1"),
+        _field("waiting_share", pa.float64(), unit="0..1"),  # of its time that the network had nothing to do
+        _field("versions", pa.string()),  # JSON: package to version
+    ]
+)
+
 ROIS = pa.schema(
     [
         _field("roi_id", pa.string(), nullable=False),

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muse_core.files import whole_file
 from muse_core.schemas import SLIDES, check_table
+from muse_core.slide import Slide
 
 RECORDED_PACKAGES = (
     "muse-nuclei",
@@ -53,11 +54,11 @@ class SlideRecord:
 
 
 @dataclass
-class BuildSummary:
+class CohortSummary:
     """Counts over the slides of one run, in the words of the commands' JSON.
 
     `slides_earlier` counts slides of earlier manifests that are in the folder too.
-    `seconds_per_mm2` is over the tissue that this run built, not what an earlier one had finished; None for nothing.
+    `seconds_per_mm2` is over the tissue that this run did, not what an earlier one had finished; None for nothing.
     """
 
     slides_done: int = 0
@@ -65,7 +66,6 @@ class BuildSummary:
     slides_skipped: int = 0
     slides_reused: int = 0
     slides_earlier: int = 0
-    n_rois: int = 0
     n_nuclei: int = 0
     tissue_mm2: float = 0.0
     seconds: float = 0.0
@@ -76,6 +76,49 @@ class BuildSummary:
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    def add(self, record: SlideRecord) -> None:
+        """Count one slide."""
+        row = record.row
+        self.slides_done += record.status == "done"
+        self.slides_failed += record.status == "failed"
+        self.slides_skipped += record.status == "skipped"
+        self.slides_reused += record.reused
+        self.n_nuclei += row.get("n_nuclei") or 0
+        self.tissue_mm2 += row.get("tissue_mm2") or 0.0
+        if record.status == "failed":
+            self.failures.append({key: str(row.get(key) or "") for key in ("slide_id", "reason", "message")})
+
+
+@dataclass
+class BuildSummary(CohortSummary):
+    """Of a run of build-tcga-nu."""
+
+    n_rois: int = 0
+
+    def add(self, record: SlideRecord) -> None:
+        """Count one slide."""
+        super().add(record)
+        self.n_rois += record.row.get("n_rois") or 0
+
+
+AnySummary = TypeVar("AnySummary", bound=CohortSummary)
+
+
+def slide_facts(slide: Slide) -> dict[str, Any]:
+    """The columns of the slides table that an open slide tells."""
+    info = slide.info
+    return {
+        "vendor": info.vendor,
+        "reader": info.reader,
+        "reader_check": info.reader_check,
+        "mpp_x": info.mpp.x,
+        "mpp_y": info.mpp.y,
+        "mpp_source": info.mpp.source,
+        "width_level0": info.width_level0,
+        "height_level0": info.height_level0,
+        "level_count": len(info.levels),
+    }
 
 
 def package_versions() -> dict[str, str]:
@@ -129,18 +172,8 @@ def write_slides_table(path: Path, records: Iterable[SlideRecord], schema: pa.Sc
         pq.write_table(table, file)
 
 
-def summarise(records: Iterable[SlideRecord]) -> BuildSummary:
-    """Add up records: counts, tissue and failures; the run fills in its time and memory."""
-    summary = BuildSummary()
+def summarise(records: Iterable[SlideRecord], summary: AnySummary) -> AnySummary:
+    """Add records up, by slide id: counts, tissue and failures; the run fills in its time and memory."""
     for record in sorted(records, key=lambda record: record.slide_id):
-        row = record.row
-        summary.slides_done += record.status == "done"
-        summary.slides_failed += record.status == "failed"
-        summary.slides_skipped += record.status == "skipped"
-        summary.slides_reused += record.reused
-        summary.n_rois += row.get("n_rois") or 0
-        summary.n_nuclei += row.get("n_nuclei") or 0
-        summary.tissue_mm2 += row.get("tissue_mm2") or 0.0
-        if record.status == "failed":
-            summary.failures.append({key: str(row.get(key) or "") for key in ("slide_id", "reason", "message")})
+        summary.add(record)
     return summary

@@ -1,0 +1,44 @@
+"""How many threads read tiles and run the network, and how many tiles a call, on the machine at hand."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from muse_core.infer.engine import Crew
+from muse_core.infer.job import InferJob
+
+_GPU_FINDERS = 3  # while one tile's heat becomes points on the host, the others keep the GPU busy
+_GPU_BYTES_A_PX = 600  # of the network's working memory a px of a tile; a guess on the safe side
+_GPU_MOST_TILES = 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A crew, and tiles a call of the network."""
+
+    crew: Crew
+    batch_tiles: int
+
+
+def crew_for(job: InferJob) -> Sizes:
+    """A finder a core on a CPU; on a GPU a few finders, and the cores read."""
+    if job.device == "cpu":
+        readers = max(1, job.threads // 2)  # reading takes a tenth of the time that the network takes
+        return Sizes(Crew(readers, job.threads, readers), job.settings.batch_tiles or 1)
+    free_bytes = torch.cuda.get_device_properties(torch.device(job.device)).total_memory // 2
+    fits = free_bytes // (_GPU_FINDERS * _GPU_BYTES_A_PX * job.settings.tile_px**2)
+    batch = job.settings.batch_tiles or int(min(_GPU_MOST_TILES, max(1, fits)))
+    return Sizes(Crew(max(1, job.threads), _GPU_FINDERS, max(2, job.threads // 2)), batch)
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Have each thread's network use so many cores for the length of the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

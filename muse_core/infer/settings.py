@@ -1,0 +1,47 @@
+"""Settings of slide inference."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from muse_core.acquire import AcquireSettings
+from muse_core.config import Settings, settings_hash
+from muse_core.tissue import TissueSettings
+
+# Raised by hand whenever code changes what inference writes for the same inputs, so that reruns redo it.
+INFER_VERSION = 1
+
+
+class InferSettings(Settings):
+    """Everything configurable about slide inference; one TOML section a field.
+
+    Attributes:
+        tissue: how tissue is found.
+        acquire: how slides are fetched (never changes the tables).
+        min_score: nuclei below are left out; models score so that 0.5 gives the best F1 on validation.
+        edge_um: nuclei so far outside the tissue's outline are kept, with `in_tissue` false: the outline is simplified
+            by about half of this.
+        tile_px: side of the area that a tile owns, px of the model, on top of which come its margins. Larger tiles
+            waste less on margins, smaller ones stay in the processor's cache and follow the tissue's outline.
+        seam_um: of nuclei of neighbouring tiles nearer than this across their border one stays; nuclei are farther
+            apart, the same nucleus seen by two tiles is not.
+        group_tiles: tiles that are kept together, and lost together by a kill; about 0.5 mm² each.
+        batch_tiles: tiles a call of the network; None for one on a CPU and as many as fit on a GPU.
+        offset_px: shifts the borders of tiles, px of the model (to measure what depends on them).
+        embedding: whether each nucleus's features are kept, where the model has any.
+    """
+
+    tissue: TissueSettings = TissueSettings()
+    acquire: AcquireSettings = AcquireSettings()
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
+    edge_um: Annotated[float, Field(ge=0)] = 16.0
+    tile_px: Annotated[int, Field(ge=64)] = 1280
+    seam_um: Annotated[float, Field(ge=0)] = 2.0
+    group_tiles: Annotated[int, Field(ge=1)] = 16
+    batch_tiles: Annotated[int, Field(ge=1)] | None = None
+    offset_px: tuple[int, int] = (0, 0)
+    embedding: bool = False
+
+    def tables_hash(self) -> str:
+        """Changes exactly when the tables may: how slides are fetched is left out."""
+        return f"{INFER_VERSION}-{settings_hash(self.model_copy(update={'acquire': AcquireSettings()}))}"

@@ -1,0 +1,266 @@
+"""One slide to its nuclei: plan, tiles in groups, seams, one part. Each step is picklable and may run in any process.
+
+plan_slide    slide file -> InferPlan and tissue polygons, kept in the staging folder
+infer_slide   groups of tiles -> staged nuclei, then the slide's part beside them; a rerun does only missing groups
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely import Polygon
+from shapely.geometry.base import BaseGeometry
+
+from muse_core.acquire.partial import md5_of
+from muse_core.errors import MuseError, SlideReadError
+from muse_core.files import whole_file
+from muse_core.geometry import Frame, frame_at, level0_to_um
+from muse_core.infer.crew import cpu_threads, crew_for
+from muse_core.infer.engine import Clock, Steps, run_groups
+from muse_core.infer.groups import (
+    GroupFiles,
+    SeamNuclei,
+    join_nuclei,
+    join_seams,
+    read_done,
+    settled_seams,
+    taken,
+    write_group,
+)
+from muse_core.infer.job import GroupDone, InferJob, InferPlan, InferResult
+from muse_core.infer.seams import SeamPoints, place_in_core
+from muse_core.infer.tiles import Tile, TileGrid, in_batches, in_groups, plan_tiles
+from muse_core.nuclei_dataset import NucleiHeader, NucleusPoints, merge_nuclei, nuclei_table, stage_nuclei
+from muse_core.nucleus_model import NucleiFound, NucleusModel, load_nucleus_model
+from muse_core.slide import Slide, open_slide
+from muse_core.slide_records import slide_facts
+from muse_core.tissue import find_tissue, read_tissue, tissue_area_mm2, write_tissue
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[int], None]
+TileNuclei = tuple[NucleusPoints, SeamNuclei]
+
+
+def plan_slide(job: InferJob) -> InferPlan:
+    """Open the slide and find its tissue; a plan already staged is read back.
+
+    Raises:
+        SlideReadError, MppError: the file or its µm/px is of no use.
+        TissueError: there is no tissue.
+        DatasetError: given polygons are none.
+    """
+    if job.staged_plan.exists() and job.staged_tissue.exists():
+        return InferPlan(**json.loads(job.staged_plan.read_text(encoding="utf-8")))
+    with open_slide(job.path, mpp_override=job.mpp_override) as slide:
+        facts = slide_facts(slide) | {"md5": job.md5 or md5_of(job.path), "size": job.path.stat().st_size}
+        try:
+            tissue = (
+                read_tissue(job.tissue_edited, slide.info)
+                if job.tissue_edited
+                else find_tissue(slide, job.settings.tissue)
+            )
+            with whole_file(job.staged_tissue) as file:
+                write_tissue(tissue, file)
+            area = _Area(slide, job)
+        except MuseError as error:
+            error.facts = facts
+            raise
+    plan = InferPlan(facts, area.tissue_mm2)
+    with whole_file(job.staged_plan) as file:
+        file.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+    return plan
+
+
+def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> InferResult:
+    """Find the slide's nuclei and write its part to the staging folder.
+
+    A tile that cannot be read is left out and named in the result; the slide goes on.
+
+    Args:
+        job: the slide.
+        plan: what `plan_slide` gave.
+        tell: told how many tiles were just done.
+
+    Raises:
+        SlideReadError: the slide no longer opens, or none of its tiles can be read.
+        OutputError: the disk is full.
+    """
+    clock = Clock()
+    with cpu_threads(1 if job.device == "cpu" else job.threads):
+        model = load_nucleus_model(
+            job.checkpoint, device=job.device, min_score=job.settings.min_score, embeddings=job.settings.embedding
+        )
+        with open_slide(
+            job.path, mpp_override=job.mpp_override, reader=str(plan.facts["reader"]), device=job.device
+        ) as slide:
+            work = _SlideWork(job, plan, slide, model, clock)
+            work.run(tell or (lambda _: None))
+    done = [read_done(group) for group in work.files]
+    failed = [text for one in done if one for _, text in one.failed]
+    if failed and len(failed) == work.n_tiles:
+        raise SlideReadError(f"{job.path}: none of its {len(failed)} tiles could be read: {failed[0]}")
+    with clock("write"):
+        n_nuclei = work.merge()
+    facts = {**plan.facts, "model_id": model.model_id, "model_mpp": model.mpp, "device": job.device}
+    return InferResult(facts, n_nuclei, work.n_tiles, failed, clock.seconds)
+
+
+class _Area:
+    """Where nuclei are looked for, and where they are in tissue; level-0 px."""
+
+    def __init__(self, slide: Slide, job: InferJob) -> None:
+        info = slide.info
+        tissue = read_tissue(job.staged_tissue, info)
+        self.tissue = shapely.union_all(list(tissue.polygons))
+        whole = shapely.box(0, 0, info.width_level0, info.height_level0)
+        if job.regions is not None:
+            regions = shapely.union_all(list(read_tissue(job.regions, info).polygons))
+            self.work = shapely.intersection(regions, whole)
+            inside = shapely.intersection(self.work, self.tissue)
+            self.tissue_mm2 = float(inside.area) * info.mpp.x * info.mpp.y * 1e-6
+        else:
+            edge_px = job.settings.edge_um / min(info.mpp.x, info.mpp.y)
+            self.work = shapely.intersection(self.tissue.buffer(edge_px), whole)
+            self.tissue_mm2 = tissue_area_mm2(tissue, info.mpp.x, info.mpp.y)
+        shapely.prepare(self.tissue)
+        shapely.prepare(self.work)
+
+
+class _SlideWork:
+    """The groups of one open slide."""
+
+    def __init__(self, job: InferJob, plan: InferPlan, slide: Slide, model: NucleusModel, clock: Clock) -> None:
+        self._job, self._slide, self._model, self._clock = job, slide, model, clock
+        settings, mpp = job.settings, (slide.info.mpp.x, slide.info.mpp.y)
+        self._area = _Area(slide, job)
+        self._frame = frame_at(0.0, 0.0, model.mpp, mpp)
+        self._mpp = mpp
+        self._seam_px = settings.seam_um / model.mpp
+        self._header = NucleiHeader(
+            job.slide_id, job.project, mpp, model.class_names, _provenance(job, plan, model), _embedding_size(model)
+        )
+        grid = TileGrid(
+            settings.tile_px, _ceil(model.margin_um / model.mpp), _ceil(model.grid_um / model.mpp), settings.offset_px
+        )
+        tiles = plan_tiles(_in_frame(self._area.work, self._frame), grid)
+        self.n_tiles = len(tiles)
+        self._groups = in_groups(tiles, settings.group_tiles)
+        self.files = [GroupFiles(job.folder, number) for number in range(len(self._groups))]
+
+    def run(self, tell: Tell) -> None:
+        """Stage the groups that are not staged yet; a writer's thread keeps one behind the network."""
+        missing = [number for number, files in enumerate(self.files) if read_done(files) is None]
+        tell(sum(len(group) for number, group in enumerate(self._groups) if number not in missing))
+        crew = crew_for(self._job)
+        groups = [in_batches(self._groups[number], crew.batch_tiles) for number in missing]
+        writing: Future[None] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+            found = run_groups(groups, Steps(self._read, self._find), crew.crew, self._clock)
+            for number, batches in zip(missing, found, strict=True):
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._write, number, [tile for batch in batches for tile in batch])
+                tell(len(self._groups[number]))
+            if writing is not None:
+                writing.result()
+
+    def merge(self) -> int:
+        """Write the slide's part from its groups and seams; how many nuclei it holds."""
+        seam = settled_seams(self.files, self._job.settings.seam_um)
+        staged = [files.certain for files in self.files]
+        if seam is not None:
+            staged.append(self._job.folder / "seams.parquet")
+            stage_nuclei(staged[-1], nuclei_table(self._header, seam))
+        return merge_nuclei(self._job.staged_part, staged, self._header).n_nuclei
+
+    def _read(self, batch: Sequence[Tile]) -> list[NDArray[np.uint8] | SlideReadError]:
+        return [self._read_tile(tile) for tile in batch]
+
+    def _read_tile(self, tile: Tile) -> NDArray[np.uint8] | SlideReadError:
+        ((x_level0, y_level0),) = self._frame.to_level0(np.array([[tile.x, tile.y]]))
+        try:
+            # Reads that fail are tried once more on a fresh handle, for one that failed may fail for ever.
+            return self._slide.read_region(x_level0, y_level0, tile.width, tile.height, mpp=self._model.mpp)
+        except SlideReadError as error:
+            logger.warning("%s: tile %d: %s", self._job.slide_id, tile.number, error)
+            return error
+
+    def _find(
+        self, batch: Sequence[Tile], images: list[NDArray[np.uint8] | SlideReadError]
+    ) -> list[tuple[Tile, TileNuclei | SlideReadError]]:
+        good = [image for image in images if not isinstance(image, SlideReadError)]
+        found = iter(self._model.find(np.stack(good)) if good else [])
+        return [
+            (tile, image if isinstance(image, SlideReadError) else self._placed(tile, next(found)))
+            for tile, image in zip(batch, images, strict=True)
+        ]
+
+    def _placed(self, tile: Tile, found: NucleiFound) -> TileNuclei:
+        """A tile's nuclei in level-0 px, those it owns for certain and those at its borders."""
+        xy = np.asarray(found.xy, np.float64) + np.array([tile.x, tile.y])
+        owned, at_border = place_in_core(xy, tile.core, self._seam_px)
+        xy_level0 = self._frame.to_level0(xy)
+        x, y = np.ascontiguousarray(xy_level0.T)
+        inside = (owned | at_border) & shapely.contains_xy(self._area.work, x, y)
+        nuclei = NucleusPoints(
+            xy_level0,
+            found.probabilities.argmax(axis=1),
+            found.score,
+            found.probabilities,
+            shapely.contains_xy(self._area.tissue, x, y),
+            found.embedding,
+        )
+        seam = inside & at_border
+        points = SeamPoints(
+            level0_to_um(xy_level0[seam], self._mpp), found.score[seam], np.full(seam.sum(), tile.number), owned[seam]
+        )
+        return taken(nuclei, inside & ~at_border), SeamNuclei(taken(nuclei, seam), points)
+
+    def _write(self, number: int, results: list[tuple[Tile, TileNuclei | SlideReadError]]) -> None:
+        with self._clock("write"):
+            failed = [(tile.number, str(found)) for tile, found in results if isinstance(found, SlideReadError)]
+            found = [found for _, found in sorted(results, key=lambda pair: pair[0].number) if isinstance(found, tuple)]
+            empty = self._placed(results[0][0], self._nothing())
+            certain = join_nuclei([empty[0], *(one[0] for one in found)])
+            seam = join_seams([empty[1], *(one[1] for one in found)])
+            write_group(self.files[number], self._header, certain, seam, GroupDone(len(results), failed))
+
+    def _nothing(self) -> NucleiFound:
+        size, n_classes = self._header.embedding_size, len(self._model.class_names)
+        none = np.empty((0, size), np.float16) if size else None
+        return NucleiFound(
+            np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty((0, n_classes), np.float32), none
+        )
+
+
+def _in_frame(area: BaseGeometry, frame: Frame) -> list[Polygon]:
+    """An area in level-0 px as polygons in network px."""
+    return [shapely.transform(part, frame.from_level0) for part in shapely.get_parts(area) if part.area > 0]
+
+
+def _embedding_size(model: NucleusModel) -> int:
+    """How many features the model gives a nucleus; 0 for none."""
+    (found,) = model.find(np.zeros((1, 256, 256, 3), np.uint8))
+    return 0 if found.embedding is None else int(found.embedding.shape[1])
+
+
+def _ceil(length: float) -> int:
+    return int(np.ceil(length - 1e-9))
+
+
+def _provenance(job: InferJob, plan: InferPlan, model: NucleusModel) -> dict[str, object]:
+    return {
+        **{key: plan.facts[key] for key in ("md5", "size", "reader", "reader_check", "mpp_source")},
+        "inputs_hash": job.inputs_hash,
+        "model_id": model.model_id,
+        "checkpoint": None if job.checkpoint is None else job.checkpoint.name,
+        "model_mpp": model.mpp,
+        "settings": job.settings.model_dump(mode="json", exclude={"acquire"}),
+        "device": job.device,
+    }

@@ -1,0 +1,85 @@
+"""What a run of inference did: counts and pace, for the JSON, for the slides table and in words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from muse_core.slide_records import CohortSummary, SlideRecord
+
+_STAGES = ("read", "network", "write")
+_SHOWN_FAILURES = 20
+
+
+@dataclass
+class InferSummary(CohortSummary):
+    """Of a run of inference.
+
+    Shares are of the time that threads spent reading, in the network and writing; `waiting_share` is the share of its
+    time that the network had no tile to work on, `gpu_use` the mean share of time that a GPU was busy, by its driver.
+    """
+
+    n_tiles: int = 0
+    n_failed_tiles: int = 0
+    mm2_per_hour: float | None = None
+    read_share: float | None = None
+    network_share: float | None = None
+    write_share: float | None = None
+    waiting_share: float | None = None
+    gpu_use: float | None = None
+
+    def add(self, record: SlideRecord) -> None:
+        """Count one slide."""
+        super().add(record)
+        self.n_tiles += record.row.get("n_tiles") or 0
+        self.n_failed_tiles += record.row.get("n_failed_tiles") or 0
+
+
+def shares_of(seconds: dict[str, float]) -> dict[str, float]:
+    """`read_share`, `network_share`, `write_share` of the time they took together, and `waiting_share`; {} for none."""
+    total = sum(seconds.get(stage, 0.0) for stage in _STAGES)
+    if not total:
+        return {}
+    waiting, network = seconds.get("waiting", 0.0), seconds.get("network", 0.0)
+    shares = {f"{stage}_share": seconds.get(stage, 0.0) / total for stage in _STAGES}
+    return shares | {"waiting_share": waiting / (waiting + network) if waiting + network else 0.0}
+
+
+def summary_text(summary: InferSummary, out: Path) -> str:
+    """Markdown: what was found, at what pace, where it is, what failed and what to do next."""
+    total = summary.slides_done + summary.slides_failed + summary.slides_skipped
+    lines = [
+        f"# {summary.slides_done} of {total} slides done",
+        "",
+        f"- {summary.n_nuclei:,} nuclei on {summary.tissue_mm2:,.2f} mm² of tissue",
+        f"- {summary.slides_reused} slides were finished by an earlier run, {summary.slides_skipped} hold no tissue to "
+        f"work on, {summary.slides_failed} failed",
+        f"- {_pace(summary)}",
+        "",
+        f"Nuclei, one row each: {out / 'nuclei'}",
+        f"Slides, one row each: {out / 'slides.parquet'}",
+    ]
+    if summary.n_failed_tiles:
+        lines.insert(4, f"- {summary.n_failed_tiles} of {summary.n_tiles} tiles could not be read; see slides.parquet")
+    if summary.slides_earlier:
+        lines += ["", f"The folder and its tables also hold {summary.slides_earlier} slides of earlier manifests."]
+    if summary.failures:
+        lines += ["", "Failed slides (mend them and run the same command again; the others are not redone):", ""]
+        lines += [
+            f"- {failure['slide_id']}: {failure['reason']}: {failure['message']}"
+            for failure in summary.failures[:_SHOWN_FAILURES]
+        ]
+    if len(summary.failures) > _SHOWN_FAILURES:
+        lines.append(f"- and {len(summary.failures) - _SHOWN_FAILURES} more: see slides.parquet")
+    return "\n".join(lines) + "\n"
+
+
+def _pace(summary: InferSummary) -> str:
+    text = f"{summary.seconds:.1f} s"
+    if summary.seconds_per_mm2 is not None and summary.mm2_per_hour is not None:
+        text += f", {summary.seconds_per_mm2:.2f} s/mm², {summary.mm2_per_hour:,.0f} mm²/h"
+    if summary.read_share is not None:
+        shares = ((name, getattr(summary, f"{name}_share")) for name in _STAGES)
+        text += f" ({', '.join(f'{name} {share:.0%}' for name, share in shares)}; network idle "
+        text += f"{summary.waiting_share:.0%})"
+    if summary.gpu_use is not None:
+        text += f", GPU busy {summary.gpu_use:.0%}"
+    return f"{text}, at most {summary.peak_rss_bytes / 2**30:.2f} GiB of memory"
