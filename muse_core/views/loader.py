@@ -9,6 +9,7 @@ was used is one number, ROIs of the epoch counted over all ranks, so that a resu
 """
 
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,17 +64,19 @@ class ViewLoader:
         check_dataset(dataset, settings, rois_per_step=batch_size * world)
         self._count, self._seed, self._shard = len(dataset), seed, Shard(rank=rank, world_size=world)
         self._sampler = _BatchSampler(batch_size)
-        self._loader = DataLoader(
-            _RoiViews(dataset, settings, seed),
-            batch_sampler=self._sampler,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=_BATCHES_AHEAD if workers else None,
-            worker_init_fn=_single_threaded if workers else None,
-            multiprocessing_context=start_method if workers else None,
-            pin_memory=torch.cuda.is_available(),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: allowed
+            self._loader = DataLoader(
+                _RoiViews(dataset, settings, seed),
+                batch_sampler=self._sampler,
+                collate_fn=_as_it_is,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                prefetch_factor=_BATCHES_AHEAD if workers else None,
+                worker_init_fn=_single_threaded if workers else None,
+                multiprocessing_context=start_method if workers else None,
+                pin_memory=torch.cuda.is_available(),
+            )
 
     @property
     def batch_size(self) -> int:
@@ -186,5 +189,5 @@ def _as_it_is(batch: Any) -> Any:  # noqa: ANN401  PyTorch types it as a list, w
 
 
 def _single_threaded(worker: int) -> None:
-    """Workers are the parallelism; PyTorch's own threads it has set to one already."""
-    cv2.setNumThreads(1)
+    """Workers are the parallelism; PyTorch sets its own threads to one already."""
+    cv2.setNumThreads(0)  # not 1: that waits for ever for the threads that a forked worker does not have

@@ -58,6 +58,14 @@ class Photometrics(Settings):
     jpeg_quality: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]] = (50, 95)
     solarize_share: Share = 0.0
 
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> "Photometrics":
+        for name in ("blur_sigma_px", "jpeg_quality"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} = [{low}, {high}]: needs the smaller value first")
+        return self
+
 
 # Classes rather than values: `--set views.local.grey_share=0` then leaves the blur of local views as it is.
 class FirstGlobalPhotometrics(Photometrics):
