@@ -11,6 +11,7 @@ was used is one number, ROIs of the epoch counted over all ranks, so that a resu
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -20,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from muse_core.errors import DatasetError, MuseError
+from muse_core.machine import cpu_count
 from muse_core.roi_dataset import RoiDataset
 from muse_core.roi_order import Shard, shuffled
 from muse_core.views.batch import ViewBatch, view_batch
@@ -64,8 +66,9 @@ class ViewLoader:
         check_dataset(dataset, settings, rois_per_step=batch_size * world)
         self._count, self._seed, self._shard = len(dataset), seed, Shard(rank=rank, world_size=world)
         self._sampler = _BatchSampler(batch_size)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: allowed
+        if workers > cpu_count():
+            logger.warning("%d loader workers for %d cores: they will wait for one another", workers, cpu_count())
+        with _without_word_of_cores():
             self._loader = DataLoader(
                 _RoiViews(dataset, settings, seed),
                 batch_sampler=self._sampler,
@@ -100,7 +103,9 @@ class ViewLoader:
         order = shuffled(self._count, self._seed, epoch)
         stop = start_roi + self.steps(start_roi) * self.batch_size * self._shard.world_size
         self._sampler.places = [(epoch, int(order[at])) for at in self._shard.positions(start_roi, stop)]
-        for batch in self._loader:
+        with _without_word_of_cores():
+            batches = iter(self._loader)
+        for batch in batches:
             if isinstance(batch, MuseError):
                 raise batch
             yield batch
@@ -182,6 +187,14 @@ class _RoiViews(Dataset[ViewBatch]):
             return view_batch(samples, [(self._seed, *place) for place in places], self._settings)
         except MuseError as error:
             return error
+
+
+@contextmanager
+def _without_word_of_cores() -> Iterator[None]:
+    """PyTorch warns, each epoch anew, of more workers than cores; we log it once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
 
 
 def _as_it_is(batch: Any) -> Any:  # noqa: ANN401  PyTorch types it as a list, which a batch made whole is not
