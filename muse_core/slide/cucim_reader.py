@@ -7,6 +7,7 @@ decode them.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from muse_core.errors import SlideReadError
 from muse_core.slide.info import Mpp
-from muse_core.slide.quiet import quiet_stderr
+from muse_core.slide.quiet import quiet_output
 from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
 from muse_core.slide.tiff_pages import JPEG
 from muse_core.slide.tile_check import TileCheck
@@ -46,7 +47,7 @@ class CucimReader:
         """
         self._read_threads = read_threads
         try:
-            with quiet_stderr():
+            with quiet_output():
                 self._image = _cu_image_class()(str(path))
                 self.source, self._downsamples = _describe(self._image)
         except (ImportError, ValueError, RuntimeError, TypeError, OSError) as error:
@@ -118,6 +119,8 @@ def _cu_image_class() -> "type[CuImage]":
     cuCIM's top package imports CuPy wherever that is installed, half a second and 200 MB a process, for the sake of
     image processing that is not used here. It does without, so it is told that there is none.
     """
+    # cuFile, where PyTorch has brought it along, would leave a log of its complaints in the current folder.
+    os.environ.setdefault("CUFILE_LOGFILE_PATH", os.devnull)
     hide = "cupy" not in sys.modules and "cucim" not in sys.modules
     if hide:
         sys.modules["cupy"] = None  # type: ignore[assignment]  # Python's own way to say that a module is not there

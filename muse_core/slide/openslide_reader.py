@@ -9,7 +9,7 @@ import openslide
 from muse_core.errors import SlideReadError
 from muse_core.geometry import Box
 from muse_core.slide.info import Mpp
-from muse_core.slide.quiet import quiet_stderr
+from muse_core.slide.quiet import quiet_output
 from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
 
 _CACHE_BYTES = 32 << 20  # a handle; the library's own default is shared by nobody and as large
@@ -27,7 +27,7 @@ class OpenSlideReader:
             SlideReadError: OpenSlide does not know it.
         """
         try:
-            with quiet_stderr():
+            with quiet_output():
                 self._slide = openslide.OpenSlide(path)
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             raise SlideReadError(f"openslide: {error}") from error

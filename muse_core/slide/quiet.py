@@ -1,50 +1,55 @@
-"""Silence for C libraries that write to standard error by themselves."""
+"""Silence for C libraries that write to the terminal by themselves."""
 
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 _lock = threading.Lock()
-_state = {"depth": 0, "saved": -1}
+_state = {"depth": 0}
+_saved: dict[int, int] = {}
 
 
 @contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Point file descriptor 2 at nothing for the length of the block.
+def quiet_output() -> Iterator[None]:
+    """Point the descriptors of standard output and error at nothing for the length of the block.
 
-    cuCIM warns of an absent libcuda on import, libtiff of every unknown tag; neither has a switch that reaches Python.
-    The descriptor is the process's, so the block counts its users and must be short: another thread's message in that
-    moment is lost.
+    cuCIM warns of an absent libcuda on import, and of its absence from cuFile where PyTorch has brought that along;
+    libtiff warns of every unknown tag. None has a switch that reaches Python. The descriptors are the process's, so the
+    block counts its users and must be short: another thread's message in that moment is lost.
     """
     with _lock:
         _state["depth"] += 1
         if _state["depth"] == 1:
-            _state["saved"] = _divert()
+            for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+                _saved[descriptor] = _divert(descriptor, stream)
     try:
         yield
     finally:
         with _lock:
             _state["depth"] -= 1
             if _state["depth"] == 0:
-                _restore(_state["saved"])
+                for descriptor, saved in _saved.items():
+                    _restore(descriptor, saved)
 
 
-def _divert() -> int:
-    """Descriptor 2 to the null device; returns a copy of what it was, -1 where there was none."""
+def _divert(descriptor: int, stream: TextIO | None) -> int:
+    """A descriptor to the null device; returns a copy of what it was, -1 where there was none."""
     try:
-        sys.stderr.flush()
-        saved = os.dup(2)
-    except (OSError, ValueError, AttributeError):  # a service with no standard error at all
+        if stream is not None:
+            stream.flush()
+        saved = os.dup(descriptor)
+    except (OSError, ValueError):  # a service with no such stream at all
         return -1
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
+    os.dup2(null, descriptor)
     os.close(null)
     return saved
 
 
-def _restore(saved: int) -> None:
+def _restore(descriptor: int, saved: int) -> None:
     if saved >= 0:
-        os.dup2(saved, 2)
+        os.dup2(saved, descriptor)
         os.close(saved)
