@@ -117,13 +117,13 @@ def view_batch(samples: Sequence[RoiSample], seeds: Sequence[Sequence[int]], set
         xy.append(xy_view[:, kept])
         valid.append(in_view[:, kept])
         _cut_into([*globals_[:, row], *locals_[:, row]], sample, places, settings, pixel_rng)
-    counts = torch.tensor([part.shape[1] for part in xy])
+    counts = [part.shape[1] for part in xy]
     return ViewBatch(
         global_images=torch.from_numpy(globals_),
         local_images=torch.from_numpy(locals_),
         xy=torch.from_numpy(np.concatenate(xy, axis=1)),
         valid=torch.from_numpy(np.concatenate(valid, axis=1)),
-        image_index=torch.repeat_interleave(torch.arange(batch), counts),
+        image_index=torch.from_numpy(np.repeat(np.arange(batch), counts)),
         roi_ids=[sample.roi_id for sample in samples],
         slide_ids=[sample.slide_id for sample in samples],
     )
