@@ -23,8 +23,8 @@ class InferSettings(Settings):
             by about half of this.
         tile_px: side of the area that a tile owns, px of the model, on top of which come its margins. Larger tiles
             waste less on margins, smaller ones stay in the processor's cache and follow the tissue's outline.
-        seam_um: of nuclei of neighbouring tiles nearer than this across their border one stays; nuclei are farther
-            apart, the same nucleus seen by two tiles is not.
+        seam_um: two tiles see one nucleus at places nearer to each other than this; of such nuclei at their border one
+            stays.
         group_tiles: tiles that are kept together, and lost together by a kill; about 0.5 mm² each.
         batch_tiles: tiles a call of the network; None for one on a CPU and as many as fit on a GPU.
         offset_px: shifts the borders of tiles, px of the model (to measure what depends on them).
@@ -36,7 +36,7 @@ class InferSettings(Settings):
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
     edge_um: Annotated[float, Field(ge=0)] = 16.0
     tile_px: Annotated[int, Field(ge=64)] = 1280
-    seam_um: Annotated[float, Field(ge=0)] = 2.0
+    seam_um: Annotated[float, Field(ge=0)] = 1.0
     group_tiles: Annotated[int, Field(ge=1)] = 16
     batch_tiles: Annotated[int, Field(ge=1)] | None = None
     offset_px: tuple[int, int] = (0, 0)

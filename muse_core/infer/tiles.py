@@ -89,8 +89,8 @@ def plan_tiles(area: Sequence[Polygon], grid: TileGrid) -> list[Tile]:
             grid.core_px,
         )
         box = shapely.box(core.x, core.y, core.right, core.bottom)
-        if whole.intersects(box):
-            tiles.append(_tile(len(tiles), core, shapely.intersection(whole, box), grid))
+        if whole.intersects(box) and (inside := shapely.intersection(whole, box)).area > 0:  # not a touch of edges
+            tiles.append(_tile(len(tiles), core, inside, grid))
     return tiles
 
 
