@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from muse_core import cli_detector, cli_evaluate, cli_infer, cli_nuclei, cli_pretrain
+from muse_core import cli_detector, cli_evaluate, cli_infer, cli_ndc, cli_nuclei, cli_pretrain
 from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_report import write_summary
 from muse_core.build_settings import BuildSettings
@@ -63,6 +63,7 @@ app.add_typer(cli_evaluate.evaluate_app, name="evaluate")
 app.add_typer(cli_nuclei.export_app, name="export")
 app.command("train-detector")(cli_detector.train_detector)
 app.command("pretrain")(cli_pretrain.pretrain)
+app.command("finetune")(cli_ndc.finetune)
 app.command("infer")(cli_infer.infer)
 
 

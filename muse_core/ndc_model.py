@@ -13,7 +13,6 @@ import math
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +35,10 @@ from muse_core.models.point_nms import surest_apart
 FORMAT = "muse-ndc-1"
 WEIGHTS = Path(__file__).parent / "weights" / "muse-nano-ndc.safetensors"
 
+NETWORK_MPP = 0.5
+MARGIN_UM = 64.0  # what lies farther away changes little
+
+_COARSEST_STRIDE = 32  # of the backbone's levels
 _COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
 _LEAST_CHANCE = 0.02  # proposals below are background whatever the calibration
 _CLIP = 1e-6
@@ -80,50 +83,57 @@ class NdcModel:
     Args:
         weights: a file of `muse finetune`; None for the one that ships.
         device: where the network runs, such as cpu or cuda.
-        min_score: nuclei below are left out; 0.5 gives the best mean class F1 on validation.
+        min_score: nuclei below are left out; at 0.5 the mean class F1 on validation was best.
         embeddings: whether to return the features at nuclei, too.
+        dtype: the network's; float32 where the device only emulates bfloat16.
 
     Raises:
         ConfigError: the file is missing or no NDC checkpoint, or min_score is not in 0..1.
     """
 
-    mpp: ClassVar[float] = 0.5
-    margin_um: ClassVar[float] = 64.0
-
     def __init__(
-        self, weights: Path | None = None, *, device: str = "cpu", min_score: float = 0.5, embeddings: bool = False
+        self,
+        weights: Path | None = None,
+        *,
+        device: str = "cpu",
+        min_score: float = 0.0,
+        embeddings: bool = False,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
+        if not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score {min_score}: a number from 0 to 1 needed")
         path = weights or WEIGHTS
-        self._use(load_checkpoint(path), device, min_score, embeddings)
+        self._device, self._dtype, self._min_score, self._embeddings = device, dtype, min_score, embeddings
+        self._use(load_checkpoint(path))
         self.model_id = sha256(path.read_bytes()).hexdigest()[:12]
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: NdcCheckpoint, *, device: str = "cpu", min_score: float = 0.5) -> "NdcModel":
+    def of_checkpoint(cls, checkpoint: NdcCheckpoint) -> "NdcModel":
         """A model around a network in memory, as training needs; the network itself is left as it is."""
         model = cls.__new__(cls)
         copy = build_net(checkpoint.backbone, checkpoint.head)
         copy.load_state_dict(checkpoint.net.state_dict())
-        model._use(NdcCheckpoint(copy, checkpoint.backbone, checkpoint.head, {}), device, min_score, False)
+        model._device, model._dtype, model._min_score, model._embeddings = "cpu", torch.bfloat16, 0.0, False
+        model._use(NdcCheckpoint(copy, checkpoint.backbone, checkpoint.head, {}))
         model.model_id = "memory"
         return model
 
-    def _use(self, checkpoint: NdcCheckpoint, device: str, min_score: float, embeddings: bool) -> None:
-        if not 0 <= min_score <= 1:
-            raise ConfigError(f"min_score {min_score}: a number from 0 to 1 needed")
-        if device == "cpu":
+    def _use(self, checkpoint: NdcCheckpoint) -> None:
+        if self._device == "cpu":
             keep_freed_memory()
         net = fold_norms(checkpoint.net).requires_grad_(False)
-        self._net = net.to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._head, self._device, self._min_score, self._embeddings = checkpoint.head, device, min_score, embeddings
-        self._step_px = math.lcm(int(checkpoint.net.backbone.side_multiple), checkpoint.head.spacing_px)  # type: ignore[arg-type]
+        self._net = net.to(device=self._device, dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._head = checkpoint.head
+        self.mpp, self.margin_um = NETWORK_MPP, MARGIN_UM
+        self._step_px = math.lcm(_COARSEST_STRIDE, checkpoint.net.backbone.side_multiple, checkpoint.head.spacing_px)
         self.class_names = checkpoint.head.class_names
         self.grid_um = self._step_px * self.mpp
 
-    def find(self, images: NDArray[np.uint8]) -> list[NucleiFound]:
+    def find(self, images: NDArray[np.uint8] | Tensor) -> list[NucleiFound]:
         """Nuclei of each image, the surest first.
 
         Args:
-            images: uint8 (B, H, W, 3) RGB at 0.5 µm/px.
+            images: uint8 (B, H, W, 3) RGB at 0.5 µm/px, an array or a tensor on any device.
 
         Raises:
             DatasetError: not such an array.
@@ -132,21 +142,23 @@ class NdcModel:
         return [self._calibrated(found) for found in self.candidates(images, least_chance=least)]
 
     @torch.inference_mode()
-    def candidates(self, images: NDArray[np.uint8], *, least_chance: float = _LEAST_CHANCE) -> list[NucleiFound]:
+    def candidates(
+        self, images: NDArray[np.uint8] | Tensor, *, least_chance: float = _LEAST_CHANCE
+    ) -> list[NucleiFound]:
         """As `find`, but with 1 - p(background) for the score, and all above `least_chance`: for calibration."""
-        shape, dtype = np.shape(images), getattr(images, "dtype", type(images).__name__)
-        if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or 0 in shape:
-            raise DatasetError(f"images of shape {shape} and type {dtype}; RGB needed, uint8 (B, H, W, 3), not empty")
-        height, width = shape[1:3]
-        # Mirrored, not blank: a border of one colour would be an edge, and edges look like nuclei's.
-        fill = ((0, 0), (0, -height % self._step_px), (0, -width % self._step_px), (0, 0))
-        padded = torch.from_numpy(np.pad(images, fill, mode="symmetric")).to(self._device)
-        batch = standardised(padded.permute(0, 3, 1, 2)).to(torch.bfloat16)  # (B, H, W, 3) -> (B, 3, H, W)
+        pixels = torch.as_tensor(images)
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != torch.uint8 or 0 in pixels.shape:
+            raise DatasetError(
+                f"images of shape {tuple(pixels.shape)} and {pixels.dtype}; uint8 RGB (B, H, W, 3), not empty, needed"
+            )
+        height, width = pixels.shape[1:3]
+        padded = _mirrored(pixels.to(self._device), self._step_px)
+        batch = standardised(padded.permute(0, 3, 1, 2)).to(self._dtype)  # (B, H, W, 3) -> (B, 3, H, W)
         proposals, feature_map = self._net.with_map(batch)
         sides = (padded.shape[2], padded.shape[1])
         return [
             self._nuclei_of(proposals, feature_map, index, (width, height), sides, least_chance)
-            for index in range(len(images))
+            for index in range(len(pixels))
         ]
 
     def _nuclei_of(
@@ -180,6 +192,21 @@ class NdcModel:
     def _calibrated(self, found: NucleiFound) -> NucleiFound:
         score = self._head.calibration.score(found.score)
         return NucleiFound(found.xy, score, found.probabilities, found.embedding)
+
+
+def _mirrored(images: Tensor, multiple: int) -> Tensor:
+    """Images (B, H, W, 3) with both sides mirrored on to a multiple.
+
+    Not blank: a border of one colour would be an edge, and edges look like nuclei's.
+    """
+    height, width = images.shape[1:3]
+    if height % multiple == 0 and width % multiple == 0:
+        return images
+    rows, columns = (
+        torch.from_numpy(np.pad(np.arange(length), (0, -length % multiple), mode="symmetric")).to(images.device)
+        for length in (height, width)
+    )
+    return images[:, rows][:, :, columns]
 
 
 def _chance_of(calibration: Calibration, score: float) -> float:

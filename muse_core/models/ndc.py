@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from muse_core.models.backbone import MuseBackbone
+
 
 class Proposals(NamedTuple):
     """What the network says at each point of the grid, rows of the grid one after another.
@@ -44,7 +46,7 @@ class NdcNet(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: MuseBackbone,
         n_classes: int,
         *,
         spacing_px: int = 8,
@@ -55,7 +57,7 @@ class NdcNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.n_classes, self.spacing_px, self.hidden, self.kernel = n_classes, spacing_px, hidden, kernel
-        channels = int(backbone.map_channels)  # type: ignore[arg-type]
+        channels = backbone.map_channels
         self.h_reg = _head(channels, hidden, 2, kernel=kernel, dropout=dropout)
         self.h_type = _head(channels, hidden, n_classes + 1, kernel=kernel, dropout=dropout)
         self.h_dense = nn.Conv2d(channels, n_classes + 1, 1)  # an auxiliary task of training
@@ -68,10 +70,7 @@ class NdcNet(nn.Module):
         """As a call, and the feature map (B, D, H / 4, W / 4) they were read from."""
         feature_map = self.backbone(images).map
         rows, columns = images.shape[-2] // self.spacing_px, images.shape[-1] // self.spacing_px
-        features = feature_map
-        if features.shape[-2:] != (rows, columns):
-            # The grid is regular, so the bilinear look-up at its points is a resize without antialiasing.
-            features = functional.interpolate(features, size=(rows, columns), mode="bilinear", align_corners=False)
+        features = _read_at_grid(feature_map, (rows, columns))
         offsets = self.h_reg(features).float() * self.spacing_px
         logits = self.h_type(features).float()
         grid_xy = grid_points(rows, columns, self.spacing_px, device=offsets.device)
@@ -84,11 +83,23 @@ class NdcNet(nn.Module):
         return proposals, feature_map
 
 
+def _read_at_grid(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """The map read bilinearly at the points of a regular grid: a resize without antialiasing.
+
+    Points in the middle of four map pixels are read by their mean, which is the same and keeps channels last.
+    """
+    if feature_map.shape[-2:] == size:
+        return feature_map
+    if feature_map.shape[-2:] == (2 * size[0], 2 * size[1]):
+        return functional.avg_pool2d(feature_map, 2)
+    return functional.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
+
+
 def _head(inputs: int, hidden: int, outputs: int, *, kernel: int, dropout: float) -> nn.Sequential:
     """An MLP as convolutions over the grid: all proposals in one go."""
     first = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2, bias=False)
     last = nn.Conv2d(hidden, outputs, 1)
-    nn.init.zeros_(last.weight)  # no offset and no preference to begin with
+    nn.init.normal_(last.weight, std=0.01)  # hardly an offset and no preference to begin with
     assert last.bias is not None
     nn.init.zeros_(last.bias)
     return nn.Sequential(first, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), last)

@@ -1,28 +1,30 @@
-"""A model's answers on labelled patches: found once, then cut at any score and judged by any rule."""
+"""A model's answers on annotated regions: found once, then cut at any score and judged by any rule."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.labelled_patches import LabelledPatch
+from muse_core.errors import ConfigError
 from muse_core.learned_detector import Calibration, logit
 from muse_core.models.nuclei_found import NucleiFound
-from muse_core.ndc.samples import NETWORK_MPP
-from muse_core.ndc.scores import MAIN_RULE, JudgedPatch, counts_of, score_counts
+from muse_core.ndc.regions import Region
+from muse_core.ndc.scores import MAIN_RULE, RADIUS_UM, JudgedPatch, counts_of, score_counts
+from muse_core.ndc_model import NETWORK_MPP, NdcModel
 
 Finder = Callable[[NDArray[np.uint8]], list[NucleiFound]]  # (B, H, W, 3) uint8 at 0.5 µm/px
 
 
-def find_on_patches(find: Finder, patches: Sequence[LabelledPatch]) -> list[NucleiFound]:
-    """What is found on each whole patch, in px of the patch; patches of another µm/px are resampled to 0.5."""
-    return [_find_on(find, patch) for patch in patches]
+def find_on_regions(find: Finder, regions: Sequence[Region]) -> list[NucleiFound]:
+    """What is found on each whole image, in px of it; images of another µm/px are resampled to 0.5."""
+    return [_find_on(find, region) for region in regions]
 
 
-def _find_on(find: Finder, patch: LabelledPatch) -> NucleiFound:
-    scale = patch.mpp / NETWORK_MPP
-    image = patch.image
+def _find_on(find: Finder, region: Region) -> NucleiFound:
+    scale = region.mpp / NETWORK_MPP
+    image = region.image
     if scale != 1:
         # Given fx and no size, OpenCV maps by fx itself: a size would be rounded, and the map with it.
         kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -31,30 +33,65 @@ def _find_on(find: Finder, patch: LabelledPatch) -> NucleiFound:
     return NucleiFound(found.xy / np.float32(scale), found.score, found.probabilities, found.embedding)
 
 
-def judged(found: NucleiFound, patch: LabelledPatch, *, least_score: float = 0.0) -> JudgedPatch:
-    """A patch's labels beside the nuclei found with at least a score."""
-    kept = found.score >= least_score
-    ids = found.class_ids[kept]
-    return JudgedPatch(patch.name, patch.mpp, patch.xy, patch.class_ids, found.xy[kept], found.score[kept], ids)
+def judged(found: NucleiFound, region: Region, *, least_score: float = 0.0) -> JudgedPatch:
+    """A region's labels beside the nuclei found within it with at least a score."""
+    kept = (found.score >= least_score) & region.is_annotated(found.xy)
+    known = region.is_annotated(region.xy)
+    return JudgedPatch(
+        region.name,
+        region.mpp,
+        region.xy[known],
+        region.class_ids[known],
+        found.xy[kept],
+        found.score[kept],
+        found.class_ids[kept],
+    )
 
 
-def best_cut(found: Sequence[NucleiFound], patches: Sequence[LabelledPatch]) -> tuple[float, float, float]:
+def judged_rows(
+    model: NdcModel, regions: Sequence[Region], *, class_names: Sequence[str], min_score: float = 0.5
+) -> list[JudgedPatch]:
+    """A model's answers with at least a score on each region, beside the labels, whose classes `class_names` names.
+
+    Raises:
+        ConfigError: no class of the model's is one of the labels'.
+    """
+    if not set(class_names) & set(model.class_names):
+        raise ConfigError(
+            f"model of classes {', '.join(model.class_names)}: none is one of the labels' {', '.join(class_names)}; "
+            "fine-tune it on them first"
+        )
+    found = [_by_name(one, model.class_names, class_names) for one in find_on_regions(model.find, regions)]
+    return [judged(one, region, least_score=min_score) for one, region in zip(found, regions, strict=True)]
+
+
+def _by_name(found: NucleiFound, own: Sequence[str], wanted: Sequence[str]) -> NucleiFound:
+    """Probabilities in the order of other names; a class that only the model knows goes into one more column each."""
+    if tuple(own) == tuple(wanted):
+        return found
+    columns = np.zeros((len(found.xy), len(wanted) + len(own)), np.float32)
+    for index, name in enumerate(own):
+        place = list(wanted).index(name) if name in wanted else len(wanted) + index
+        columns[:, place] = found.probabilities[:, index]
+    return replace(found, probabilities=columns)
+
+
+def best_cut(found: Sequence[NucleiFound], regions: Sequence[Region], n_classes: int) -> tuple[float, float, float]:
     """The score above which the mean class F1 by the main rule is best; that F1, and the detection F1 there."""
-    n_classes = len(patches[0].class_names)
     best = (0.5, -1.0, -1.0)
     for cut in np.arange(0.1, 0.9, 0.02):
-        rows = [judged(one, patch, least_score=float(cut)) for one, patch in zip(found, patches, strict=True)]
+        rows = [judged(one, region, least_score=float(cut)) for one, region in zip(found, regions, strict=True)]
         scores = score_counts(counts_of(rows, n_classes, MAIN_RULE), MAIN_RULE)
         if scores.mean_class_f1 > best[1]:
             best = (float(cut), scores.mean_class_f1, scores.detection[0])
     return best
 
 
-def calibrated(found: Sequence[NucleiFound], patches: Sequence[LabelledPatch], cut: float) -> Calibration:
+def calibrated(found: Sequence[NucleiFound], regions: Sequence[Region], cut: float) -> Calibration:
     """Put a cut of 1 - p(background) at a score of 0.5, and fit the slope so that scores say how often they hit."""
     chance, hit = [], []
-    for one, patch in zip(found, patches, strict=True):
-        pairs = judged(one, patch).matched("dpa", 3.0 / patch.mpp).pairs
+    for one, region in zip(found, regions, strict=True):
+        pairs = judged(one, region).matched("dpa", RADIUS_UM / region.mpp).pairs
         chance.append(one.score)
         hit.append(np.isin(np.arange(len(one.score)), pairs[:, 0]))
     margin, correct = logit(np.concatenate(chance)) - logit(cut), np.concatenate(hit)

@@ -1,12 +1,14 @@
 """What fine-tuning learns from: images with an annotated region in them, its nuclei, and all the tissue around it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.labelled_patches import LabelledPatch
+from muse_core.errors import DatasetError
+from muse_core.geometry import inside
+from muse_core.labelled_patches import LabelledPatch, read_rgb
 from muse_core.tcga import patient_barcode
 
 
@@ -32,6 +34,15 @@ class Region:
     xy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
 
+    def is_annotated(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Which points (N, 2), px of the image, lie in its annotated region."""
+        height, width = self.image.shape[:2]
+        within = inside(xy, width, height)
+        if self.annotated is not None:
+            columns, rows = np.asarray(xy)[within].astype(int).T
+            within[within] = self.annotated[rows, columns]
+        return within
+
     @property
     def annotated_span(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """First and last px of the annotated region along x and along y; of the image where nothing is annotated."""
@@ -42,23 +53,40 @@ class Region:
         return (float(columns[0]), float(columns[-1] + 1)), (float(rows[0]), float(rows[-1] + 1))
 
 
-def regions_of(patches: Sequence[LabelledPatch]) -> list[Region]:
-    """Labelled patches as regions: all of each image is annotated, and nothing surrounds it.
+def regions_of(patches: Sequence[LabelledPatch], *, with_surround: bool = False) -> list[Region]:
+    """Labelled patches as regions: all of each image is annotated.
 
     TCGA's barcodes say whose tissue a patch is; a patch of another name is a case of its own.
+
+    Args:
+        patches: of a dataset.
+        with_surround: whether to take the tissue around a patch along, where the dataset has it.
+
+    Raises:
+        DatasetError: an image of the surroundings cannot be read, or does not hold the patch.
     """
-    return [
-        Region(
-            patch.name,
-            patient_barcode(patch.name) or patch.name,
-            patch.image,
-            patch.mpp,
-            None,
-            patch.xy,
-            patch.class_ids,
+    return [_in_surround(patch) if with_surround and patch.surround else _alone(patch) for patch in patches]
+
+
+def _alone(patch: LabelledPatch) -> Region:
+    case = patient_barcode(patch.name) or patch.name
+    return Region(patch.name, case, patch.image, patch.mpp, None, patch.xy, patch.class_ids)
+
+
+def _in_surround(patch: LabelledPatch) -> Region:
+    assert patch.surround is not None
+    image = read_rgb(patch.surround.path)
+    x, y = patch.surround.x_px, patch.surround.y_px
+    height, width = patch.image.shape[:2]
+    if x < 0 or y < 0 or y + height > image.shape[0] or x + width > image.shape[1]:
+        raise DatasetError(
+            f"{patch.surround.path}: {image.shape[1]}x{image.shape[0]} px do not hold the {width}x{height} px of "
+            f"{patch.name} at ({x}, {y})"
         )
-        for patch in patches
-    ]
+    annotated = np.zeros(image.shape[:2], bool)
+    annotated[y : y + height, x : x + width] = True
+    xy = patch.xy + np.array([x, y], np.float32)
+    return replace(_alone(patch), image=image, annotated=annotated, xy=xy)
 
 
 def unlabelled_region(name: str, image: NDArray[np.uint8], mpp: float) -> Region:

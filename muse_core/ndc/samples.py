@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from muse_core.detector_augment import AugmentSettings, degraded, empty_picture, recoloured
 from muse_core.ndc.regions import Region
-
-NETWORK_MPP = 0.5  # what the network sees; the paper fine-tunes at 20x
+from muse_core.ndc_model import NETWORK_MPP
 
 
 @dataclass(frozen=True)

@@ -14,23 +14,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from muse_core.config import settings_hash
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.files import whole_file
-from muse_core.labelled_patches import LabelledPatch
 from muse_core.learned_detector import keep_freed_memory
 from muse_core.losses.classification import class_weights
 from muse_core.losses.consistency import ramp_up
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet
 from muse_core.ndc.batch import Batch, batch_of_step
-from muse_core.ndc.judge import best_cut, find_on_patches
+from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.objective import Losses, losses_of
 from muse_core.ndc.regions import Region
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.targets import targets_of
+from muse_core.ndc.thrift import early_stages, freeze_depthwise, strided_in_float32
 from muse_core.ndc_model import NdcCheckpoint, NdcHead, NdcModel
 
 logger = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ class FinetuneData:
         class_names: C names.
         labelled: regions with labels.
         unlabelled: regions without, for L_cons.
-        validation: patches that choose the step, the threshold and the calibration.
+        validation: regions that choose the step, the threshold and the calibration.
     """
 
     class_names: tuple[str, ...]
     labelled: Sequence[Region]
     unlabelled: Sequence[Region]
-    validation: Sequence[LabelledPatch]
+    validation: Sequence[Region]
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,11 @@ class FinetuneRun:
         self.net, self.backbone, self.data, self.settings, self.out = net, backbone, data, settings, out
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.freeze_depthwise:
-            _freeze_depthwise(net)
+            freeze_depthwise(net)
+        self.frozen = early_stages(net.backbone.encoder.encoder, settings.freeze_stages)
         self.average = copy.deepcopy(net).eval().requires_grad_(False)
         self.best = copy.deepcopy(self.average)
-        _strided_in_float32(net)  # after the copies: theirs must not run on these weights
+        strided_in_float32(net, frozen=self.frozen)  # after the copies: theirs must not run on these weights
         self.optimizer = torch.optim.AdamW(_groups(net, settings), weight_decay=settings.weight_decay)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         ids = np.concatenate([region.class_ids for region in data.labelled])
@@ -149,6 +150,8 @@ class FinetuneRun:
     def _losses(self, batch: Batch) -> Losses:
         settings = self.settings.loss
         self.net.train()
+        for module in self.frozen:
+            module.eval()
         with torch.autocast("cpu", torch.bfloat16):
             proposals = self.net(batch.images())
         targets = targets_of(
@@ -186,8 +189,8 @@ class FinetuneRun:
         """Score the average on validation; keep it where its mean class F1 is the best so far."""
         started = time.perf_counter()
         model = NdcModel.of_checkpoint(self.checkpoint(self.average))
-        found = find_on_patches(model.candidates, self.data.validation)
-        latest = Validation(self.step, *best_cut(found, self.data.validation))
+        found = find_on_regions(model.candidates, self.data.validation)
+        latest = Validation(self.step, *best_cut(found, self.data.validation, len(self.data.class_names)))
         best = max((one.mean_class_f1 for one in self.history.validations), default=-1.0)
         self.history.validations.append(latest)
         logger.info("step %d of %d: %s", self.step, self.settings.steps, latest)
@@ -249,27 +252,6 @@ class FinetuneRun:
         self.history = History(
             state["seconds"], list(state["losses"]), [Validation(*one) for one in state["validations"]]
         )
-
-
-def _freeze_depthwise(net: nn.Module) -> None:
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1:
-            module.weight.requires_grad_(False)
-
-
-def _strided_in_float32(net: nn.Module) -> None:
-    """Take strided depthwise convolutions out of autocast: their backward pass in bfloat16 is 3 to 30 times slower."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride != (1, 1):
-            module.forward = _outside_autocast(module.forward)  # type: ignore[method-assign, assignment]
-
-
-def _outside_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def in_float32(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return forward(x.float())
-
-    return in_float32
 
 
 def _groups(net: NdcNet, settings: FinetuneSettings) -> list[dict[str, object]]:

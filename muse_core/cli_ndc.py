@@ -1,0 +1,172 @@
+"""`muse finetune` and `muse evaluate ndc`; what needs torch is imported when one runs: that takes seconds."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from muse_core.cli_detector import Data
+from muse_core.cli_evaluate import evaluate_app
+from muse_core.config import load_settings
+from muse_core.errors import ConfigError
+from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Verbose, open_terminal, print_json
+
+if TYPE_CHECKING:
+    from muse_core.ndc import train as training
+
+Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="brca-m2c, ocelot or puma.")]
+FinetuneDataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="brca-m2c, ocelot, puma, or lab.")]
+
+
+def finetune(
+    dataset: FinetuneDataset,
+    data: Data,
+    out: Out,
+    init: Annotated[
+        str,
+        typer.Option(metavar="CKPT|imagenet|none", help="Where to start: a file of muse, muse-nano-ndc, or these."),
+    ] = "imagenet",
+    unlabelled: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Tissue without labels for L_cons: ROI dataset or images.")
+    ] = None,
+    unlabelled_mpp: Annotated[float | None, typer.Option(metavar="F", help="um/px of those images.")] = None,
+    folds: Annotated[
+        int, typer.Option(metavar="N", help="Cross-validate by case over training and validation instead.", min=0)
+    ] = 0,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last state in --out.")] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fine-tune a network that finds and names nuclei: labelled patches, or a lab's own dots, to a checkpoint.
+
+    Example: `muse finetune --dataset brca-m2c --data data/brca_m2c --init runs/muse/muse.safetensors --out runs/ndc`
+
+    Example: `muse finetune --dataset lab --data dots --init muse-nano-ndc --out runs/ours`
+    """
+    from muse_core.ndc import finetune as tuning
+    from muse_core.ndc import sources
+    from muse_core.ndc.settings import FinetuneSettings
+
+    terminal = open_terminal(as_json, verbose)
+    settings = load_settings(FinetuneSettings, config, overrides or ())
+    tissue = sources.unlabelled_regions(unlabelled, mpp=unlabelled_mpp) if unlabelled else []
+    learned_from = sources.data_of(dataset, data, unlabelled=tissue, settings=settings)
+    with _bar(terminal, settings.steps) as tell:
+        if folds:
+            answer = tuning.cross_validate(
+                learned_from,
+                out,
+                folds=folds,
+                init=init,
+                settings=settings,
+                on_progress=lambda fold, state: tell(state, f"fold {fold + 1} of {folds}, "),
+            )
+            _print_scores(terminal, answer, f"{folds} folds by case, {answer['n_patches']} regions")
+            _last_line(terminal, answer)
+            return
+        result = tuning.finetune(
+            learned_from, out, init=init, settings=settings, resume=resume, on_progress=lambda state: tell(state, "")
+        )
+    _print_scores(terminal, result.scores, f"{result.checkpoint} on validation, {result.seconds:.0f} s of training")
+    _last_line(terminal, {"checkpoint": str(result.checkpoint), "seconds": result.seconds, **result.scores})
+
+
+@evaluate_app.command("ndc")
+def evaluate_ndc(
+    dataset: Dataset,
+    data: Data,
+    split: Annotated[str, typer.Option(metavar="S", help="train, val or test.")] = "val",
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="F.safetensors", help="Of muse finetune; default the weights that ship.")
+    ] = None,
+    radius_um: Annotated[float, typer.Option(help="Farthest a nucleus may lie from its label, um.", min=0.1)] = 3.0,
+    protocol: Annotated[str, typer.Option(metavar="P|all", help="One matching rule, or all of them.")] = "all",
+    min_score: Annotated[float, typer.Option(help="Nuclei below are left out.", min=0.0, max=1.0)] = 0.5,
+    picture: Annotated[Path | None, typer.Option(metavar="F.png", help="Draw the worst patches here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model that finds and names nuclei, by every published matching rule side by side.
+
+    Example: `muse evaluate ndc --dataset brca-m2c --data data/brca_m2c --split val`
+    """
+    from muse_core.ndc.evaluate import evaluate_ndc as evaluate
+    from muse_core.ndc_model import WEIGHTS, NdcModel
+
+    terminal = open_terminal(as_json)
+    name = str(checkpoint or WEIGHTS.name)
+    answer = evaluate(
+        NdcModel(checkpoint),
+        dataset,
+        data,
+        split=split,
+        radius_um=radius_um,
+        min_score=min_score,
+        checkpoint=name,
+        picture=picture,
+    )
+    if protocol != "all":
+        if protocol not in answer["protocols"]:
+            raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(answer['protocols'])}")
+        answer["protocols"] = {protocol: answer["protocols"][protocol]}
+        answer |= {"protocol": protocol, "mean_class_f1": answer["protocols"][protocol]["mean_class_f1"]}
+    _print_scores(terminal, answer, f"{name} on {dataset} {split}, {radius_um:g} um")
+    _last_line(terminal, answer)
+
+
+def _print_scores(terminal: Terminal, answer: dict[str, Any], title: str) -> None:
+    """F1 by rule: detection, each class and their mean with its 95 % interval, and the mean averaged over images."""
+    first = next(iter(answer["protocols"].values()))
+    table = Table("rule", "detection", *first["classes"], "mean", "95 %", "per image", box=None, title=title)
+    for rule, scores in answer["protocols"].items():
+        low, high = scores["mean_class_f1_interval"]
+        table.add_row(
+            rule,
+            *(_number(one["f1"]) for one in (scores["detection"], *scores["classes"].values())),
+            _number(scores["mean_class_f1"]),
+            f"{_number(low)}-{_number(high)}",
+            _number(scores["per_image"]["mean_class_f1"]),
+        )
+    terminal.results.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _last_line(terminal: Terminal, answer: dict[str, Any]) -> None:
+    if terminal.as_json:
+        print_json(answer)
+
+
+@contextmanager
+def _bar(terminal: Terminal, steps: int) -> Iterator[Callable[["training.Progress", str], None]]:
+    columns: tuple[ProgressColumn, ...] = (
+        TextColumn("steps"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
+        task = progress.add_task("steps", total=steps, note="")
+
+        def tell(state: "training.Progress", before: str) -> None:
+            f1 = f", mean class F1 {state.mean_class_f1:.3f}" if state.mean_class_f1 is not None else ""
+            progress.update(task, completed=state.step, note=f"{before}loss {state.loss:.3f}{f1}")
+
+        yield tell

@@ -1,0 +1,123 @@
+"""Where fine-tuning starts: nothing, ImageNet, a MUSE backbone, the detector's encoder, or an NDC checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from muse_core.errors import ConfigError
+from muse_core.learned_detector import load_model
+from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
+from muse_core.models.backbone_file import load_backbone, read_backbone_file
+from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from muse_core.models.ndc import NdcNet
+from muse_core.ndc.settings import ModelSettings
+from muse_core.ndc_model import FORMAT as NDC_FORMAT
+from muse_core.ndc_model import WEIGHTS as NDC_WEIGHTS
+from muse_core.ndc_model import load_checkpoint
+
+_DETECTOR_FORMAT = "muse-nucleus-detector"
+_DETECTOR_SCALE, _DETECTOR_SHIFT = 128.0, 127.0  # it takes (x - 127) / 128 of 0..255
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network to train and how its backbone is built."""
+
+    net: NdcNet
+    backbone: BackboneSettings
+
+
+def start_from(init: str, class_names: tuple[str, ...], settings: ModelSettings) -> Start:
+    """The network that a run begins with.
+
+    Args:
+        init: `none`, `imagenet`, `muse-nano-ndc` for the weights that ship, or a file: a backbone of `muse pretrain` or
+            the released MUSE weights, a checkpoint of `muse finetune` (its heads are kept where the classes are the
+            same), or weights of `muse train-detector` (its encoder, up to stride 16).
+        class_names: of the data.
+        settings: of the heads; those of an NDC checkpoint win.
+
+    Raises:
+        ConfigError: no such file, or none of these.
+    """
+    if init in ("none", "imagenet"):
+        backbone = BackboneSettings(imagenet=init == "imagenet")
+        return _around(build_backbone(backbone), backbone, class_names, settings)
+    path = NDC_WEIGHTS if init == NDC_WEIGHTS.stem else Path(init)
+    if not path.exists():
+        raise ConfigError(f"--init {init}: no such file; give a checkpoint, imagenet or none")
+    form = _format_of(path)
+    if form == NDC_FORMAT:
+        return _from_ndc(path, class_names, settings)
+    if form.startswith(_DETECTOR_FORMAT):
+        backbone = BackboneSettings(imagenet=True)
+        net = build_backbone(backbone)
+        _take_detector_encoder(net, path)
+        return _around(net, backbone, class_names, settings)
+    found = read_backbone_file(path).settings.model_copy(update={"imagenet": False})
+    return _around(load_backbone(path), found, class_names, settings)
+
+
+def _around(
+    backbone: MuseBackbone, built: BackboneSettings, class_names: tuple[str, ...], settings: ModelSettings
+) -> Start:
+    net = NdcNet(
+        backbone,
+        len(class_names),
+        spacing_px=settings.spacing_px,
+        hidden=settings.hidden,
+        kernel=settings.kernel,
+        dropout=settings.dropout,
+    )
+    return Start(net, built)
+
+
+def _from_ndc(path: Path, class_names: tuple[str, ...], settings: ModelSettings) -> Start:
+    """Backbone and H_reg of a checkpoint; H_type too where the classes are the same, else its background alone."""
+    checkpoint = load_checkpoint(path)
+    head = checkpoint.head
+    kept = settings.model_copy(update={"spacing_px": head.spacing_px, "hidden": head.hidden, "kernel": head.kernel})
+    start = _around(checkpoint.net.backbone, checkpoint.backbone, class_names, kept)  # type: ignore[arg-type]
+    start.net.h_reg.load_state_dict(checkpoint.net.h_reg.state_dict())
+    own, theirs = start.net.h_type, checkpoint.net.h_type
+    if class_names == head.class_names:
+        own.load_state_dict(theirs.state_dict())
+        return start
+    for mine, known in zip(list(own)[:-1], list(theirs)[:-1], strict=True):
+        mine.load_state_dict(known.state_dict())
+    with torch.no_grad():
+        # A new class starts as the mean of the known ones, so that what is a nucleus is known from the first step.
+        for name in ("weight", "bias"):
+            mine, known = getattr(own[-1], name), getattr(theirs[-1], name)
+            mine[:-1] = known[:-1].mean(0, keepdim=True)
+            mine[-1] = known[-1]
+    return start
+
+
+def _take_detector_encoder(backbone: MuseBackbone, path: Path) -> None:
+    """The detector's encoder is the first stages of nano's, tensor by tensor in the same order."""
+    theirs = load_model(path).net.encoder.state_dict()
+    encoder = backbone.encoder.encoder
+    own = encoder.state_dict()
+    for name, tensor in zip(own, theirs.values(), strict=False):  # nano goes on to stride 32
+        if own[name].shape != tensor.shape:
+            raise ConfigError(f"--init {path}: {name} is {tuple(tensor.shape)}, {tuple(own[name].shape)} needed")
+        own[name] = tensor
+    # (255 (z std + mean) - 127) / 128 = scale z + shift, of the z that nano takes
+    scale = torch.tensor(IMAGENET_STD) * 255 / _DETECTOR_SCALE
+    shift = (torch.tensor(IMAGENET_MEAN) * 255 - _DETECTOR_SHIFT) / _DETECTOR_SCALE
+    stem = own["conv_stem.weight"]  # (32, 3, 3, 3)
+    own["bn1.running_mean"] = own["bn1.running_mean"] - (stem.sum((2, 3)) @ shift)
+    own["conv_stem.weight"] = stem * scale.view(1, 3, 1, 1)
+    encoder.load_state_dict(own)
+
+
+def _format_of(path: Path) -> str:
+    """The format word in a safetensors file's metadata; empty for other files."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format", ""))
+    except (OSError, SafetensorError):
+        return ""

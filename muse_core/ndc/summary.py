@@ -1,0 +1,69 @@
+"""Scores by every rule as the object that commands print and save."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from muse_core.ndc.scores import (
+    NDC_RULES,
+    RADIUS_UM,
+    JudgedPatch,
+    RuleScores,
+    bootstrap,
+    counts_of,
+    per_image,
+    score_counts,
+)
+
+_DRAWS = 1000
+
+
+def summary_of(
+    patches: Sequence[JudgedPatch], class_names: Sequence[str], *, radius_um: float = RADIUS_UM, dataset: str = ""
+) -> dict[str, Any]:
+    """Scores of a split by every rule.
+
+    Returns:
+        `protocols`: a rule each, with `detection` and each of `classes` as f1, precision, recall and `f1_interval`
+        (95 %, patches drawn with replacement), `mean_class_f1` and its interval, and the same averaged over images
+        under `per_image`; `n_patches`, `n_labels`, `n_points`.
+    """
+    protocols = {}
+    for rule in NDC_RULES:
+        counts = counts_of(patches, len(class_names), rule, radius_um=radius_um, dataset=dataset)
+        low, high = bootstrap(counts, rule, draws=_DRAWS)
+        scores = _named(score_counts(counts, rule), class_names)
+        places = [*scores["classes"].values(), scores["detection"]]
+        for index, place in enumerate(places):
+            place["f1_interval"] = _interval(low, high, index)
+        scores["mean_class_f1_interval"] = _interval(low, high, len(places))
+        protocols[rule] = {**scores, "per_image": _named(per_image(counts), class_names)}
+    return {
+        "protocols": protocols,
+        "n_patches": len(patches),
+        "n_labels": sum(len(patch.true_xy) for patch in patches),
+        "n_points": sum(len(patch.xy) for patch in patches),
+    }
+
+
+def _named(scores: RuleScores, class_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "detection": _triple(scores.detection),
+        "classes": {name: _triple(one) for name, one in zip(class_names, scores.classes, strict=True)},
+        "mean_class_f1": scores.mean_class_f1,
+    }
+
+
+def _triple(values: tuple[float, float, float]) -> dict[str, Any]:
+    """JSON has no NaN: a class with no place in a rule's mean is null."""
+    return {
+        name: None if math.isnan(value) else value
+        for name, value in zip(("f1", "precision", "recall"), values, strict=True)
+    }
+
+
+def _interval(low: NDArray[Any], high: NDArray[Any], index: int) -> list[float | None]:
+    ends = (float(low[index]), float(high[index]))
+    return [None if math.isnan(end) else end for end in ends]
