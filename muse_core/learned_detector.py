@@ -4,8 +4,8 @@
     nuclei = LearnedDetector()(rgb, mpp=0.25)  # (N, 3): x, y in px of rgb, score
 
 The network sees 0.5 µm/px, in bfloat16. Its answers depend a little on where its grid of 16 px lies, so tiles should
-start at multiples of `grid_um` on the slide: then a nucleus comes out the same in every tile that holds it and
-`margin_um` around it.
+start at multiples of `grid_um` on the slide, read at the slide's own µm/px or a whole multiple of it: then a nucleus
+comes out the same in every tile that holds it and `margin_um` around it.
 """
 
 import ctypes
@@ -33,6 +33,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "nucleus-detector.safetensors"
 NETWORK_MPP = 0.5
 COARSEST_MPP = 1.0  # at 1 µm/px a lymphocyte is 7 px wide; coarser, nuclei are no longer told apart
 FINEST_MPP = 0.02  # no light microscope has finer pixels, so the number is a mistake
+_SCALE_TOLERANCE = 0.06  # relative; nuclei that much smaller or larger cost less than 0.004 of F1 on validation
 _FORMAT = "muse-nucleus-detector-1"
 _TILE_PX = 2304  # network px that a tile owns at most: bounds the memory to about a GB
 # Source: mallopt(3), <malloc.h>
@@ -136,9 +137,9 @@ class LearnedDetector:
     def heat_peaks(self, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         """As a call, but with the network's heat instead of the score, and every top: what calibration starts from."""
         _check(rgb, mpp)
-        scale = mpp / NETWORK_MPP
+        scale = network_scale(mpp)
         image = _resampled(rgb, scale)
-        min_distance_px = self._min_distance_um / NETWORK_MPP
+        min_distance_px = self._min_distance_um / mpp * scale
         points = find_peaks(self.heat(image), min_heat=_KEEP_HEAT, min_distance_px=min_distance_px)
         points = points[~on_ink(image, points)]
         points[:, :2] /= scale
@@ -171,6 +172,17 @@ class LearnedDetector:
         )  # (H, W, 3) -> (1, 3, H, W), channels last
         logits = self._net(image.to(torch.bfloat16))[0, 0]
         return np.asarray(torch.sigmoid(logits).cpu().numpy(), np.float32)
+
+
+def network_scale(mpp: float) -> float:
+    """How many px the network sees for one px of an image: mpp / 0.5, or the nearest sixth where that is close.
+
+    Sixths let tiles that start at multiples of 96 px share one grid of 16 px, and of 0.2465 µm/px as of 0.25 two by two
+    px make one exactly: what a px becomes does not depend on where its tile starts.
+    """
+    scale = mpp / NETWORK_MPP
+    sixths = max(1, round(6 * scale)) / 6
+    return sixths if abs(scale / sixths - 1) <= _SCALE_TOLERANCE else scale
 
 
 def logit(p: NDArray[np.floating] | float) -> NDArray[np.float64]:

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from muse_core.errors import ConfigError, DatasetError, MppError
-from muse_core.learned_detector import WEIGHTS, Calibration, DetectorModel, LearnedDetector, load_model, save_model
+from muse_core.learned_detector import (
+    WEIGHTS,
+    Calibration,
+    DetectorModel,
+    LearnedDetector,
+    load_model,
+    network_scale,
+    save_model,
+)
 from muse_core.models.detector import NucleusNet, parameter_count
 from muse_core.nuclei import detect_image, load_detector
 from tests.data.make_patches import draw_patch
@@ -51,6 +59,21 @@ def test_drawn_nuclei_are_found_where_they_are_at_any_mpp(detector, patch, mpp):
     nearest = np.linalg.norm(distance, axis=2).argmin(axis=1)
     error = points[:, :2] - patch.xy[nearest]
     assert np.abs(np.median(error, axis=0)).max() < 0.5  # px of 0.5 µm: no shift, half a pixel would show
+
+
+@pytest.mark.parametrize(
+    ("mpp", "scale"),
+    [(0.5, 1), (0.499, 1), (0.529, 1), (0.2465, 1 / 2), (0.263, 1 / 2), (0.1667, 1 / 3), (0.2, 0.4), (0.56, 1.12)],
+)
+def test_an_mpp_close_to_a_simple_one_is_not_resampled(mpp, scale):
+    assert network_scale(mpp) == pytest.approx(scale)
+
+
+def test_tiles_of_odd_mpp_give_what_the_whole_image_gives(detector):
+    patch = draw_patch(900, 450, seed=7)
+    for mpp in (0.2465, 0.52):
+        found = detect_image(detector, patch.image, mpp, tile_px=384)
+        assert _different(detector(patch.image, mpp), found) <= 0.005
 
 
 def test_points_are_float32_in_the_image_surest_first(detector, patch):
