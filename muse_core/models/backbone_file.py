@@ -8,6 +8,7 @@ import argparse
 import json
 import pickle
 import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def read_backbone_file(path: Path) -> BackboneFile:
             start = file.read(9)
     except OSError as error:
         raise ConfigError(f"backbone {path}: {error.strerror or error}; give an existing file") from None
-    # A safetensors file is a length of 8 bytes, any bytes, and a JSON object; torch.save writes a zip, or once a pickle.
+    # A safetensors file is a length of 8 bytes, any bytes, and a JSON object; torch.save writes a zip or a pickle.
     if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
         return _read_released(path)
     return _read_ours(path)
@@ -167,7 +168,8 @@ def _read_released(path: Path) -> BackboneFile:
     """A checkpoint in the layout of DINO and of the released MUSE weights."""
     try:
         # A namespace of the training command's arguments may lie beside the weights; it holds plain values only.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged file, torch warns before it gives up
             stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except _BROKEN as error:
         why = str(error).split(". ")[0]
