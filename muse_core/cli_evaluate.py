@@ -1,17 +1,110 @@
 """`muse evaluate`: the published scores; what needs torch is imported when a command runs: that takes seconds."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from muse_core.cli_detector import Data, Dataset
+from muse_core.config import load_settings
+from muse_core.device import resolve_device
 from muse_core.errors import ConfigError
 from muse_core.nuclei import load_detector
-from muse_core.terminal import AsJson, open_terminal, print_json
+from muse_core.terminal import AsJson, ConfigFile, Overrides, Terminal, Verbose, open_terminal, print_json
+
+if TYPE_CHECKING:
+    from muse_core.representation import EvaluationRequest, ScoredFeatures
+    from muse_core.representation.evaluate import OnTiles
 
 evaluate_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score models with published protocols.")
+
+Split = Annotated[str, typer.Option(metavar="S", help="val or test; train is what answers are learned from.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CKPT", help="Backbone of `muse pretrain`, or a released .pth; default muse-nano, which ships."
+    ),
+]
+EncoderName = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="E",
+        help="Instead: nano, vit-s16, vit-b16, resnet50, each also with -imagenet; timm:NAME; package.module:function.",
+    ),
+]
+Mpp = Annotated[float, typer.Option(metavar="F", help="um/px of the tiles; published: 0.25 and 0.5.")]
+Fov = Annotated[int, typer.Option(metavar="PX", help="Side of the tiles, px; published: 224 and 512.")]
+CoordinatesChoice = Annotated[
+    Literal["exact", "official"],
+    typer.Option(help="official: cut to whole pixels and looked up as the published scripts do."),
+]
+Device = Annotated[str, typer.Option(help="Where the encoder runs: auto, cpu or cuda.")]
+Picture = Annotated[Path | None, typer.Option(metavar="F.png", help="Draw nearest neighbours of a few nuclei here.")]
+
+
+@evaluate_app.command("knn")
+def evaluate_knn(
+    dataset: Dataset,
+    data: Data,
+    split: Split = "val",
+    checkpoint: Checkpoint = None,
+    encoder: EncoderName = None,
+    mpp: Mpp = 0.5,
+    fov: Fov = 224,
+    k: Annotated[list[int] | None, typer.Option("--k", help="Neighbours; repeat it. Published: 10 to 500.")] = None,
+    coordinates: CoordinatesChoice = "exact",
+    device: Device = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Accuracy of the k nearest labelled nuclei in feature space, k as best on the split and as chosen on validation.
+
+    Example: `muse evaluate knn --dataset brca-m2c --data data/brca_m2c --split val --encoder nano-imagenet`
+    """
+    from muse_core.representation import KS, EvaluationRequest, evaluate_knn
+
+    terminal = open_terminal(as_json, verbose)
+    name = _name(checkpoint, encoder)
+    request = EvaluationRequest(dataset, data, split, mpp, fov, coordinates, name)
+    scored = _features(terminal, request, checkpoint, encoder, device)
+    answer = evaluate_knn(scored, ks=tuple(k or KS))
+    chosen = f"k={answer['k_from_val']} of validation: {answer['accuracy_k_from_val']:.2f}"
+    _tell(terminal, answer, f"best of {len(answer['by_k'])} k, k={answer['k']}; {chosen}")
+
+
+@evaluate_app.command("linear")
+def evaluate_linear(
+    dataset: Dataset,
+    data: Data,
+    split: Split = "val",
+    checkpoint: Checkpoint = None,
+    encoder: EncoderName = None,
+    mpp: Mpp = 0.5,
+    fov: Fov = 224,
+    coordinates: CoordinatesChoice = "exact",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Accuracy of a linear layer on frozen features, of the epoch best on validation.
+
+    Example: `muse evaluate linear --dataset brca-m2c --data data/brca_m2c --encoder timm:tf_efficientnet_lite0`
+    """
+    from muse_core.representation import EvaluationRequest, LinearSettings, evaluate_linear
+
+    terminal = open_terminal(as_json, verbose)
+    settings = load_settings(LinearSettings, config, overrides or ())
+    name = _name(checkpoint, encoder)
+    request = EvaluationRequest(dataset, data, split, mpp, fov, coordinates, name)
+    answer = evaluate_linear(_features(terminal, request, checkpoint, encoder, device), settings=settings)
+    _tell(terminal, answer, f"epoch {answer['epoch']}, validation {answer['validation_accuracy']:.2f}")
 
 
 @evaluate_app.command("detect")
@@ -52,4 +145,66 @@ def evaluate_detect(
     if picture is not None:
         draw_worst(score_patches(found, read_labelled_patches(dataset, data, split), radius_um=radius_um), picture)
     if as_json:
+        print_json(answer)
+
+
+def _name(checkpoint: Path | None, encoder: str | None) -> str:
+    """What the answer calls the model."""
+    if encoder is not None:
+        return f"{encoder} with {checkpoint}" if checkpoint else encoder
+    return str(checkpoint or "muse-nano")
+
+
+def _features(
+    terminal: Terminal, request: "EvaluationRequest", checkpoint: Path | None, encoder: str | None, device: str
+) -> "ScoredFeatures":
+    from muse_core.representation import load_encoder, read_features
+
+    mode = request.coordinates if request.coordinates == "official" else None  # else what the model wants
+    found = load_encoder(checkpoint, encoder, image_px=request.fov_px, device=resolve_device(device), mode=mode)
+    with _progress(terminal) as tell:
+        return read_features(found, request, on_tiles=tell)
+
+
+@contextmanager
+def _progress(terminal: Terminal) -> Iterator["OnTiles"]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[done]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+        counts: dict[str, list[int]] = {}
+
+        def tell(split: str, tiles: int, nuclei: int) -> None:
+            if split not in tasks:
+                tasks[split] = progress.add_task(f"features of {split}", total=None, done="")
+                counts[split] = [0, 0]
+            counts[split][0] += tiles
+            counts[split][1] += nuclei
+            progress.update(tasks[split], done="{:,} tiles, {:,} nuclei".format(*counts[split]))
+
+        yield tell
+
+
+def _tell(terminal: Terminal, answer: dict[str, Any], how: str) -> None:
+    """The score, and the paper's column below it."""
+    from muse_core.representation import published_scores
+
+    where = f"{answer['dataset']} {answer['split']}, {answer['mpp']:g} um/px"
+    table = Table("model", "accuracy %", "", box=None, title=f"{answer['task']} on {where}")
+    table.add_row(answer["checkpoint"], f"{answer['accuracy']:.2f}", how, style="bold")
+    table.add_row("always the commonest class", f"{answer['majority_accuracy']:.2f}", "")
+    for row in published_scores(answer["task"], answer["dataset"], answer["mpp"]):
+        table.add_row(row.method, f"{row.accuracy:.2f}", "published, on test", style="dim")
+    terminal.results.print(table)
+    classes = ", ".join(
+        f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in answer["per_class"].items()
+    )
+    terminal.results.print(f"by class: {classes} ({answer['n_nuclei']:,} nuclei)", markup=False, soft_wrap=True)
+    for note in answer["notes"]:
+        terminal.results.print(f"note: {note}", markup=False, soft_wrap=True)
+    if terminal.as_json:
         print_json(answer)

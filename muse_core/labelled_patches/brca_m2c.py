@@ -3,6 +3,7 @@
 images/NAME.png, labels/NAME_gt_class_coords.txt (rows `y x class`, row first), brca_ds_<split>.txt
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,15 @@ def _read_brca_patch(root: Path, name: str) -> LabelledPatch:
         )
     if not np.isin(class_ids, range(len(BRCA_CLASS_NAMES))).all():
         raise DatasetError(f"{path}: class {class_ids.max() + 1} found; 1 to {len(BRCA_CLASS_NAMES)} needed")
-    return LabelledPatch(stem, image, xy.astype(np.float32), class_ids, BRCA_CLASS_NAMES, BRCA_MPP)
+    return LabelledPatch(
+        stem, image, xy.astype(np.float32), class_ids, BRCA_CLASS_NAMES, BRCA_MPP, slide_mpp=_slide_mpp(stem)
+    )
+
+
+def _slide_mpp(stem: str) -> float | None:
+    """The slide's µm/px: a quarter of the number that ends a published name, SLIDE_x_y_width_height_0.9824."""
+    found = re.fullmatch(r".+_\d+_\d+_\d+_\d+_(\d+\.?\d*)", stem)
+    return 0.25 * float(found[1]) if found and float(found[1]) > 0 else None
 
 
 def _read_rows(path: Path) -> NDArray[np.int64]:

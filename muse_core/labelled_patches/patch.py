@@ -13,6 +13,21 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
+class Surround:
+    """A larger image of the same µm/px that holds a patch.
+
+    Attributes:
+        path: its file.
+        x_px: where the patch's left edge lies in it.
+        y_px: where its top edge lies.
+    """
+
+    path: Path
+    x_px: int
+    y_px: int
+
+
+@dataclass(frozen=True)
 class LabelledPatch:
     """One image with its labelled nuclei.
 
@@ -23,6 +38,8 @@ class LabelledPatch:
         class_ids: (N,) int64, index into `class_names`.
         class_names: what the ids mean.
         mpp: µm/px of the image, both axes.
+        slide_mpp: µm/px of the slide's finest level, where the layout says it.
+        surround: what lies around the patch, where the layout has it.
     """
 
     name: str
@@ -31,6 +48,8 @@ class LabelledPatch:
     class_ids: NDArray[np.int64]
     class_names: tuple[str, ...]
     mpp: float
+    slide_mpp: float | None = None
+    surround: Surround | None = None
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:

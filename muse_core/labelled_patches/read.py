@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from muse_core.errors import ConfigError
-from muse_core.labelled_patches.brca_m2c import read_brca_m2c
+from muse_core.labelled_patches.brca_m2c import BRCA_DOT_OFFSET_PX, read_brca_m2c
 from muse_core.labelled_patches.patch import SPLITS, LabelledPatch
 
 READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {"brca-m2c": read_brca_m2c}
+# What each reader adds to the published dots, so that they are continuous px.
+DOT_OFFSETS_PX = {"brca-m2c": BRCA_DOT_OFFSET_PX}
 
 
 def read_labelled_patches(dataset: str, root: Path, split: str) -> list[LabelledPatch]:

@@ -1,0 +1,175 @@
+"""Files that hold a lab's own dots: QuPath's GeoJSON, CSV and COCO. Each dot remembers the row it came from."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import shapely
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from muse_core.errors import DatasetError
+
+REGION_NAMES = frozenset({"region", "region*", "roi"})  # QuPath's own class for a region is `Region*`
+_CSV_COLUMNS = ("x", "y", "class")
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One labelled nucleus.
+
+    Attributes:
+        x, y: continuous px of the image, of a slide's level 0.
+        class_name: as the file has it.
+        row: where it stands, for messages.
+    """
+
+    x: float
+    y: float
+    class_name: str
+    row: str
+
+
+@dataclass(frozen=True)
+class AnnotatedArea:
+    """A polygon in which every nucleus is labelled, px of the image, and where it stands."""
+
+    polygon: BaseGeometry
+    row: str
+
+
+@dataclass(frozen=True)
+class DotFile:
+    """Dots and areas of one image, by the image's name without ending.
+
+    QuPath counts from the scanner's bounds where a slide has any; `from_bounds` says that these coordinates do.
+    """
+
+    image_name: str
+    dots: tuple[Dot, ...]
+    areas: tuple[AnnotatedArea, ...] = ()
+    from_bounds: bool = False
+
+
+def read_dot_file(path: Path) -> list[DotFile]:
+    """Read a file by its ending: .csv, .geojson, or .json, which is COCO or GeoJSON by what it holds.
+
+    Raises:
+        DatasetError: it is none of these, or a row of it makes no sense.
+    """
+    if path.suffix.lower() == ".csv":
+        return [_read_csv(path)]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path}: no JSON that can be read: {error}") from None
+    if isinstance(content, dict) and "annotations" in content:
+        return list(_read_coco(content, path))
+    return [_read_geojson(content, path)]
+
+
+def _read_csv(path: Path) -> DotFile:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+            columns = tuple((name or "").strip().lower() for name in (rows[0] if rows else ()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: no CSV that can be read: {error}") from None
+    if rows and not set(_CSV_COLUMNS) <= set(columns):
+        raise DatasetError(f"{path}: columns {', '.join(columns)} found; a header with x, y and class is needed")
+    dots = []
+    for number, raw in enumerate(rows, 2):  # the header is row 1
+        row = {(name or "").strip().lower(): value for name, value in raw.items()}
+        where = f"{path}, row {number}"
+        try:
+            x, y = float(row["x"] or ""), float(row["y"] or "")
+        except (ValueError, TypeError):
+            raise DatasetError(f"{where}: x {row['x']!r}, y {row['y']!r}; two numbers needed") from None
+        dots.append(Dot(x, y, _class_name(row["class"], where), where))
+    return DotFile(path.stem, tuple(dots))
+
+
+def _read_geojson(content: Any, path: Path) -> DotFile:  # noqa: ANN401 (JSON)
+    features = content.get("features", [content]) if isinstance(content, dict) else content
+    if not isinstance(features, list):
+        raise DatasetError(f"{path}: no GeoJSON; QuPath's export of annotations or detections is needed")
+    dots: list[Dot] = []
+    areas: list[AnnotatedArea] = []
+    for number, feature in enumerate(features, 1):
+        where = f"{path}, feature {number}"
+        try:
+            geometry = shape(feature["geometry"])
+        except (KeyError, TypeError, AttributeError, ValueError, shapely.errors.ShapelyError):
+            raise DatasetError(f"{where}: no geometry; a point or polygon needed") from None
+        name = _classification(feature)
+        if name is not None and name.lower() in REGION_NAMES:
+            areas.append(AnnotatedArea(_polygon(geometry, where), where))
+            continue
+        for point in _points(geometry, where):
+            dots.append(Dot(float(point.x), float(point.y), _class_name(name, where), where))
+    return DotFile(path.stem.removesuffix(".geo"), tuple(dots), tuple(areas), from_bounds=True)
+
+
+def _classification(feature: dict[str, Any]) -> str | None:
+    """QuPath's class of a feature: an object with a name or names, or a plain string."""
+    found = (feature.get("properties") or {}).get("classification")
+    if isinstance(found, dict):
+        names = found.get("names")
+        found = found.get("name") or (": ".join(map(str, names)) if isinstance(names, list) else None)
+    return found if isinstance(found, str) else None
+
+
+def _polygon(geometry: BaseGeometry, where: str) -> BaseGeometry:
+    if geometry.geom_type not in ("Polygon", "MultiPolygon") or geometry.area == 0:
+        raise DatasetError(f"{where}: a region that is a {geometry.geom_type}; a polygon with an area needed")
+    return geometry if geometry.is_valid else shapely.make_valid(geometry)
+
+
+def _points(geometry: BaseGeometry, where: str) -> list[shapely.Point]:
+    """A point each: of points themselves, of a nucleus' outline its centroid."""
+    if geometry.is_empty:
+        raise DatasetError(f"{where}: an empty {geometry.geom_type}; a point or polygon needed")
+    if geometry.geom_type == "MultiPoint":
+        return list(geometry.geoms)
+    return [geometry if geometry.geom_type == "Point" else geometry.centroid]
+
+
+def _read_coco(content: dict[str, Any], path: Path) -> Iterator[DotFile]:
+    """Key points' first, else the middle of the box: COCO measures both from the corner of the top-left pixel."""
+    try:
+        names = {image["id"]: Path(str(image["file_name"])).stem for image in content["images"]}
+        classes = {category["id"]: str(category["name"]) for category in content["categories"]}
+        annotations = list(content["annotations"])
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: COCO without {error}; images, categories and annotations needed") from None
+    dots: dict[Any, list[Dot]] = {image_id: [] for image_id in names}
+    for number, one in enumerate(annotations, 1):
+        where = f"{path}, annotation {number}"
+        if one.get("image_id") not in names:
+            raise DatasetError(f"{where}: image_id {one.get('image_id')!r} is none of the file's images")
+        if one.get("category_id") not in classes:
+            raise DatasetError(f"{where}: category_id {one.get('category_id')!r} is none of the file's categories")
+        x, y = _coco_point(one, where)
+        dots[one["image_id"]].append(Dot(x, y, classes[one["category_id"]], where))
+    for image_id, name in names.items():
+        yield DotFile(name, tuple(dots[image_id]))
+
+
+def _coco_point(annotation: dict[str, Any], where: str) -> tuple[float, float]:
+    numbers = annotation.get("keypoints") or annotation.get("bbox")
+    try:
+        if annotation.get("keypoints"):
+            return float(numbers[0]), float(numbers[1])  # type: ignore[index]
+        x, y, width, height = (float(number) for number in numbers)  # type: ignore[union-attr]
+    except (TypeError, ValueError, IndexError):
+        raise DatasetError(f"{where}: neither keypoints (x, y, ...) nor bbox (x, y, width, height)") from None
+    return x + width / 2, y + height / 2
+
+
+def _class_name(name: str | None, where: str) -> str:
+    if name is None or not name.strip():
+        raise DatasetError(f"{where}: no class; each nucleus needs one, and regions the class Region*")
+    return name.strip()

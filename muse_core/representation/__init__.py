@@ -1,0 +1,33 @@
+"""How well a representation tells nuclei apart: the protocols of tables 1 and 2 of the paper, for any encoder."""
+
+from muse_core.representation.encoders import MapEncoder, NucleusEncoder, encoder_named, load_encoder
+from muse_core.representation.evaluate import (
+    EvaluationRequest,
+    ScoredFeatures,
+    evaluate_knn,
+    evaluate_linear,
+    read_features,
+)
+from muse_core.representation.knn import KS
+from muse_core.representation.linear import LinearSettings
+from muse_core.representation.published import PublishedScore, published_scores
+from muse_core.representation.tiles import COORDINATES, TileSettings, cut_tiles
+
+__all__ = [
+    "COORDINATES",
+    "KS",
+    "EvaluationRequest",
+    "LinearSettings",
+    "MapEncoder",
+    "NucleusEncoder",
+    "PublishedScore",
+    "ScoredFeatures",
+    "TileSettings",
+    "cut_tiles",
+    "encoder_named",
+    "evaluate_knn",
+    "evaluate_linear",
+    "load_encoder",
+    "published_scores",
+    "read_features",
+]
