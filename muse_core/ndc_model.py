@@ -40,7 +40,8 @@ MARGIN_UM = 64.0  # what lies farther away changes little
 
 _COARSEST_STRIDE = 32  # of the backbone's levels
 _COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
-_LEAST_CHANCE = 0.02  # proposals below are background whatever the calibration
+_LEAST_CHANCE = 0.02  # nuclei below are none whatever the calibration
+_LEAST_ODDS = -6.0  # of a proposal by itself; the dense head's opinion is asked of the others only
 _CLIP = 1e-6
 
 
@@ -54,17 +55,19 @@ class NdcHead:
         hidden: width of the heads.
         kernel: of their first layer.
         min_distance_um: of two nuclei nearer than this the less sure one goes.
-        calibration: from 1 - p(background) to the score.
-        class_bias: added to the logits of the classes once a nucleus is found; fitted on validation.
+        dense_heat: weight of the dense head's logit of a nucleus, added to that of 1 - p(background).
+        dense_class: weight of its logits of the classes, added to those of H_type.
+        calibration: from the chance of both to the score.
     """
 
     class_names: tuple[str, ...]
-    spacing_px: int = 8
+    spacing_px: int = 4
     hidden: int = 128
-    kernel: int = 3
+    kernel: int = 1
     min_distance_um: float = 3.0
+    dense_heat: float = 1.0
+    dense_class: float = 1.0
     calibration: Calibration = field(default_factory=Calibration)
-    class_bias: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ class NdcModel:
     def candidates(
         self, images: NDArray[np.uint8] | Tensor, *, least_chance: float = _LEAST_CHANCE
     ) -> list[NucleiFound]:
-        """As `find`, but with 1 - p(background) for the score, and all above `least_chance`: for calibration."""
+        """As `find`, but with the chance of a nucleus for the score, and all above `least_chance`: for calibration."""
         pixels = torch.as_tensor(images)
         if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != torch.uint8 or 0 in pixels.shape:
             raise DatasetError(
@@ -170,23 +173,29 @@ class NdcModel:
         padded_size: tuple[int, int],
         least_chance: float,
     ) -> NucleiFound:
-        logits = proposals.logits[index].float().cpu().numpy().astype(np.float64)
-        xy = proposals.xy[index].float().cpu().numpy().astype(np.float64)
-        chance = 1 - _softmax(logits)[:, -1]
-        kept = np.flatnonzero((chance >= least_chance) & (xy >= 0).all(1) & (xy < size).all(1))
-        kept = kept[surest_apart(xy[kept], chance[kept], min_distance=self._head.min_distance_um / self.mpp)]
-        bias = np.array(self._head.class_bias or np.zeros(len(self.class_names)))
-        embedding = None
-        if self._embeddings:
-            points = torch.from_numpy(xy[kept].astype(np.float32)).to(feature_map.device)
-            rows = torch.full((len(kept),), index, dtype=torch.int64, device=feature_map.device)
-            sampled = sample_at(feature_map, points, rows, side_px=padded_size)
-            embedding = np.asarray(sampled.float().cpu().numpy(), np.float16)
+        logits, xy = proposals.logits[index].float(), proposals.xy[index].float()
+        odds = torch.logsumexp(logits[:, :-1], 1) - logits[:, -1]  # logit of 1 - p(background)
+        limit = torch.tensor(size, device=xy.device)
+        kept = (odds >= _LEAST_ODDS) & (xy >= 0).all(1) & (xy < limit).all(1)
+        xy, odds, class_logits = xy[kept], odds[kept], logits[kept, :-1]
+
+        def at_nuclei(maps: Tensor, points: Tensor) -> Tensor:
+            rows = torch.full((len(points),), index, dtype=torch.int64, device=points.device)
+            return sample_at(maps, points, rows, side_px=padded_size)
+
+        dense = at_nuclei(proposals.dense, xy).float()
+        chance = torch.sigmoid(odds + self._head.dense_heat * dense[:, -1]).cpu().numpy()
+        class_logits = class_logits + self._head.dense_class * dense[:, :-1]
+        points = xy.cpu().numpy()
+        likely = np.flatnonzero(chance >= least_chance)
+        min_distance = self._head.min_distance_um / self.mpp
+        rows = likely[surest_apart(points[likely], chance[likely], min_distance=min_distance)]
+        embedding = at_nuclei(feature_map, xy[rows]).float().cpu().numpy() if self._embeddings else None
         return NucleiFound(
-            xy[kept].astype(np.float32),
-            chance[kept].astype(np.float32),
-            _softmax(logits[kept][:, :-1] + bias).astype(np.float32),
-            embedding,
+            points[rows],
+            chance[rows],
+            torch.softmax(class_logits[rows], 1).cpu().numpy(),
+            None if embedding is None else embedding.astype(np.float16),
         )
 
     def _calibrated(self, found: NucleiFound) -> NucleiFound:
@@ -217,11 +226,6 @@ def _chance_of(calibration: Calibration, score: float) -> float:
     return 1 / (1 + math.exp(-margin)) - _CLIP
 
 
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
 def build_net(backbone: BackboneSettings, head: NdcHead, *, dropout: float = 0.0) -> NdcNet:
     """The network of these settings, its weights at random."""
     return NdcNet(
@@ -243,7 +247,7 @@ def save_checkpoint(checkpoint: NdcCheckpoint, path: Path) -> None:
     tensors = {
         name: tensor.detach().to("cpu", torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
         for name, tensor in checkpoint.net.state_dict().items()
-        if not name.endswith(_COUNTER) and not name.startswith("h_dense.")
+        if not name.endswith(_COUNTER)
     }
     metadata = {
         "format": FORMAT,
@@ -280,7 +284,7 @@ def load_checkpoint(path: Path) -> NdcCheckpoint:
         raise ConfigError(f"NDC checkpoint {path}: of another version: {error}") from None
     net = build_net(backbone, head)
     found = net.load_state_dict(tensors, strict=False)
-    lacking = [name for name in found.missing_keys if not name.endswith(_COUNTER) and not name.startswith("h_dense.")]
+    lacking = [name for name in found.missing_keys if not name.endswith(_COUNTER)]
     if lacking or found.unexpected_keys:
         raise ConfigError(f"NDC checkpoint {path}: tensors differ from this version's network: {lacking[:3]}")
     return NdcCheckpoint(net.eval(), backbone, head, notes)
@@ -289,10 +293,9 @@ def load_checkpoint(path: Path) -> NdcCheckpoint:
 def _head_from(values: dict[str, object]) -> NdcHead:
     calibration = values.pop("calibration")
     assert isinstance(calibration, dict)
-    names, bias = values.pop("class_names"), values.pop("class_bias")
+    names = values.pop("class_names")
     return NdcHead(
         **values,  # type: ignore[arg-type]
         class_names=tuple(names),  # type: ignore[arg-type]
-        class_bias=tuple(bias),  # type: ignore[arg-type]
         calibration=Calibration(**calibration),
     )

@@ -72,7 +72,6 @@ def losses_of(
 
 def _dense_loss(proposals: Proposals, samples: list[Sample], settings: LossSettings) -> Tensor:
     """Heat and classes at every pixel of the map: cross entropy with the heat, heavier near nuclei, and of classes."""
-    assert proposals.dense is not None
     heat, classes, known = dense_targets(samples, sigma_px=settings.heat_sigma_px)
     weight = known * (1 + _NEAR_WEIGHT * heat)
     each = functional.binary_cross_entropy_with_logits(proposals.dense[:, -1], heat, reduction="none")

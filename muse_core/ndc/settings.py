@@ -9,7 +9,7 @@ from muse_core.detector_augment import AugmentSettings
 class ModelSettings(Settings):
     """The heads; the backbone is whatever `--init` brings."""
 
-    spacing_px: int = Field(8, ge=4, multiple_of=4)  # of proposals at 0.5 µm/px; nuclei lie 12 to 20 px apart
+    spacing_px: int = Field(4, ge=4, multiple_of=4)  # of proposals; at 8 px lymphocytes that touch share one
     hidden: int = Field(128, ge=8)  # width of the heads
     kernel: int = Field(1, ge=1, le=5)  # of the heads' first layer over the grid of proposals
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -18,13 +18,15 @@ class ModelSettings(Settings):
 class LossSettings(Settings):
     """Weights and details of eq. 9."""
 
-    reg: float = Field(5e-3, ge=0)  # of L_reg, px². Source: PromptNucSeg, prompter
+    reg: float = Field(
+        2e-2, ge=0
+    )  # of L_reg, px²; 5e-3 in PromptNucSeg at twice the magnification, where a µm² is 16 px², not 4
     type: float = Field(1.0, ge=0)  # of L_type
     cons: float = Field(1.0, ge=0)  # of L_cons, once it is ramped up
     dense: float = Field(1.0, ge=0)  # of heat and classes at every map pixel: more to learn from than matched points
     distance_weight: float = Field(0.1, gt=0)  # of the matching's cost, a px. Source: PromptNucSeg, prompter
-    # In L_type. 0.4 (PromptNucSeg) leaves nuclei, one proposal in 17, an eighth of the loss, and classes come slowly.
-    background_weight: float = Field(0.15, gt=0)
+    # In L_type. 0.4 (PromptNucSeg, proposals twice as far apart) leaves nuclei, one proposal in 70, 3 % of the loss.
+    background_weight: float = Field(0.04, gt=0)
     class_power: float = Field(0.5, ge=0, le=1)  # 0 weighs nuclei alike, 1 classes alike
     smoothing: float = Field(0.1, ge=0, lt=1)  # of classes; annotators disagree on about one nucleus in six
     nucleus_confidence: float = Field(0.7, gt=0, lt=1)  # least of a pseudo-label that is a nucleus

@@ -1,5 +1,6 @@
 """What a run learns from, by the names that the command line gives: published datasets, a lab's own dots, tissue."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,10 +8,16 @@ import numpy as np
 
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.labelled_patches import read_labelled_patches, read_rgb
+from muse_core.labelled_patches.lab import read_lab
+from muse_core.ndc.lab_regions import lab_regions
 from muse_core.ndc.regions import Region, regions_of, unlabelled_region
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.train import FinetuneData
 from muse_core.roi_dataset import RoiDataset
+
+logger = logging.getLogger(__name__)
+
+LAB = "lab"  # the name of a lab's own folder
 
 _IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
@@ -71,4 +78,10 @@ def data_of(dataset: str, data: Path, *, unlabelled: Sequence[Region], settings:
         ConfigError: unknown dataset.
         DatasetError: the data are not what the layout says.
     """
-    return published_data(dataset, data, unlabelled=unlabelled)
+    if dataset != LAB:
+        return published_data(dataset, data, unlabelled=unlabelled)
+    dots = read_lab(data)
+    train, validation = lab_regions(dots, side_px=settings.side_px)
+    if validation is train:
+        logger.warning("%s: too few regions to hold any out; scores are of what it was trained on", data)
+    return FinetuneData(dots.class_names, train, list(unlabelled), validation)

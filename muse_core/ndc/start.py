@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from muse_core.errors import ConfigError
 from muse_core.learned_detector import load_model
@@ -81,19 +82,31 @@ def _from_ndc(path: Path, class_names: tuple[str, ...], settings: ModelSettings)
     kept = settings.model_copy(update={"spacing_px": head.spacing_px, "hidden": head.hidden, "kernel": head.kernel})
     start = _around(checkpoint.net.backbone, checkpoint.backbone, class_names, kept)  # type: ignore[arg-type]
     start.net.h_reg.load_state_dict(checkpoint.net.h_reg.state_dict())
+    _take_dense(start.net, checkpoint.net, same=class_names == head.class_names)
     own, theirs = start.net.h_type, checkpoint.net.h_type
     if class_names == head.class_names:
         own.load_state_dict(theirs.state_dict())
         return start
     for mine, known in zip(list(own)[:-1], list(theirs)[:-1], strict=True):
         mine.load_state_dict(known.state_dict())
-    with torch.no_grad():
-        # A new class starts as the mean of the known ones, so that what is a nucleus is known from the first step.
-        for name in ("weight", "bias"):
-            mine, known = getattr(own[-1], name), getattr(theirs[-1], name)
-            mine[:-1] = known[:-1].mean(0, keepdim=True)
-            mine[-1] = known[-1]
+    _take_last(own[-1], theirs[-1])
     return start
+
+
+def _take_dense(net: NdcNet, known: NdcNet, *, same: bool) -> None:
+    if same:
+        net.h_dense.load_state_dict(known.h_dense.state_dict())
+    else:
+        _take_last(net.h_dense, known.h_dense)
+
+
+@torch.no_grad()
+def _take_last(layer: nn.Module, known: nn.Module) -> None:
+    """Its last output as it was, and each class as the mean of the known ones: what is a nucleus stays known."""
+    for name in ("weight", "bias"):
+        mine, theirs = getattr(layer, name), getattr(known, name)
+        mine[:-1] = theirs[:-1].mean(0, keepdim=True)
+        mine[-1] = theirs[-1]
 
 
 def _take_detector_encoder(backbone: MuseBackbone, path: Path) -> None:

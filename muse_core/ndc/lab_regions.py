@@ -1,0 +1,125 @@
+"""A lab's dots as regions: windows of 0.5 µm/px cut from slides with the tissue around them, or whole images."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from muse_core.errors import DatasetError
+from muse_core.geometry import Frame, frame_at
+from muse_core.labelled_patches import read_rgb
+from muse_core.labelled_patches.lab import LabDots, LabImage
+from muse_core.ndc.regions import Region
+from muse_core.ndc_model import NETWORK_MPP
+from muse_core.slide import Slide, open_slide
+
+DOT_REACH_UM = 6.0  # ground around a dot that is known without a region: its nucleus, and a little of what is none
+_WINDOW_PX = 512  # dots without a region are cut out in windows of this side, besides what surrounds them
+_FRACTION_BITS = 4
+_LEAST_DOTS_TO_JUDGE = 20
+_PALER = 4.0  # standard errors by which dots must lie on paler ground than with x and y swapped, to be refused
+
+
+def lab_regions(dots: LabDots, *, side_px: int) -> tuple[list[Region], list[Region]]:
+    """Training and validation regions of a lab's folder.
+
+    Of slides, each region brings `side_px` minus its own length of tissue on every side, which eq. 8 draws from.
+
+    Args:
+        dots: of `read_lab`.
+        side_px: of training samples at 0.5 µm/px.
+
+    Returns:
+        What to train on, and what validates: the images that `dataset.toml` names, else every fifth of at least five
+        regions, else the training regions themselves.
+
+    Raises:
+        DatasetError: pixels that cannot be read, or dots that lie where x and y are swapped.
+        MppError: a slide that says no µm/px, and none was given.
+    """
+    regions = [
+        (image.name in dots.validation, region) for image in dots.images for region in _regions_of(image, side_px)
+    ]
+    if not dots.validation and len(regions) >= 5:
+        regions = [(index % 5 == 4, region) for index, (_, region) in enumerate(regions)]
+    train = [region for held_out, region in regions if not held_out]
+    validation = [region for held_out, region in regions if held_out]
+    return train, validation or train
+
+
+def _regions_of(image: LabImage, side_px: int) -> list[Region]:
+    if not image.is_slide:
+        return [_whole(image)]
+    with open_slide(image.path, mpp_override=image.mpp) as slide:
+        areas = image.areas or _around_dots(image, slide)
+        return [_window(image, slide, area, f"{image.name} {number}", side_px) for number, area in enumerate(areas, 1)]
+
+
+def _whole(image: LabImage) -> Region:
+    assert image.mpp is not None
+    pixels = read_rgb(image.path)
+    _check_order(image, pixels)
+    annotated = _mask(image.areas, Frame(0, 0, 1, 1), pixels.shape[:2]) if image.areas else None
+    return Region(image.name, image.name, pixels, image.mpp, annotated, image.xy.astype(np.float32), image.class_ids)
+
+
+def _around_dots(image: LabImage, slide: Slide) -> list[shapely.Geometry]:
+    """Discs around dots, those of one window of the slide together."""
+    mpp = slide.info.mpp
+    window_level0 = _WINDOW_PX * NETWORK_MPP / np.array([mpp.x, mpp.y])
+    windows = np.floor(image.xy / window_level0).astype(int)
+    groups: dict[tuple[int, ...], list[shapely.Geometry]] = {}
+    for xy, window in zip(image.xy, windows, strict=True):
+        groups.setdefault(tuple(window), []).append(shapely.Point(xy).buffer(DOT_REACH_UM / mpp.x))
+    return [shapely.union_all(discs) for discs in groups.values()]
+
+
+def _window(image: LabImage, slide: Slide, area: shapely.Geometry, name: str, side_px: int) -> Region:
+    """An annotated area with the tissue around it, at 0.5 µm/px, cut off at the slide's edges."""
+    mpp = (slide.info.mpp.x, slide.info.mpp.y)
+    scale = np.array([NETWORK_MPP / mpp[0], NETWORK_MPP / mpp[1]])  # level-0 px a network px
+    first, last = np.array(area.bounds[:2]), np.array(area.bounds[2:])
+    around = np.maximum(0, side_px - (last - first) / scale) * scale
+    first, last = np.maximum(0, first - around), np.minimum(image.size_px, last + around)
+    width, height = np.maximum(1, np.ceil((last - first) / scale)).astype(int)
+    pixels = slide.read_region(float(first[0]), float(first[1]), int(width), int(height), mpp=NETWORK_MPP)
+    frame = frame_at(float(first[0]), float(first[1]), NETWORK_MPP, mpp)
+    labelled = shapely.contains_xy(area, image.xy) if len(image.xy) else np.zeros(0, bool)
+    xy = frame.from_level0(image.xy[labelled]).astype(np.float32)
+    mask = _mask([area], frame, (int(height), int(width)))
+    return Region(name, image.name, pixels, NETWORK_MPP, mask, xy, image.class_ids[labelled])
+
+
+def _mask(areas: Sequence[shapely.Geometry], frame: Frame, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Areas in level-0 px as a mask (H, W) of a frame's grid: pixels whose centre lies in one."""
+    mask = np.zeros(size[:2], np.uint8)
+    for area in areas:
+        for polygon in getattr(area, "geoms", [area]):
+            rings = [frame.from_level0(np.array(ring.coords)) for ring in (polygon.exterior, *polygon.interiors)]
+            # OpenCV's pixel centres are at integers; the last bits are a fraction of a pixel.
+            points = [np.round((ring - 0.5) * 2**_FRACTION_BITS).astype(np.int32) for ring in rings]
+            cv2.fillPoly(mask, points, 1, shift=_FRACTION_BITS)
+    return mask.astype(bool)
+
+
+def _check_order(image: LabImage, pixels: NDArray[np.uint8]) -> None:
+    """Refuse dots that lie on clearly paler ground than the same with x and y swapped: nuclei are dark.
+
+    Raises:
+        DatasetError: they do.
+    """
+    height, width = pixels.shape[:2]
+    swapped = image.xy[:, ::-1]
+    both = ((swapped >= 0) & (swapped < (width, height))).all(1)
+    if both.sum() < _LEAST_DOTS_TO_JUDGE:
+        return
+    grey = cv2.blur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (7, 7)).astype(np.float64)
+    here, there = (grey[tuple(xy[both].astype(int).T[::-1])] for xy in (image.xy, swapped))
+    paler = here - there
+    if paler.mean() > _PALER * paler.std() / np.sqrt(len(paler)):
+        raise DatasetError(
+            f"{image.path}: its {len(image.xy)} dots lie on paler ground than with x and y swapped; is the order of "
+            "the columns y x?"
+        )
