@@ -20,17 +20,18 @@ from rich.progress import (
 from muse_core.config import load_settings
 from muse_core.device import resolve_device
 from muse_core.errors import ConfigError, ManifestError, OutputError, WorkersLostError
-from muse_core.manifest import Manifest, read_manifest, with_mpp
 from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Verbose, open_terminal, print_json
 
 if TYPE_CHECKING:
     from muse_core.infer import InferOptions, InferSettings, InferSummary
+    from muse_core.manifest import Manifest
     from muse_core.slide_records import SlideRecord
 
 
 def infer(
     slides: Annotated[
-        Path, typer.Option("--slides", metavar="PATH", help="A slide, a folder or glob of slides, or a manifest CSV.")
+        Path,
+        typer.Option("--slides", metavar="PATH", help="A slide or image, a folder or glob of them, or a manifest."),
     ],
     out: Out,
     checkpoint: Annotated[
@@ -45,7 +46,9 @@ def infer(
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(metavar="F", help="um/px of every slide whose manifest row gives none, whatever the file says."),
+        typer.Option(
+            metavar="F", help="um/px of slides whose manifest row gives none, whatever the file says; of images."
+        ),
     ] = None,
     tissue: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Edited tissue polygons, <slide_id>.geojson, to use instead.")
@@ -65,9 +68,11 @@ def infer(
 
     Running it again does only what is missing or changed, also in the middle of a slide.
 
+    PNG and JPEG images work like slides; they need --mpp.
+
     Example: `muse infer --slides slides/ --out runs/nuclei`
     """
-    from muse_core.infer import InferOptions, InferSettings
+    from muse_core.infer import InferOptions, InferSettings, read_inputs
 
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(InferSettings, config, overrides or ())
@@ -80,12 +85,12 @@ def infer(
         tissue_folder=tissue,
         keep_slides=keep_slides,
     )
-    summary = _infer(terminal, with_mpp(read_manifest(slides), mpp), options, settings)
+    summary = _infer(terminal, read_inputs(slides, mpp), options, settings)
     raise typer.Exit(1 if summary.slides_failed else 0)
 
 
 def _infer(
-    terminal: Terminal, manifest: Manifest, options: "InferOptions", settings: "InferSettings"
+    terminal: Terminal, manifest: "Manifest", options: "InferOptions", settings: "InferSettings"
 ) -> "InferSummary":
     from muse_core.cohort import do_all
     from muse_core.infer import open_infer, summary_text

@@ -18,6 +18,7 @@ class InferSettings(Settings):
     Attributes:
         tissue: how tissue is found.
         acquire: how slides are fetched (never changes the tables).
+        whole_images: whether PNG and JPEG images are worked on whole: whoever cut them out has looked for tissue.
         min_score: nuclei below are left out; models score so that 0.5 gives the best F1 on validation.
         edge_um: nuclei so far outside the tissue's outline are kept, with `in_tissue` false: the outline is simplified
             by about half of this.
@@ -33,6 +34,7 @@ class InferSettings(Settings):
 
     tissue: TissueSettings = TissueSettings()
     acquire: AcquireSettings = AcquireSettings()
+    whole_images: bool = True
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
     edge_um: Annotated[float, Field(ge=0)] = 16.0
     tile_px: Annotated[int, Field(ge=64)] = 1280

@@ -39,7 +39,9 @@ from muse_core.nuclei_dataset import NucleiHeader, NucleusPoints, merge_nuclei, 
 from muse_core.nucleus_model import NucleiFound, NucleusModel, load_nucleus_model
 from muse_core.slide import Slide, open_slide
 from muse_core.slide_records import slide_facts
-from muse_core.tissue import find_tissue, read_tissue, tissue_area_mm2, write_tissue
+from muse_core.tissue import Tissue, find_tissue, read_tissue, tissue_area_mm2, write_tissue
+
+IMAGE_READER = "pillow"  # of PNG and JPEG images
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +62,8 @@ def plan_slide(job: InferJob) -> InferPlan:
     with open_slide(job.path, mpp_override=job.mpp_override) as slide:
         facts = slide_facts(slide) | {"md5": job.md5 or md5_of(job.path), "size": job.path.stat().st_size}
         try:
-            tissue = (
-                read_tissue(job.tissue_edited, slide.info)
-                if job.tissue_edited
-                else find_tissue(slide, job.settings.tissue)
-            )
             with whole_file(job.staged_tissue) as file:
-                write_tissue(tissue, file)
+                write_tissue(_tissue(slide, job), file)
             area = _Area(slide, job)
         except MuseError as error:
             error.facts = facts
@@ -109,6 +106,14 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
         n_nuclei = work.merge()
     facts = {**plan.facts, "model_id": model.model_id, "model_mpp": model.mpp, "device": job.device}
     return InferResult(facts, n_nuclei, work.n_tiles, failed, clock.seconds)
+
+
+def _tissue(slide: Slide, job: InferJob) -> Tissue:
+    if job.tissue_edited:
+        return read_tissue(job.tissue_edited, slide.info)
+    if slide.info.reader == IMAGE_READER and job.settings.whole_images:
+        return Tissue((shapely.box(0, 0, slide.info.width_level0, slide.info.height_level0),), source="whole image")
+    return find_tissue(slide, job.settings.tissue)
 
 
 class _Area:

@@ -10,6 +10,7 @@ import numpy as np
 from muse_core.errors import ConfigError, SlideReadError
 from muse_core.slide.cucim_reader import CucimReader
 from muse_core.slide.handles import Handles
+from muse_core.slide.image_reader import IMAGE_SUFFIXES, ImageFile
 from muse_core.slide.info import Mpp
 from muse_core.slide.lower_levels import LowerLevelsReader, adds_levels, with_lower_levels
 from muse_core.slide.openslide_reader import OpenSlideReader
@@ -17,7 +18,7 @@ from muse_core.slide.reader import Pixels, Reader, Source
 from muse_core.slide.tifffile_reader import TifffileReader
 from muse_core.slide.tile_check import BrokenTileError
 
-READERS = ("auto", "cucim", "openslide", "tifffile")
+READERS = ("auto", "cucim", "openslide", "tifffile", "pillow")
 
 _SAMPLES_WANTED = 3
 _MAX_DIFFERENCE = 2.0  # mean absolute grey levels; JPEG decoders of one image differ by less than 1
@@ -152,6 +153,8 @@ def _open_candidates(path: Path, read_threads: int) -> tuple[list[_Candidate], d
         "openslide": partial(OpenSlideReader, path),
         "tifffile": partial(TifffileReader, path),
     }
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        openers = {"pillow": ImageFile(path).open}
     candidates, failures = [], {}
     for name, opener in openers.items():
         try:

@@ -49,7 +49,7 @@ class SlideInfo:
 
     Attributes:
         path: the file.
-        reader: who reads the pixels: "cucim", "openslide" or "tifffile".
+        reader: who reads the pixels: "cucim", "openslide", "tifffile" or "pillow".
         reader_check: how that reader was checked before it was trusted, in a few words.
         vendor: the format's vendor in OpenSlide's words where it knows it, else the TIFF kind.
         mpp: µm a level-0 pixel.

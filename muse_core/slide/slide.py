@@ -41,7 +41,7 @@ def open_slide(
     Args:
         path: the slide file.
         mpp_override: µm/px of level 0, both axes, instead of what the file says.
-        reader: "auto", or "cucim", "openslide" or "tifffile".
+        reader: "auto", or "cucim", "openslide", "tifffile" or, for PNG and JPEG images, "pillow".
         device: "cpu" or "cuda": where the tensor methods decode.
         tolerate_missing_mpp: open a slide of unknown µm/px all the same; its mpp is then NaN and only pixels of levels,
             the thumbnail and associated images can be read.

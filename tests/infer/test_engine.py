@@ -78,17 +78,16 @@ def test_a_fault_ends_the_run_and_no_thread_stays(step):
         return batch[0].number
 
     steps = Steps(faulty, watched.find) if step == "read" else Steps(watched.read, faulty)
-    seen = []
+    found = run_groups(groups(2, 2, 2, 2), steps, Crew(2, 2, 2), Clock())
+    assert [next(found), next(found)] == [[0, 1], [2, 3]]
     with pytest.raises(ZeroDivisionError):
-        for group in run_groups(groups(2, 2, 2, 2), steps, Crew(2, 2, 2), Clock()):
-            seen.append(group)
-    assert seen == [[0, 1], [2, 3]]
+        next(found)
     assert threading.active_count() == before
 
 
 def test_whoever_stops_listening_stops_the_work():
     watched = Watched()
-    for group in run_groups(groups(*[1] * 50), Steps(watched.read, watched.find), Crew(1, 1, 1), Clock()):
-        break
-    assert group == [0]
+    found = run_groups(groups(*[1] * 50), Steps(watched.read, watched.find), Crew(1, 1, 1), Clock())
+    assert next(found) == [0]
+    found.close()
     assert watched.most_held < 10

@@ -1,0 +1,90 @@
+"""PNG and JPEG images as slides of one level, decoded whole and shared by all handles."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from muse_core.errors import SlideReadError
+from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+LARGEST_PX = 16_384 * 16_384  # 800 MB decoded; larger ones are slides and want a tiled format
+
+_FORMATS = ("PNG", "JPEG")
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, EOFError)
+
+
+class ImageReader:
+    """A handle on an image in memory."""
+
+    name = "pillow"
+
+    def __init__(self, pixels: Pixels, kind: str) -> None:
+        """Made by `ImageFile`."""
+        self._pixels = pixels
+        height, width = pixels.shape[:2]
+        self.source = Source(vendor=kind, levels=make_levels([(width, height)], [(0, 0)]), mpp_candidates=())
+
+    def read(self, corner: Corner, width: int, height: int, *, level: int) -> Pixels:
+        """A rectangle inside the image, (height, width, 3); see `Reader.read`."""
+        x, y = corner
+        return self._pixels[y : y + height, x : x + width].copy()
+
+    def read_many(self, corners: Sequence[Corner], width: int, height: int, *, level: int) -> Iterator[Pixels]:
+        """One after another; see `Reader.read_many`."""
+        for corner in corners:
+            yield self.read(corner, width, height, level=level)
+
+    def read_associated(self, name: str) -> Pixels:
+        """There is none."""
+        raise SlideReadError(f"pillow: no associated image {name!r}")
+
+    def close(self) -> None:
+        """Nothing to give back: the pixels go with the last handle."""
+
+
+class ImageFile:
+    """Opens handles on one image, which is decoded when the first one is asked for.
+
+    An orientation in EXIF is not applied: coordinates are those of the pixels as they are stored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is read yet."""
+        self._path = path
+        self._lock = Lock()
+        self._decoded: tuple[Pixels, str] | None = None
+
+    def open(self) -> ImageReader:
+        """A handle.
+
+        Raises:
+            SlideReadError: it is no PNG or JPEG image, damaged, too large, or not of 8 bits a channel.
+        """
+        with self._lock:
+            if self._decoded is None:
+                self._decoded = _decode(self._path)
+        return ImageReader(*self._decoded)
+
+
+def _decode(path: Path) -> tuple[Pixels, str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on odd metadata and on large images, which are checked here
+            with Image.open(path, formats=_FORMATS) as image:
+                if image.width * image.height > LARGEST_PX:
+                    raise SlideReadError(f"pillow: {image.width} x {image.height} px; at most {LARGEST_PX:,} px fit")
+                if image.mode.startswith(("I", "F")):
+                    raise SlideReadError("pillow: more than 8 bits a channel; save it as 8-bit RGB")
+                kind = "RGBA" if image.has_transparency_data else "RGB"
+                return to_rgb(np.asarray(image.convert(kind))), (image.format or "image").lower()
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise SlideReadError("pillow: no PNG or JPEG image") from None
+    except SlideReadError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise SlideReadError(f"pillow: damaged or not whole ({error})") from None
