@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone, sample_at, standardised
@@ -58,6 +59,18 @@ def _decoder_keys() -> set[str]:
         for part in ("first_block", "last_block.conv1", "last_block.conv2"):
             keys |= _conv_norm(f"decoder.{block}.{part}")
     return keys
+
+
+@pytest.mark.parametrize(("side_px", "encoder", "decoder"), [(96, 0.81, 0.75), (208, 3.93, 3.50), (224, 4.60, 4.06)])
+def test_a_vit_does_as_much_work_as_the_released_one(side_px, encoder, decoder):
+    """Multiplications of one image, 1e9, counted on the released code."""
+    backbone, images = shapes_of(preset="vit-s16"), torch.empty(1, 3, side_px, side_px, device="meta")
+    with FlopCounterMode(display=False) as alone:
+        backbone.encode(images)
+    with FlopCounterMode(display=False) as both:
+        backbone(images)
+    assert alone.get_total_flops() / 2e9 == pytest.approx(encoder, abs=0.005)
+    assert (both.get_total_flops() - alone.get_total_flops()) / 2e9 == pytest.approx(decoder, abs=0.005)
 
 
 def test_a_vits_tensors_have_the_released_names():
