@@ -1,6 +1,6 @@
 """The views of several ROIs as one batch: pixels, coordinates, and which nucleus is in which view."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from muse_core.roi_dataset import RoiSample
 from muse_core.views.augment import augmented
 from muse_core.views.cut import cut_view
-from muse_core.views.placement import RoiFrame, ViewPlace, coordinates, place_views, validity
+from muse_core.views.placement import RoiFrame, coordinates, place_views, validity
 from muse_core.views.settings import ViewSettings
 
 
@@ -90,42 +90,36 @@ class ViewBatch:
         )
 
 
-def view_batch(samples: Sequence[RoiSample], seeds: Sequence[Sequence[int]], settings: ViewSettings) -> ViewBatch:
+def view_batch(samples: Iterable[RoiSample], seeds: Sequence[Sequence[int]], settings: ViewSettings) -> ViewBatch:
     """Cut the views of some ROIs.
 
     Args:
-        samples: the ROIs, each large enough for a view at the finest mpp.
+        samples: the ROIs, each large enough for a view at the finest mpp; taken one at a time, so that no two are in
+            memory where they come from a generator.
         seeds: for each ROI, numbers >= 0 that its views depend on, and on nothing else.
         settings: how views are cut and changed.
 
     Raises:
         DatasetError: a ROI's image is damaged.
     """
-    batch = len(samples)
+    batch = len(seeds)
     globals_ = np.empty((settings.global_views, batch, 3, settings.global_px, settings.global_px), np.uint8)
     locals_ = np.empty((settings.local_views, batch, 3, settings.local_px, settings.local_px), np.uint8)
-    xy, valid = [], []
+    roi_ids, slide_ids, xy, valid = [], [], [], []
     for row, (sample, seed) in enumerate(zip(samples, seeds, strict=True)):
-        # Two streams: other colours leave the views where they are.
-        place_rng, pixel_rng = (np.random.default_rng([*seed, stream]) for stream in (0, 1))
-        frame = RoiFrame(*sample.image.size, sample.mpp)
-        xy_roi = sample.nuclei[:, :2]
-        places = place_views(frame, xy_roi, settings, place_rng)
-        xy_view = coordinates(places, xy_roi)
-        in_view = validity(places, xy_view, settings.border_px)
-        kept = chosen_nuclei(in_view, settings, place_rng)
-        xy.append(xy_view[:, kept])
-        valid.append(in_view[:, kept])
-        _cut_into([*globals_[:, row], *locals_[:, row]], sample, places, settings, pixel_rng)
-    counts = [part.shape[1] for part in xy]
+        in_view = _cut_into([*globals_[:, row], *locals_[:, row]], sample, seed, settings)
+        roi_ids.append(sample.roi_id)
+        slide_ids.append(sample.slide_id)
+        xy.append(in_view.xy)
+        valid.append(in_view.valid)
     return ViewBatch(
         global_images=torch.from_numpy(globals_),
         local_images=torch.from_numpy(locals_),
         xy=torch.from_numpy(np.concatenate(xy, axis=1)),
         valid=torch.from_numpy(np.concatenate(valid, axis=1)),
-        image_index=torch.from_numpy(np.repeat(np.arange(batch), counts)),
-        roi_ids=[sample.roi_id for sample in samples],
-        slide_ids=[sample.slide_id for sample in samples],
+        image_index=torch.from_numpy(np.repeat(np.arange(batch), [part.shape[1] for part in xy])),
+        roi_ids=roi_ids,
+        slide_ids=slide_ids,
     )
 
 
@@ -149,17 +143,28 @@ def chosen_nuclei(valid: NDArray[np.bool_], settings: ViewSettings, rng: np.rand
     return np.sort(kept[by_use[: settings.max_nuclei]])
 
 
+class _Nuclei(NamedTuple):
+    """Of one ROI: xy (V, n, 2) float32 in view px, valid (V, n) bool."""
+
+    xy: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
 def _cut_into(
-    planes: Sequence[NDArray[np.uint8]],
-    sample: RoiSample,
-    places: tuple[ViewPlace, ...],
-    settings: ViewSettings,
-    rng: np.random.Generator,
-) -> None:
-    """Fill each view's (3, side, side) planes."""
+    planes: Sequence[NDArray[np.uint8]], sample: RoiSample, seed: Sequence[int], settings: ViewSettings
+) -> _Nuclei:
+    """Fill each view's (3, side, side) planes, and say where its nuclei are."""
+    # Two streams: other colours leave the views where they are.
+    place_rng, pixel_rng = (np.random.default_rng([*seed, stream]) for stream in (0, 1))
+    xy_roi = sample.nuclei[:, :2]
+    places = place_views(RoiFrame(*sample.image.size, sample.mpp), xy_roi, settings, place_rng)
     for view, (target, place) in enumerate(zip(planes, places, strict=True)):
-        picture = augmented(cut_view(sample.image, place), settings.photometrics(view), rng)
+        picture = augmented(cut_view(sample.image, place), settings.photometrics(view), pixel_rng)
         cv2.mixChannels([picture], list(target), [0, 0, 1, 1, 2, 2])  # (H, W, 3) -> (3, H, W), in place
+    xy_view = coordinates(places, xy_roi)
+    valid = validity(places, xy_view, settings.border_px)
+    kept = chosen_nuclei(valid, settings, place_rng)
+    return _Nuclei(xy_view[:, kept], valid[:, kept])
 
 
 def _mean_and_empty(counts: list[Tensor]) -> tuple[float | None, float | None]:

@@ -9,6 +9,8 @@ was used is one number, ROIs of the epoch counted over all ranks, so that a resu
 """
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +18,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from muse_core.errors import DatasetError, MuseError
+from muse_core.errors import DatasetError, MuseError, WorkersLostError
 from muse_core.machine import cpu_count
 from muse_core.roi_dataset import RoiDataset
 from muse_core.roi_order import Shard, shuffled
@@ -30,6 +33,8 @@ from muse_core.views.settings import ViewSettings
 logger = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 2  # a worker; one is being copied while the next is cut
+_ROUNDING = 1e-9  # of a quotient of mpps
+_ENLARGED = 1.02  # slides of "0.25 µm/px" have 0.2452 to 0.2528: not worth a word
 _Place = tuple[int, int]  # epoch, index in the dataset
 
 
@@ -68,7 +73,7 @@ class ViewLoader:
         self._sampler = _BatchSampler(batch_size)
         if workers > cpu_count():
             logger.warning("%d loader workers for %d cores: they will wait for one another", workers, cpu_count())
-        with _without_word_of_cores():
+        with _starting_workers():
             self._loader = DataLoader(
                 _RoiViews(dataset, settings, seed),
                 batch_sampler=self._sampler,
@@ -76,9 +81,10 @@ class ViewLoader:
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 prefetch_factor=_BATCHES_AHEAD if workers else None,
-                worker_init_fn=_single_threaded if workers else None,
+                worker_init_fn=_set_up_worker if workers else None,
                 multiprocessing_context=start_method if workers else None,
                 pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # else each epoch would draw from the caller's, and a resumed run differ
             )
 
     @property
@@ -99,15 +105,14 @@ class ViewLoader:
 
         Raises:
             DatasetError: a ROI is damaged.
+            WorkersLostError: a worker was killed, such as for memory.
         """
         order = shuffled(self._count, self._seed, epoch)
         stop = start_roi + self.steps(start_roi) * self.batch_size * self._shard.world_size
         self._sampler.places = [(epoch, int(order[at])) for at in self._shard.positions(start_roi, stop)]
-        with _without_word_of_cores():
+        with _starting_workers():
             batches = iter(self._loader)
-        for batch in batches:
-            if isinstance(batch, MuseError):
-                raise batch
+        while (batch := _next(batches)) is not None:
             yield batch
 
 
@@ -133,21 +138,23 @@ def check_dataset(dataset: RoiDataset, settings: ViewSettings, *, rois_per_step:
             f"none of the {len(dataset)} ROIs has nuclei, and NuLo learns from nuclei;"
             " build the dataset again with a detector"
         )
-    shorter = np.minimum(*(table[name].to_numpy() for name in ("width_px", "height_px")))
+    _check_sizes(table, "global", settings.global_px, settings.global_mpp)
+    if settings.local_views:
+        _check_sizes(table, "local", settings.local_px, settings.local_mpp)
+
+
+def _check_sizes(table: pa.Table, name: str, side_px: int, mpp_range: tuple[float, float]) -> None:
+    """Refuse ROIs that hold no view at the finest mpp; tell of those whose views are held back or enlarged."""
     mpp = table["mpp"].to_numpy()
-    for name, side_px, (finest, coarsest) in (
-        ("global", settings.global_px, settings.global_mpp),
-        ("local", settings.local_px, settings.local_mpp),
-    ):
-        needed = side_px * finest / mpp
-        small = np.flatnonzero(shorter < needed - 1e-9 * needed)
-        if len(small):
-            raise _too_small(table.slice(small[0], 1).to_pylist()[0], name, side_px, finest, len(small))
-        clipped = int((shorter < side_px * coarsest / mpp * (1 - 1e-9)).sum())
-        if clipped:
-            logger.warning("%d ROIs hold no %s view of %s µm/px: theirs stay finer", clipped, name, coarsest)
-    if upsampled := int((mpp > 1.01 * min(settings.global_mpp[0], settings.local_mpp[0])).sum()):
-        logger.warning("%d ROIs are coarser than the finest views, which are enlarged from them", upsampled)
+    shorter = np.minimum(table["width_px"].to_numpy(), table["height_px"].to_numpy()) * (1 + _ROUNDING)
+    finest, coarsest = mpp_range
+    small = np.flatnonzero(shorter < side_px * finest / mpp)
+    if len(small):
+        raise _too_small(table.slice(small[0], 1).to_pylist()[0], name, side_px, finest, len(small))
+    if clipped := int((shorter < side_px * coarsest / mpp).sum()):
+        logger.warning("%d ROIs hold no %s view of %s µm/px: theirs stay finer", clipped, name, coarsest)
+    if enlarged := int((mpp > finest * _ENLARGED).sum()):
+        logger.warning("%d ROIs are coarser than the finest %s views, which are enlarged from them", enlarged, name)
 
 
 def _too_small(row: dict[str, object], name: str, side_px: int, finest: float, count: int) -> DatasetError:
@@ -183,24 +190,51 @@ class _RoiViews(Dataset[ViewBatch]):
     def __getitems__(self, places: list[_Place]) -> ViewBatch | MuseError:
         """The batch, or what went wrong: raised in a worker, an error would come out with a page of its traceback."""
         try:
-            samples = [self._dataset.read(index) for _, index in places]
+            samples = (self._dataset.read(index) for _, index in places)
             return view_batch(samples, [(self._seed, *place) for place in places], self._settings)
         except MuseError as error:
             return error
 
 
+def _next(batches: Iterator[ViewBatch | MuseError]) -> ViewBatch | None:
+    """The next batch, None at the end; what went wrong in a worker is raised here."""
+    try:
+        batch = next(batches, None)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkersLostError(
+            f"{error}; a loader worker was killed, most often for memory (/dev/shm holds the batches on their way):"
+            " use fewer workers or a smaller batch size, and resume"
+        ) from None
+    if isinstance(batch, MuseError):
+        raise batch
+    return batch
+
+
 @contextmanager
-def _without_word_of_cores() -> Iterator[None]:
-    """PyTorch warns, each epoch anew, of more workers than cores; we log it once."""
+def _starting_workers() -> Iterator[None]:
+    """Around what starts workers: keeps two habits of PyTorch's from the caller.
+
+    It warns, each epoch anew, of more workers than cores, which we log once. And its handler for dead children raises
+    wherever the caller happens to be, such as in a checkpoint; without it the loader tells, at the next batch.
+    """
+    in_main = threading.current_thread() is threading.main_thread()  # elsewhere PyTorch sets no handler
+    before = signal.getsignal(signal.SIGCHLD) if in_main else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         yield
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _as_it_is(batch: Any) -> Any:  # noqa: ANN401  PyTorch types it as a list, which a batch made whole is not
     return batch
 
 
-def _single_threaded(worker: int) -> None:
-    """Workers are the parallelism; PyTorch sets its own threads to one already."""
-    cv2.setNumThreads(0)  # not 1: that waits for ever for the threads that a forked worker does not have
+def _set_up_worker(worker: int) -> None:
+    # Workers are the parallelism; PyTorch sets its own threads to one already. Not 1 here: OpenCV would wait for ever
+    # for the threads that a forked worker does not have.
+    cv2.setNumThreads(0)
+    # Ctrl-C reaches all processes at once, and the trainer wants one more batch or its checkpoint first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,12 +1,14 @@
 """The loader: one order whatever the workers and ranks, a place to resume from, and one clear line for bad input."""
 
 import logging
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 
-from muse_core.errors import DatasetError
+from muse_core.errors import DatasetError, WorkersLostError
 from muse_core.roi_dataset import RoiDataset
 from muse_core.views import ViewLoader, ViewSettings
 from tests.views.drawn_rois import roi_row, write_dataset
@@ -132,7 +134,8 @@ def test_coarse_rois_are_enlarged_and_say_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         ViewLoader(dataset, SMALL, batch_size=4, seed=0)
     assert [record.getMessage() for record in caplog.records] == [
-        "4 ROIs are coarser than the finest views, which are enlarged from them"
+        "4 ROIs are coarser than the finest global views, which are enlarged from them",
+        "4 ROIs are coarser than the finest local views, which are enlarged from them",
     ]
 
 
@@ -153,7 +156,28 @@ def test_batches_are_pinned_where_there_is_a_gpu(dataset):
     assert batch.to("cuda").xy.is_cuda
 
 
-def test_the_generator_is_the_only_chance(dataset, first_epoch):
+def test_the_callers_own_chance_is_neither_used_nor_touched(dataset, first_epoch):
     np.random.seed(3)
     torch.manual_seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1]
     same(list(ViewLoader(dataset, SMALL, batch_size=4, seed=7).batches(0)), first_epoch)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+
+
+def test_a_killed_worker_is_one_line(dataset):
+    loader = ViewLoader(dataset, SMALL, batch_size=1, seed=0, workers=1, start_method="fork")
+    batches = loader.batches(0)
+    next(batches)
+    os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(WorkersLostError, match=r"a loader worker was killed.*use fewer workers") as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
+
+
+def test_workers_outlive_an_interrupt(dataset, first_epoch):
+    loader = ViewLoader(dataset, SMALL, batch_size=4, seed=7, workers=1, start_method="fork")
+    batches = loader.batches(0)
+    seen = [next(batches)]
+    os.kill(loader._loader._iterator._workers[0].pid, signal.SIGINT)
+    same([*seen, *batches], first_epoch)
