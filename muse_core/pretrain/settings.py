@@ -13,6 +13,7 @@ from muse_core.models.backbone import BackboneSettings
 from muse_core.views.settings import ViewSettings
 
 Precision = Literal["auto", "fp32", "bf16"]
+TeacherMode = Literal["centre", "sinkhorn"]
 BatchNormMode = Literal["auto", "local", "sync", "frozen"]
 
 
@@ -36,6 +37,7 @@ class LossSettings(Settings):
     teacher_temperature: float = Field(0.04, gt=0)  # DINO, at the start
     teacher_temperature_end: float = Field(0.07, gt=0)  # DINO's ViT-S and ViT-B runs
     teacher_temperature_warmup: float = Field(0.3, ge=0, le=1)  # share of the run; DINO: 30 of 100 epochs
+    teacher: TeacherMode = "centre"  # DINO, and by its lineage MUSE; sinkhorn for short runs on little data
     centre_momentum: float = Field(0.9, ge=0, lt=1)  # DINO
     chunk_rows: int = Field(4096, ge=1)  # rows of logits in memory at once
 

@@ -31,6 +31,7 @@ from muse_core.losses.centre import TeacherCentre
 from muse_core.losses.image import image_pairing
 from muse_core.losses.nucleus import matched_nuclei, nucleus_rows, pair_weights
 from muse_core.losses.ranks import world_size
+from muse_core.losses.sinkhorn import sinkhorn_probabilities
 from muse_core.models.backbone import build_backbone
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain import schedules
@@ -310,9 +311,13 @@ class _Run:
         )
         said: dict[str, Tensor] = {}
         for (name, head), bottleneck in zip(self._heads(self.teacher).items(), _present(found), strict=True):
-            centre = self.centres[name]
-            assert isinstance(centre, TeacherCentre)
-            said[name] = centre.probabilities(head.last_layer(bottleneck), temperature)
+            logits = head.last_layer(bottleneck)
+            if self.settings.loss.teacher == "sinkhorn":
+                said[name] = sinkhorn_probabilities(logits, temperature)
+            else:
+                centre = self.centres[name]
+                assert isinstance(centre, TeacherCentre)
+                said[name] = centre.probabilities(logits, temperature)
             self._seen[name] = (said[name], bottleneck)
         return Targets(said.get("image"), said.get("nucleus"), pairing._replace(weight=pairing.weight * share), rows)
 
