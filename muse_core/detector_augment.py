@@ -188,7 +188,7 @@ def _territories(view: View, rng: np.random.Generator) -> tuple[NDArray[np.float
     edges = np.full((side, side), 255, np.uint8)
     edges[:, 1:][owner[:, 1:] != owner[:, :-1]] = 0
     edges[1:][owner[1:] != owner[:-1]] = 0
-    to_border = cv2.distanceTransform(edges, cv2.DIST_L2, 3)
+    to_border = np.minimum(cv2.distanceTransform(edges, cv2.DIST_L2, 3), side)  # endless where there is one territory
     return cv2.GaussianBlur(positive, (0, 0), 1.5).astype(np.float32), np.asarray(to_border, np.float32)
 
 

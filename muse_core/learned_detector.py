@@ -241,7 +241,8 @@ def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
     if not FINEST_MPP <= mpp <= COARSEST_MPP:  # false for NaN too
         reason = "mpp_too_coarse" if mpp > COARSEST_MPP else "mpp_missing"
         raise MppError(
-            f"image at {mpp} µm/px: {FINEST_MPP} to {COARSEST_MPP} needed; read it finer, or give its mpp",
+            f"image at {mpp} µm/px: {FINEST_MPP} to {COARSEST_MPP} needed; read it finer, give its mpp, or use the "
+            "classical detector",
             reason=reason,
         )
 

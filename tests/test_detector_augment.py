@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from muse_core.detector_augment import AugmentSettings, cut, degraded, empty_picture, random_view, recoloured
+from muse_core.detector_augment import (
+    AugmentSettings,
+    View,
+    cut,
+    degraded,
+    empty_picture,
+    immunostained,
+    pigmented,
+    random_view,
+    recoloured,
+)
 from tests.data.make_patches import draw_patch
 
 PLAIN = AugmentSettings(empty_share=0, stain_share=0, blur_share=0, sharpen_share=0, noise_share=0, jpeg_share=0)
@@ -72,3 +82,41 @@ def test_empty_pictures_have_no_nuclei_and_one_size(seed):
     assert picture.dtype == np.uint8
     only_empty = AugmentSettings(empty_share=1)
     assert not len(random_view(draw_patch(100, 5, seed=0), 96, only_empty, np.random.default_rng(seed)).xy)
+
+
+def _view(patch) -> View:
+    return View(patch.image, patch.xy.astype(float), patch.class_ids, np.ones(patch.image.shape[:2], bool))
+
+
+def test_immunostained_tissue_is_brown_around_nuclei_or_in_them():
+    patch = draw_patch(200, 20, seed=4)
+    columns, rows = patch.xy.astype(int).T
+    beside = np.minimum(columns + 11, 199)
+
+    def browner_beside(image: np.ndarray) -> np.ndarray:
+        """Red less blue beside each nucleus, less that in it; 60 in the patch as drawn, whose nuclei are blue."""
+        red_less_blue = image[..., 0].astype(float) - image[..., 2]
+        return red_less_blue[rows, beside] - red_less_blue[rows, columns]
+
+    images = [immunostained(_view(patch), np.random.default_rng(seed)) for seed in range(40)]
+    assert {image.shape for image in images} == {patch.image.shape}
+    assert sum(np.percentile(browner_beside(image), 75) > 70 for image in images) >= 5
+    assert sum(np.percentile(browner_beside(image), 25) < -20 for image in images) >= 5
+
+
+def test_restaining_needs_no_nucleus():
+    patch = draw_patch(64, 0, seed=1)
+    for seed in range(6):
+        assert immunostained(_view(patch), np.random.default_rng(seed)).dtype == np.uint8
+
+
+def test_pigment_darkens_and_keeps_off_nuclei():
+    patch = draw_patch(200, 8, seed=4)
+    columns, rows = patch.xy.astype(int).T
+    changed = 0
+    for seed in range(20):
+        image = pigmented(patch.image, patch.xy.astype(float), np.random.default_rng(seed))
+        assert (image <= patch.image).all()
+        assert (image[rows, columns] > 0.5 * patch.image[rows, columns]).mean() > 0.8
+        changed += (image < patch.image - 40).any()
+    assert changed > 15

@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner, Result
 
 from muse_core.build_cohort import BuildOptions, open_build
 from muse_core.build_settings import BuildSettings
+from muse_core.cli import app
 from muse_core.config import load_settings
 from muse_core.errors import ConfigError, OutputError
 from muse_core.import_patches import ImportOptions, ImportSettings, import_patches
@@ -275,6 +277,10 @@ def muse(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
 
 
+def in_process(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["import-patches", *map(str, arguments)])
+
+
 def test_the_command_on_worker_processes(patches, tmp_path):
     (patches / "text.png").write_text("not an image")
     arguments = ["--images", patches, "--mpp", 0.5, "--out", tmp_path / "out", "--workers", 2, "--json"]
@@ -292,6 +298,55 @@ def test_the_command_on_worker_processes(patches, tmp_path):
     assert tables(tmp_path / "out") == tables(tmp_path / "alone"), "workers change nothing"
     (patches / "text.png").unlink()
     assert muse(*arguments, "--set", "chunk_images=4").returncode == 0
+
+
+def test_the_command_names_what_it_cannot_take(tmp_path):
+    """Grey, 16-bit, empty and 1 px wide images get a reason; RGBA is right; without --mpp nothing is made."""
+    image = draw_patch(160, 12, seed=0).image
+    folder = tmp_path / "in"
+    put(folder / "rgb.png", image)
+    put(folder / "rgba.png", np.dstack([image, np.full((160, 160), 255, np.uint8)]))
+    put(folder / "grey.png", image[..., 1])
+    cv2.imwrite(str(folder / "deep.png"), image.astype(np.uint16) * 257)
+    (folder / "empty.png").write_bytes(b"")
+    put(folder / "line.png", image[:, :1])
+    without = in_process("--images", folder, "--out", tmp_path / "out")
+    assert (without.exit_code, "--mpp" in without.output) == (2, True)
+    assert not (tmp_path / "out").exists()
+    done = in_process("--images", folder, "--mpp", 0.5, "--out", tmp_path / "out", "--workers", 0, "--json")
+    assert done.exit_code == 1
+    failures = {row["slide_id"]: row["reason"] for row in json.loads(done.stdout.splitlines()[-1])["failures"]}
+    assert failures == {"grey": "not_colour", "deep": "not_8_bit", "empty": "unreadable", "line": "too_small"}
+    rows = slide_rows(tmp_path / "out")
+    assert rows["rgba"]["n_nuclei"] == rows["rgb"]["n_nuclei"] == 12
+
+
+def test_too_coarse_for_the_learned_detector(tmp_path):
+    put(tmp_path / "in" / "a.png")
+    assert run(tmp_path / "in", tmp_path / "out", mpp=1.5).slides_failed == 1
+    row = slide_rows(tmp_path / "out")["a"]
+    assert row["reason"] == "mpp_too_coarse"
+    assert "classical" in row["message"]
+
+
+def test_new_weights_import_again(patches, tmp_path, monkeypatch):
+    (tmp_path / "w.safetensors").write_bytes(b"others")
+    classical = ["detector=classical"]
+    run(patches, tmp_path / "learned")
+    run(patches, tmp_path / "classical", overrides=classical)
+    monkeypatch.setattr("muse_core.build_settings.WEIGHTS", tmp_path / "w.safetensors")
+    assert run(patches, tmp_path / "learned").slides_reused == 0
+    assert run(patches, tmp_path / "classical", overrides=classical).slides_reused == 20
+
+
+def test_the_detector_has_an_option_of_its_own(tmp_path):
+    put(tmp_path / "in" / "a.png")
+    arguments = ["--images", tmp_path / "in", "--mpp", 0.5, "--out", tmp_path / "out", "--workers", 0]
+    assert in_process(*arguments, "--detector", "none").exit_code == 0
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["detector"] == "none"
+    wrong = in_process(*arguments, "--detector", "clasical")
+    assert isinstance(wrong.exception, ConfigError)
+    assert "clasical" in str(wrong.exception)
 
 
 @pytest.mark.parametrize(
