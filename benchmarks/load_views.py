@@ -157,7 +157,7 @@ def parts_ms(dataset: RoiDataset, settings: ViewSettings) -> dict[str, float]:
 
 def workers_rois_per_s(dataset: RoiDataset, workers: int) -> float:
     """ROIs/s by the clock with worker processes, the best of some epochs after one that starts them."""
-    loader = ViewLoader(dataset, SMALL, batch_size=BATCH, seed=0, workers=workers)
+    loader = ViewLoader(dataset, SMALL, batch_size=min(BATCH, len(dataset)), seed=0, workers=workers)
     rates = []
     for epoch in range(ROUNDS + 1):
         begun = time.perf_counter()
