@@ -21,6 +21,7 @@ from muse_core.models.decoder import MuseDecoder
 from muse_core.models.encoder import Encoder, EncoderOptions, encoder_of
 from muse_core.models.feature_sampling import SamplingMode, sample_at
 from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD, load_imagenet_nano
+from muse_core.models.map_resize import moved
 
 __all__ = [
     "BackboneSettings",
@@ -106,7 +107,8 @@ class MuseBackbone(nn.Module):
         images = self._checked(images)
         levels, image = self.encoder(images)
         if self.decoder is None:
-            return Features(levels[-1], image)
+            shift = self.encoder.last_shift_px / self.output_stride if self.sampling == "exact" else 0.0
+            return Features(moved(levels[-1], shift) if shift else levels[-1], image)
         return Features(self.decoder(levels, (images.shape[-2], images.shape[-1])), image)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class VitEncoder(nn.Module):
 
     alignment: Alignment = "half_pixel"
     on_one_grid = True
+    last_shift_px = 0.0
 
     def __init__(self, net: TimmNet) -> None:
         super().__init__()
@@ -84,6 +85,7 @@ class TokenEncoder(nn.Module):
 
     alignment: Alignment = "half_pixel"
     on_one_grid = True
+    last_shift_px = 0.0
 
     def __init__(self, net: TimmNet) -> None:
         super().__init__()
@@ -107,6 +109,7 @@ class ConvEncoder(nn.Module):
     1 would be the middle of the input's pixels 2 i and 2 i + 1; over a network that adds up. With `centred`, the first
     convolution is padded by one pixel less before the image, so that map pixel j at stride 4 lies at 4 j + 1.5 px,
     half a pixel from the middle, and those of coarser levels at 8 j + 1.5 and so on: aligned as `even` says.
+    `last_shift_px` is how far the last level's pixels then lie from the middle of theirs.
 
     Args:
         net: made by timm with features_only.
@@ -129,6 +132,8 @@ class ConvEncoder(nn.Module):
         if centred and self.alignment == "even" and isinstance(stem.padding, tuple) and stem.padding[0] > 0:
             before, after = stem.padding[0] - 1, stem.padding[0]  # in this order for left, right, top and bottom
             self.padding, stem.padding = (before, after, before, after), (0, 0)
+        centre_px = 1.5 if self.padding else 0.5
+        self.last_shift_px = self.last_stride / 2 - centre_px if self.alignment == "even" else 0.0
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """(B, 3, H, W) to levels (B, C_i, H / s, W / s) and the last one's mean (B, C_4)."""

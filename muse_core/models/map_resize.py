@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,6 +36,13 @@ def resized(x: Tensor, size: tuple[int, int], *, alignment: Alignment) -> Tensor
     larger = (height * ratio_y + 1, width * ratio_x + 1)
     fine = functional.interpolate(padded, size=larger, mode="bilinear", align_corners=True)
     return fine[..., : size[0], : size[1]]
+
+
+def moved(x: Tensor, share: float) -> Tensor:
+    """A map (B, C, h, w) read 0 <= share <= 1 pixels further right and down, bilinearly; the border goes on outside."""
+    x = functional.pad(x, (0, 1, 0, 1), mode="replicate")
+    x = torch.lerp(x[..., :-1], x[..., 1:], share)
+    return torch.lerp(x[..., :-1, :], x[..., 1:, :], share)
 
 
 def _power_of_two(ratio: float) -> int:

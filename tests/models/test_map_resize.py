@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from muse_core.models.map_resize import resized
+from muse_core.models.map_resize import moved, resized
 
 
 def row(*values: float) -> torch.Tensor:
@@ -27,6 +27,12 @@ def test_twice_as_fine(alignment, expected):
 def test_a_map_of_the_size_comes_back_itself(alignment):
     x = row(0, 2, 4)
     assert resized(x, (3, 3), alignment=alignment) is x
+
+
+def test_a_map_moved_by_a_share_of_a_pixel():
+    x = torch.tensor([[0.0, 2, 4], [8, 10, 12]]).expand(1, 1, 2, 3)
+    expected = torch.tensor([[2.5, 4.5, 6], [8.5, 10.5, 12]])
+    torch.testing.assert_close(moved(x, 0.25)[0, 0], expected)
 
 
 @pytest.mark.parametrize("side_px", [96, 208, 272])
