@@ -5,11 +5,17 @@ from pathlib import Path
 
 from muse_core.errors import ConfigError
 from muse_core.labelled_patches.brca_m2c import BRCA_DOT_OFFSET_PX, read_brca_m2c
+from muse_core.labelled_patches.ocelot import OCELOT_DOT_OFFSET_PX, read_ocelot
 from muse_core.labelled_patches.patch import SPLITS, LabelledPatch
+from muse_core.labelled_patches.puma import read_puma
 
-READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {"brca-m2c": read_brca_m2c}
+READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {
+    "brca-m2c": read_brca_m2c,
+    "ocelot": read_ocelot,
+    "puma": read_puma,
+}
 # What each reader adds to the published dots, so that they are continuous px.
-DOT_OFFSETS_PX = {"brca-m2c": BRCA_DOT_OFFSET_PX}
+DOT_OFFSETS_PX = {"brca-m2c": BRCA_DOT_OFFSET_PX, "ocelot": OCELOT_DOT_OFFSET_PX, "puma": 0.0}
 
 
 def read_labelled_patches(dataset: str, root: Path, split: str) -> list[LabelledPatch]:

@@ -87,3 +87,12 @@ def test_the_real_splits(shared):
         split: read_labelled_patches("brca-m2c", shared / "data" / "brca_m2c", split) for split in ("train", "val")
     }
     assert [sum(len(p.xy) for p in patches) for patches in counts.values()] == [18647, 3133]
+
+
+def test_published_names_say_the_slides_mpp(root):
+    name = "TCGA-A7-A0D9-01Z-00-DX2_18001_13001_1000_1000_0.9824"
+    (root / "images" / "v0.png").rename(root / "images" / f"{name}.png")
+    (root / "labels" / "v0_gt_class_coords.txt").rename(root / "labels" / f"{name}_gt_class_coords.txt")
+    (root / "brca_ds_val.txt").write_text(f"{name}.png\n")
+    assert read_labelled_patches("brca-m2c", root, "val")[0].slide_mpp == pytest.approx(0.2456)
+    assert read_labelled_patches("brca-m2c", root, "train")[0].slide_mpp is None
