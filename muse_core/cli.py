@@ -61,6 +61,7 @@ manifest_app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(cli_evaluate.evaluate_app, name="evaluate")
 app.add_typer(cli_nuclei.export_app, name="export")
+app.command("report")(cli_nuclei.report)
 app.command("train-detector")(cli_detector.train_detector)
 app.command("pretrain")(cli_pretrain.pretrain)
 app.command("finetune")(cli_ndc.finetune)

@@ -9,10 +9,12 @@ import shapely
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from muse_core.config import load_settings
 from muse_core.errors import DatasetError
 from muse_core.nuclei_dataset import NucleiDataset, bounds_origin, read_regions
 from muse_core.qupath import Selection, write_csv, write_qupath
-from muse_core.terminal import AsJson, Terminal, Verbose, open_terminal, print_json
+from muse_core.report import ReportSettings, write_report
+from muse_core.terminal import AsJson, ConfigFile, Overrides, Terminal, Verbose, open_terminal, print_json
 
 export_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Write nuclei in formats that other programs open."
@@ -81,6 +83,36 @@ def export_csv(
     _say(terminal, out, count, {"slide_id": slide_id})
 
 
+def report(
+    nuclei: Nuclei,
+    out: Annotated[Path, typer.Option("--out", metavar="F.html", help="The page to write.")],
+    slide_id: Annotated[
+        list[str] | None, typer.Option("--slide-id", metavar="ID", help="Only this slide; may be repeated.")
+    ] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write one self-contained page about a slide or a cohort: densities, classes, scores, typical and doubtful nuclei.
+
+    Example: `muse report --nuclei runs/lab --out lab.html`
+    """
+    terminal = open_terminal(as_json, verbose)
+    settings = load_settings(ReportSettings, config, overrides or ())
+    with _progress(terminal, None, "slides") as tell:
+        written = write_report(nuclei, out, slide_ids=slide_id or (), settings=settings, on_slide=tell)
+    terminal.results.print(
+        f"{out}: {written.n_nuclei:,} nuclei on {written.n_slides:,} slides, {written.n_sections} of them shown, "
+        f"{written.n_bytes / 1e6:.1f} MB",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    if as_json:
+        print_json({"out": str(out), **written._asdict(), "settings": settings.model_dump(mode="json")})
+
+
 def _selection(
     dataset: NucleiDataset,
     slide_id: str,
@@ -98,11 +130,15 @@ def _selection(
 
 
 @contextmanager
-def _progress(terminal: Terminal, total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("nuclei"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+def _progress(terminal: Terminal, total: int | None, things: str = "nuclei") -> Iterator[Callable[..., None]]:
+    columns = (TextColumn(things), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
-        task = progress.add_task("nuclei", total=total)
-        yield lambda done: progress.update(task, completed=done)
+        task = progress.add_task(things, total=total)
+
+        def tell(done: int, of: int | None = None) -> None:
+            progress.update(task, completed=done, total=of or total)
+
+        yield tell
 
 
 def _say(terminal: Terminal, out: Path, count: int, facts: dict[str, object]) -> None:

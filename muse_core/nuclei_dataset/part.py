@@ -78,7 +78,7 @@ class NucleiPart:
         return list(self.metadata.schema.to_arrow_schema().names)
 
     @cached_property
-    def _bounds(self) -> NDArray[np.float64]:
+    def bounds_level0(self) -> NDArray[np.float64]:
         """(row groups, 4): left, top, right and bottom of each, level-0 px; endless where unknown."""
         names = [self.metadata.schema.column(number).path for number in range(self.metadata.num_columns)]
         x, y = names.index("x_level0"), names.index("y_level0")
@@ -92,7 +92,7 @@ class NucleiPart:
 
     def groups_in(self, box: Box) -> list[int]:
         """The row groups that may hold a nucleus inside a level-0 box."""
-        left, top, right, bottom = self._bounds.T
+        left, top, right, bottom = self.bounds_level0.T
         meets = (left < box.right) & (right >= box.x) & (top < box.bottom) & (bottom >= box.y)
         return [int(number) for number in np.flatnonzero(meets)]
 

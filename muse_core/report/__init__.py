@@ -1,0 +1,7 @@
+"""The HTML report of a slide or a cohort, and the pictures it needs of slides that will not be kept."""
+
+from muse_core.report.page import Written, write_report
+from muse_core.report.pictures import keep_pictures
+from muse_core.report.settings import ReportSettings
+
+__all__ = ["ReportSettings", "Written", "keep_pictures", "write_report"]

@@ -1,0 +1,94 @@
+"""What a careful reader should know about a slide before trusting its figures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from muse_core.report.scan import SlideScan
+
+# Cellular tissue in sections of 3 to 5 µm holds some hundreds (fat, stroma) to about fifteen thousand (lymph node)
+# nuclei per mm²; figures beyond are more often a wrong µm/px or a stain that the model does not know.
+_FEWEST_PER_MM2, _MOST_PER_MM2 = 100.0, 18_000.0
+_LEAST_TISSUE_MM2 = 1.0
+_LEAST_MEAN_SCORE = 0.65
+_MOST_OUTSIDE = 0.05
+_MOST_ANISOTROPY = 0.02
+
+
+@dataclass(frozen=True)
+class Note:
+    """One remark.
+
+    Attributes:
+        kind: `good`, or `look` where a person should look.
+        text: a sentence.
+    """
+
+    kind: Literal["good", "look"]
+    text: str
+
+
+def notes_on(slide: Mapping[str, Any], scan: SlideScan) -> list[Note]:
+    """Remarks on a slide, those to look at first.
+
+    Args:
+        slide: its row of the slides table; columns may be missing.
+        scan: its nuclei.
+    """
+    found = [*_of_reading(slide), *_of_scale(slide), *_of_nuclei(slide, scan)]
+    return sorted(found, key=lambda note: note.kind == "good")
+
+
+def _of_reading(slide: Mapping[str, Any]) -> list[Note]:
+    notes = []
+    failed, total = slide.get("n_failed_tiles"), slide.get("n_tiles")
+    if failed:
+        notes.append(Note("look", f"{failed} of {total} tiles could not be read; there are no nuclei in them."))
+    elif total:
+        notes.append(Note("good", f"All {total} tiles were read."))
+    if slide.get("reader_check"):
+        notes.append(Note("good", f"Read by {slide.get('reader')}, checked: {slide['reader_check']}."))
+    return notes
+
+
+def _of_scale(slide: Mapping[str, Any]) -> list[Note]:
+    source, mpp_x, mpp_y = slide.get("mpp_source"), slide.get("mpp_x"), slide.get("mpp_y")
+    if not (mpp_x and mpp_y):
+        return [Note("look", "The slides table does not say the µm/px.")]
+    notes = []
+    if source == "override":
+        notes.append(Note("look", f"{mpp_x:.4g} µm/px was given by hand, whatever the file says."))
+    else:
+        notes.append(Note("good", f"{mpp_x:.4g} µm/px, from the file ({source})."))
+    if abs(mpp_x / mpp_y - 1) > _MOST_ANISOTROPY:
+        notes.append(Note("look", f"Pixels are not square: {mpp_x:.4g} by {mpp_y:.4g} µm."))
+    return notes
+
+
+def _of_nuclei(slide: Mapping[str, Any], scan: SlideScan) -> list[Note]:
+    total, inside = int(scan.counts.sum()), int(scan.in_tissue.sum())
+    if not total:
+        return [Note("look", "No nucleus was found.")]
+    notes, mm2 = [], slide.get("tissue_mm2") or 0.0
+    if 0 < mm2 < _LEAST_TISSUE_MM2:
+        notes.append(Note("look", f"Only {mm2:.2g} mm² of tissue: densities are of little weight."))
+    if mm2 and not _FEWEST_PER_MM2 <= inside / mm2 <= _MOST_PER_MM2:
+        notes.append(Note("look", f"{inside / mm2:,.0f} nuclei per mm² is unusual; are µm/px and stain right?"))
+    score = float(scan.score_sums.sum()) / total
+    if score < _LEAST_MEAN_SCORE:
+        notes.append(Note("look", f"Scores are low, {score:.2f} on average; does the model know this stain?"))
+    if (outside := 1 - inside / total) > _MOST_OUTSIDE:
+        notes.append(Note("look", f"{outside:.0%} of the nuclei lie at the tissue's rim, outside its outline."))
+    unsure = float(scan.chances[:, : scan.chances.shape[1] // 2].sum()) / total
+    kind: Literal["good", "look"] = "look" if unsure > 0.2 and len(scan.counts) > 1 else "good"
+    if len(scan.counts) > 1:
+        notes.append(Note(kind, f"{unsure:.0%} of the nuclei have a class of less than 50 % probability."))
+    return notes
+
+
+def mean_score(scan: SlideScan) -> float | None:
+    """Of all nuclei; None where there is none."""
+    total = int(scan.counts.sum())
+    return float(np.sum(scan.score_sums)) / total if total else None
