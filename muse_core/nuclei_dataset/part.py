@@ -72,7 +72,7 @@ class NucleiPart:
         """Rows of the file."""
         return int(self.metadata.num_rows)
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names of the columns."""
         return list(self.metadata.schema.to_arrow_schema().names)
@@ -118,7 +118,8 @@ class NucleiPart:
 
     def _read_groups(self, file: pq.ParquetFile, groups: list[int], columns: list[str]) -> pa.Table:
         try:
-            return file.read_row_groups(groups, columns=columns)
+            # A few groups are read sooner than threads are woken.
+            return file.read_row_groups(groups, columns=columns, use_threads=len(groups) == _GROUPS_AT_ONCE)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(self.path, error) from None
 
