@@ -36,7 +36,7 @@ def root(tmp_path):
     for folder in (ROIS, "split"):
         (tmp_path / folder).mkdir()
     rng = np.random.default_rng(0)
-    cv2.imwrite(str(tmp_path / ROIS / f"{NAME}.tif"), rng.integers(0, 255, (1024, 1024, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / ROIS / f"{NAME}.tif"), rng.integers(0, 255, (256, 256, 3), np.uint8))
     write_nuclei(tmp_path, [feature("nuclei_tumor", TRIANGLE), feature("nuclei_plasma_cell", SQUARE)])
     dots = {f"images/{NAME}_.png": [[[20, 20]], [[101, 51]], []]}
     (tmp_path / "split" / "val.json").write_text(json.dumps({"classes": ["tumor", "tils", "other"], "anno": dots}))
@@ -47,7 +47,7 @@ def test_polygons_become_centroids_and_plasma_cells_are_others(root):
     (patch,) = read_labelled_patches("puma", root, "val")
     np.testing.assert_allclose(patch.xy, [[20, 20], [102, 52]], atol=1e-4)
     assert [patch.class_names[one] for one in patch.class_ids] == ["tumour", "other"]
-    assert (patch.name, patch.mpp, patch.image.shape, patch.surround) == (NAME, 0.25, (1024, 1024, 3), None)
+    assert (patch.name, patch.mpp, patch.image.shape, patch.surround) == (NAME, 0.25, (256, 256, 3), None)
 
 
 def test_the_split_files_own_dots_where_asked_for(root):
@@ -66,18 +66,18 @@ def test_each_part_of_a_multipolygon_is_a_nucleus(root):
 
 def test_what_lies_around_a_roi_comes_from_the_context_image(root):
     # A context whose green says the column and whose red the row, coarsely; the ROI is its middle.
-    rows, columns = np.mgrid[:1800, :1800] // 8
+    rows, columns = np.mgrid[:1200, :1200] // 5
     context = np.dstack([np.zeros_like(rows), columns, rows]).astype(np.uint8)  # BGR
     (root / CONTEXT).mkdir()
     cv2.imwrite(str(root / CONTEXT / f"{NAME}_context.tif"), context)
-    start = (1800 - 1024) // 2
-    cv2.imwrite(str(root / ROIS / f"{NAME}.tif"), context[start:, start:][:1024, :1024])
+    start = (1200 - 256) // 2
+    cv2.imwrite(str(root / ROIS / f"{NAME}.tif"), context[start:, start:][:256, :256])
     (tile,) = cut_tiles(read_labelled_patches("puma", root, "val"), TileSettings(mpp=0.25, fov_px=512))
     # The tile's square begins at the ROI's corner, so the tile itself 144 px before it.
     np.testing.assert_array_equal(tile.image, context[start - 144 :, start - 144 :][:512, :512, ::-1])
     np.testing.assert_allclose(tile.xy, [[164, 164], [246, 196]], atol=1e-4)
     (coarse,) = cut_tiles(read_labelled_patches("puma", root, "val"), TileSettings(mpp=0.5, fov_px=512))
-    assert coarse.image[100, 100, :2].tolist() == pytest.approx([(start - 288 + 200) // 8] * 2, abs=1)
+    assert coarse.image[100, 100, :2].tolist() == pytest.approx([(start - 288 + 200) // 5] * 2, abs=1)
 
 
 @pytest.mark.parametrize(
