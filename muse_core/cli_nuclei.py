@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from muse_core.config import load_settings
 from muse_core.errors import DatasetError
-from muse_core.nuclei_dataset import NucleiDataset, bounds_origin, read_regions
-from muse_core.qupath import Selection, write_csv, write_qupath
+from muse_core.nuclei_dataset import NucleiDataset, read_regions
+from muse_core.qupath import Selection, qupath_origin, write_csv, write_qupath
 from muse_core.report import ReportSettings, write_report
 from muse_core.terminal import AsJson, ConfigFile, Overrides, Terminal, Verbose, open_terminal, print_json
 
@@ -53,7 +53,7 @@ def export_qupath(
     """
     terminal = open_terminal(as_json, verbose)
     dataset = NucleiDataset(nuclei)
-    origin = bounds_origin(dataset.part(slide_id).provenance) if crop else (0.0, 0.0)
+    origin = qupath_origin(dataset, slide_id) if crop else (0.0, 0.0)
     selection = _selection(dataset, slide_id, region, class_names, origin)
     with _progress(terminal, sum(part.n_nuclei for part in dataset.parts(slide_id))) as tell:
         count = write_qupath(out, dataset, selection, origin_level0=origin, on_progress=tell)
@@ -76,7 +76,7 @@ def export_csv(
     """
     terminal = open_terminal(as_json, verbose)
     dataset = NucleiDataset(nuclei)
-    origin = bounds_origin(dataset.part(slide_id).provenance)
+    origin = qupath_origin(dataset, slide_id) if region else (0.0, 0.0)
     selection = _selection(dataset, slide_id, region, class_names, origin)
     with _progress(terminal, sum(part.n_nuclei for part in dataset.parts(slide_id))) as tell:
         count = write_csv(out, selection.tables(dataset), on_progress=tell)

@@ -5,6 +5,7 @@ positions do the same unless told otherwise.
 """
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from muse_core.errors import ConfigError
+from muse_core.errors import ConfigError, MuseError, SlideReadError
 from muse_core.files import whole_file
-from muse_core.nuclei_dataset import Area, NucleiDataset, class_colours, rgb
+from muse_core.nuclei_dataset import Area, NucleiDataset, bounds_origin, class_colours, rgb
+from muse_core.slide import open_slide
+from muse_core.uris import path_of
+
+logger = logging.getLogger(__name__)
 
 # Of our identifiers: uuid5(NAMESPACE_URL, "https://arxiv.org/abs/2511.05170").
 _NAMESPACE = UUID("2915c8e8-2d30-5807-8c9f-75988db1d955")
@@ -57,6 +62,32 @@ class Selection:
             yield table.filter(pc.is_in(table["class_id"], class_ids))
 
 
+def qupath_origin(dataset: NucleiDataset, slide_id: str) -> tuple[float, float]:
+    """The corner of the slide from which QuPath counts, level-0 px.
+
+    Inference notes the scanner's bounds; where it did not, the slide is asked, if its file is on this machine.
+
+    Raises:
+        DatasetError: no such slide.
+    """
+    provenance = dataset.part(slide_id).provenance
+    if "bounds_level0" in provenance:
+        return bounds_origin(provenance)
+    slides = dataset.slides()
+    rows = [] if slides is None else slides.select(["slide_id", "uri"]).to_pylist()
+    uri = next((row["uri"] for row in rows if row["slide_id"] == slide_id), None)
+    path = path_of(uri) if uri else None
+    try:
+        if path is None:
+            raise SlideReadError(f"slide {slide_id}: its file is not on this machine")
+        with open_slide(path, tolerate_missing_mpp=True) as slide:
+            bounds = slide.info.bounds_level0
+    except MuseError as error:
+        logger.warning("positions are taken to count from the slide's corner, as its bounds are not known: %s", error)
+        return 0.0, 0.0
+    return (bounds.x, bounds.y) if bounds else (0.0, 0.0)
+
+
 def nucleus_uuid(slide_id: str, nucleus_id: int) -> UUID:
     """The name of a nucleus in QuPath: the same in every run that finds it in the same place."""
     return uuid5(_NAMESPACE, f"{slide_id}/{nucleus_id}")
@@ -78,7 +109,7 @@ def write_qupath(
         path: the file; it appears when whole.
         dataset: the nuclei.
         selection: which of them.
-        origin_level0: the corner that QuPath counts from, level-0 px; see `bounds_origin`.
+        origin_level0: the corner that QuPath counts from, level-0 px; see `qupath_origin`.
         on_progress: told how many are written.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`muse export` as people type it."""
+"""`muse export` and `muse report` as people type it."""
 
 import json
 
@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from muse_core.cli import app
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.nuclei_dataset import NucleiDataset
-from tests.data.make_nuclei import write_slide
+from tests.data.make_nuclei import write_slide, write_slides_table
 from tests.test_qupath import read_as_qupath
 
 
@@ -48,6 +48,16 @@ def test_a_region_drawn_in_qupath_selects_what_qupath_shows_inside_it(nuclei):
     done = muse("export", "csv", *where, "--out", nuclei / "some.csv")
     assert f"{len(found)} nuclei" in done.stdout
     assert len((nuclei / "some.csv").read_text().splitlines()) == len(found) + 1
+
+
+def test_report_takes_settings(nuclei):
+    write_slides_table(nuclei, {"S1": 4.2})
+    done = muse("report", "--nuclei", nuclei, "--out", nuclei / "a.html", "--set", "typical=0", "--json")
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert (facts["n_slides"], facts["n_nuclei"], facts["settings"]["typical"]) == (1, 2000, 0)
+    assert facts["n_bytes"] == (nuclei / "a.html").stat().st_size
+    with pytest.raises(ConfigError, match="unknown key 'typcal'"):
+        muse("report", "--nuclei", nuclei, "--out", nuclei / "a.html", "--set", "typcal=0")
 
 
 def test_wrong_names_are_told(nuclei):

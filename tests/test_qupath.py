@@ -14,8 +14,8 @@ from muse_core.errors import ConfigError
 from muse_core.geometry import Box
 from muse_core.nuclei_dataset import NucleiDataset, class_colours, nuclei_table, part_path, write_nuclei
 from muse_core.nuclei_dataset.curve import nucleus_ids
-from muse_core.qupath import Selection, nucleus_uuid, write_csv, write_qupath
-from tests.data.make_nuclei import CLASSES, header, pieces, points, write_slide
+from muse_core.qupath import Selection, nucleus_uuid, qupath_origin, write_csv, write_qupath
+from tests.data.make_nuclei import CLASSES, header, pieces, points, write_slide, write_slides_table
 
 QUPATH_TYPES = {"annotation", "detection", "cell", "tile", "tmaCore"}
 GEOMETRIES = {"Point", "MultiPoint", "Polygon", "MultiPolygon", "LineString"}
@@ -99,6 +99,23 @@ def test_positions_count_from_the_scanners_bounds(dataset, tmp_path):
         np.array([xy for _, _, xy, *_ in read_as_qupath(tmp_path / f"{n}.geojson")]) for n in ("whole", "cropped")
     )
     np.testing.assert_allclose(whole - cropped, [[100.5, 200.25]] * 3000, atol=1e-6)
+
+
+def test_the_origin_is_the_bounds_that_inference_noted(tmp_path):
+    write_slide(tmp_path, 10, provenance={"bounds_level0": [100.0, 50.0, 7000.0, 7000.0]})
+    write_slide(tmp_path, 10, "S2", provenance={"bounds_level0": None})
+    dataset = NucleiDataset(tmp_path)
+    assert qupath_origin(dataset, "S1") == (100.0, 50.0)
+    assert qupath_origin(dataset, "S2") == (0.0, 0.0)
+
+
+def test_the_slide_is_asked_for_bounds_that_nobody_noted(dataset, tmp_path, drawn, caplog):
+    write_slides_table(tmp_path, {"S1": 1.0}, uri=str(drawn[0]))
+    assert qupath_origin(dataset, "S1") == (0.0, 0.0)
+    assert caplog.text == ""
+    write_slides_table(tmp_path, {"S1": 1.0}, uri="s3://bucket/gone.mrxs")
+    assert qupath_origin(dataset, "S1") == (0.0, 0.0)
+    assert "bounds are not known: slide S1: its file is not on this machine" in caplog.text
 
 
 def test_a_selection_of_area_and_class(dataset, tmp_path):

@@ -61,7 +61,7 @@ def strips(
 ) -> tuple[list[Strip], list[tuple[float, float]]]:
     """A strip a class of (slide, value), on one axis, and the axis's ticks as (place, value)."""
     most = max((value for of_class in values.values() for _, value in of_class), default=0.0)
-    step = _round_step(most / 4)
+    step = _round_step(most / 5)
     top = max(step, step * np.ceil(most / step))
     found = []
     for name, of_class in values.items():

@@ -73,7 +73,7 @@ def _of_nuclei(slide: Mapping[str, Any], scan: SlideScan) -> list[Note]:
         return [Note("look", "No nucleus was found.")]
     notes, mm2 = [], slide.get("tissue_mm2") or 0.0
     if 0 < mm2 < _LEAST_TISSUE_MM2:
-        notes.append(Note("look", f"Only {mm2:.2g} mm² of tissue: densities are of little weight."))
+        notes.append(Note("look", f"Only {mm2:.3g} mm² of tissue: densities are of little weight."))
     if mm2 and not _FEWEST_PER_MM2 <= inside / mm2 <= _MOST_PER_MM2:
         notes.append(Note("look", f"{inside / mm2:,.0f} nuclei per mm² is unusual; are µm/px and stain right?"))
     score = float(scan.score_sums.sum()) / total
@@ -84,7 +84,7 @@ def _of_nuclei(slide: Mapping[str, Any], scan: SlideScan) -> list[Note]:
     unsure = float(scan.chances[:, : scan.chances.shape[1] // 2].sum()) / total
     kind: Literal["good", "look"] = "look" if unsure > 0.2 and len(scan.counts) > 1 else "good"
     if len(scan.counts) > 1:
-        notes.append(Note(kind, f"{unsure:.0%} of the nuclei have a class of less than 50 % probability."))
+        notes.append(Note(kind, f"{unsure:.0%} of the nuclei have a class of less than 50% probability."))
     return notes
 
 

@@ -255,7 +255,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "short": _short, "share": _share, "words": _words}
+    environment.filters |= {"count": _count, "short": _short, "share": _share, "score": _score, "words": _words}
     return environment
 
 
@@ -269,6 +269,10 @@ def _short(value: float | None) -> str:
     if value is None:
         return _UNKNOWN
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _score(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.2f}"
 
 
 def _words(name: str) -> str:

@@ -38,7 +38,7 @@ def test_a_good_slide_has_nothing_to_look_at():
         ({}, {"n": 90_000}, "30,000 nuclei per mm² is unusual"),
         ({}, {"score": 0.55}, "Scores are low, 0.55"),
         ({}, {"in_tissue": 0.9}, "10% of the nuclei"),
-        ({}, {"sure": 0.7}, "30% of the nuclei have a class of less than 50 %"),
+        ({}, {"sure": 0.7}, "30% of the nuclei have a class of less than 50%"),
         ({}, {"n": 0}, "No nucleus"),
     ],
 )
