@@ -4,10 +4,12 @@ from muse_core.representation.encoders import MapEncoder, NucleusEncoder, encode
 from muse_core.representation.evaluate import (
     EvaluationRequest,
     ScoredFeatures,
+    evaluate_finetune,
     evaluate_knn,
     evaluate_linear,
     read_features,
 )
+from muse_core.representation.finetune import FinetuneSettings
 from muse_core.representation.knn import KS
 from muse_core.representation.linear import LinearSettings
 from muse_core.representation.published import PublishedScore, published_scores
@@ -17,6 +19,7 @@ __all__ = [
     "COORDINATES",
     "KS",
     "EvaluationRequest",
+    "FinetuneSettings",
     "LinearSettings",
     "MapEncoder",
     "NucleusEncoder",
@@ -25,6 +28,7 @@ __all__ = [
     "TileSettings",
     "cut_tiles",
     "encoder_named",
+    "evaluate_finetune",
     "evaluate_knn",
     "evaluate_linear",
     "load_encoder",

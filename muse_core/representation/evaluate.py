@@ -15,6 +15,7 @@ from muse_core.labelled_patches import DOT_OFFSETS_PX, LabelledPatch, read_label
 from muse_core.representation.accuracy import accuracy_percent, accuracy_report
 from muse_core.representation.encoders import MapEncoder, NucleusEncoder
 from muse_core.representation.features import NucleusFeatures, extract_features
+from muse_core.representation.finetune import FinetuneSettings, finetune, predict_tiles
 from muse_core.representation.knn import KS, nearest, usable_ks, vote
 from muse_core.representation.linear import LinearSettings, predict, train_linear
 from muse_core.representation.tiles import Coordinates, TileSettings, cut_tiles
@@ -149,6 +150,52 @@ def evaluate_knn(scored: ScoredFeatures, *, ks: Sequence[int] = KS) -> dict[str,
         "accuracy_k_from_val": by_k[chosen],
         "n_bank": len(bank.features),
         "notes": notes,
+    }
+
+
+def evaluate_finetune(
+    encoder: NucleusEncoder | MapEncoder,
+    request: EvaluationRequest,
+    *,
+    settings: FinetuneSettings | None = None,
+    seed: int = SEED,
+    on_tiles: OnTiles = lambda split, tiles, nuclei: None,
+    on_epoch: Callable[[int, float], None] = lambda epoch, accuracy: None,
+) -> dict[str, Any]:
+    """Accuracy of the whole network fine-tuned from the linear protocol's layer; the encoder is changed.
+
+    Returns:
+        The head, all of `accuracy_report`, `epoch`, `validation_accuracy` and `linear_accuracy` (percent; what it
+        started from, on the same split), and `notes`.
+
+    Raises:
+        ConfigError: the encoder is a callable, which nothing can train.
+    """
+    if not isinstance(encoder, MapEncoder):
+        raise ConfigError(f"{request.checkpoint}: a callable cannot be fine-tuned; give --checkpoint or timm:NAME")
+    settings = settings or FinetuneSettings()
+    scored = read_features(encoder, request, on_tiles=on_tiles)
+    train, val, asked = (scored.splits[name] for name in ("train", "val", request.split))
+    start = train_linear(
+        (train.features, train.class_ids),
+        (val.features, val.class_ids),
+        n_classes=len(scored.class_names),
+        settings=settings.linear,
+        seed=seed,
+    )
+    linear = accuracy_percent(predict(start.layer, asked.features), asked.class_ids)
+    tiles = {split: list(cut_tiles(request.patches(split), request.tiles)) for split in request.splits}
+    result = finetune(
+        encoder, start.layer, tiles["train"], tiles["val"], settings=settings, seed=seed, on_epoch=on_epoch
+    )
+    predicted, class_ids = predict_tiles(encoder, start.layer, tiles[request.split])
+    return {
+        **scored.head("finetune"),
+        **accuracy_report(predicted, class_ids, scored.class_names),
+        "epoch": result.epoch,
+        "validation_accuracy": 100 * result.validation_accuracy,
+        "linear_accuracy": linear,
+        "notes": ["the epoch was chosen on this split"] if request.split == "val" else [],
     }
 
 
