@@ -19,6 +19,7 @@ from muse_core.cluster import Workers, open_workers, tried, value_of
 from muse_core.cohort import CohortRun, Tell, edited_polygons, hash_of_inputs
 from muse_core.errors import ConfigError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
+from muse_core.infer.crew import share_one_heap
 from muse_core.infer.job import InferJob, InferResult
 from muse_core.infer.settings import InferSettings
 from muse_core.infer.slide import infer_slide, plan_slide
@@ -68,6 +69,11 @@ class InferRun(CohortRun):
         self._model_hash = hash_of(options.checkpoint or shipped_weights())
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")  # the next slide, while tiles of one are done
         self._seconds: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Begin nothing further."""
+        self.stopping.set()
+        self._planner.shutdown(wait=False, cancel_futures=True)
 
     def finish(self, manifest: Manifest, records: Iterable[SlideRecord]) -> InferSummary:
         """Write the slides table over every slide this folder holds, and sum this run up.
@@ -186,6 +192,7 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Infer
         ConfigError: the checkpoint, the regions or the tissue folder is of no use.
     """
     _check(options)
+    share_one_heap()  # before any thread has a heap of its own
     paths = RunPaths(options.out)
     with ExitStack() as stack:
         stack.enter_context(locked(paths))
@@ -196,7 +203,7 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Infer
         logger.info("inferring into %s with %s", options.out, workers.description)
         run = InferRun(options, settings, workers, store)
         # Before the workers are closed: a slide that loses them then is not a slide that failed.
-        stack.callback(run.stopping.set)
+        stack.callback(run.close)
         yield run
 
 

@@ -18,6 +18,7 @@ class InferSettings(Settings):
     Attributes:
         tissue: how tissue is found.
         acquire: how slides are fetched (never changes the tables).
+        coarsest_mpp: µm/px of level 0; a coarser slide fails: at 1 µm/px a lymphocyte is 7 px wide.
         whole_images: whether PNG and JPEG images are worked on whole: whoever cut them out has looked for tissue.
         min_score: nuclei below are left out; models score so that 0.5 gives the best F1 on validation.
         edge_um: nuclei so far outside the tissue's outline are kept, with `in_tissue` false: the outline is simplified
@@ -26,7 +27,7 @@ class InferSettings(Settings):
             waste less on margins, smaller ones stay in the processor's cache and follow the tissue's outline.
         seam_um: two tiles see one nucleus at places nearer to each other than this; of such nuclei at their border one
             stays.
-        group_tiles: tiles that are kept together, and lost together by a kill; about 0.5 mm² each.
+        group_tiles: tiles that are kept together, and lost together by a kill; about 0.25 mm² each.
         batch_tiles: tiles a call of the network; None for one on a CPU and as many as fit on a GPU.
         offset_px: shifts the borders of tiles, px of the model (to measure what depends on them).
         embedding: whether each nucleus's features are kept, where the model has any.
@@ -34,10 +35,11 @@ class InferSettings(Settings):
 
     tissue: TissueSettings = TissueSettings()
     acquire: AcquireSettings = AcquireSettings()
+    coarsest_mpp: Annotated[float, Field(gt=0)] = 1.0
     whole_images: bool = True
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
     edge_um: Annotated[float, Field(ge=0)] = 16.0
-    tile_px: Annotated[int, Field(ge=64)] = 1280
+    tile_px: Annotated[int, Field(ge=64)] = 1024
     seam_um: Annotated[float, Field(ge=0)] = 1.0
     group_tiles: Annotated[int, Field(ge=1)] = 16
     batch_tiles: Annotated[int, Field(ge=1)] | None = None

@@ -17,10 +17,10 @@ from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from muse_core.acquire.partial import md5_of
-from muse_core.errors import MuseError, SlideReadError
+from muse_core.errors import MppError, MuseError, SlideReadError
 from muse_core.files import whole_file
 from muse_core.geometry import Frame, frame_at, level0_to_um
-from muse_core.infer.crew import cpu_threads, crew_for
+from muse_core.infer.crew import cpu_threads, crew_for, share_one_heap
 from muse_core.infer.engine import Clock, Steps, run_groups
 from muse_core.infer.groups import (
     GroupFiles,
@@ -62,6 +62,7 @@ def plan_slide(job: InferJob) -> InferPlan:
     with open_slide(job.path, mpp_override=job.mpp_override) as slide:
         facts = slide_facts(slide) | {"md5": job.md5 or md5_of(job.path), "size": job.path.stat().st_size}
         try:
+            _check_mpp(slide, job.settings.coarsest_mpp)
             with whole_file(job.staged_tissue) as file:
                 write_tissue(_tissue(slide, job), file)
             area = _Area(slide, job)
@@ -89,6 +90,7 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
         OutputError: the disk is full.
     """
     clock = Clock()
+    share_one_heap()
     with cpu_threads(1 if job.device == "cpu" else job.threads):
         model = load_nucleus_model(
             job.checkpoint, device=job.device, min_score=job.settings.min_score, embeddings=job.settings.embedding
@@ -106,6 +108,16 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
         n_nuclei = work.merge()
     facts = {**plan.facts, "model_id": model.model_id, "model_mpp": model.mpp, "device": job.device}
     return InferResult(facts, n_nuclei, work.n_tiles, failed, clock.seconds)
+
+
+def _check_mpp(slide: Slide, coarsest: float) -> None:
+    mpp = max(slide.info.mpp.x, slide.info.mpp.y)
+    if mpp > coarsest:
+        raise MppError(
+            f"{slide.info.path}: {mpp:.4g} µm/px ({slide.info.mpp.source}) is too coarse to see nuclei; "
+            f"{coarsest:g} or finer needed, or set coarsest_mpp",
+            reason="mpp_too_coarse",
+        )
 
 
 def _tissue(slide: Slide, job: InferJob) -> Tissue:

@@ -215,6 +215,7 @@ def test_one_bad_slide_never_ends_the_batch(tiny, tmp_path):
         "gone,C,P,gone.svs,,,",
         "no-mpp,C,P,no-mpp.svs,,,",
         "dark,C,P,dark.svs,,,",
+        f"coarse,C,P,{tiny},,,2.5",
         "twice,C,P,a.svs,,,",
         "twice,C,P,b.svs,,,",
     )
@@ -226,10 +227,11 @@ def test_one_bad_slide_never_ends_the_batch(tiny, tmp_path):
         "gone": ("failed", "not_found"),
         "no-mpp": ("failed", "mpp_missing"),
         "dark": ("skipped", "no_tissue"),
+        "coarse": ("failed", "mpp_too_coarse"),
         "twice": ("failed", "manifest_invalid"),
     }
     assert "fluorescence" in rows["dark"]["message"]
-    assert (summary.slides_done, summary.slides_failed, summary.slides_skipped) == (1, 4, 1)
+    assert (summary.slides_done, summary.slides_failed, summary.slides_skipped) == (1, 5, 1)
     assert [part.parent.name for part in parts(tmp_path / "out")] == ["slide_id=good"]
 
 
