@@ -72,6 +72,8 @@ class DetectorModel:
         ConfigError: the file is missing or is not a detector's weights.
     """
 
+    takes_tensors = True  # on its device, so that tiles decoded on a GPU stay there
+
     def __init__(self, weights: Path, *, device: str, min_score: float = 0.5) -> None:
         model = load_model(weights)
         self.class_names: tuple[str, ...] = BRCA_CLASS_NAMES
@@ -91,12 +93,17 @@ class DetectorModel:
 
     def find(self, images: Images) -> list[NucleiFound]:
         """As `NucleusModel` says."""
-        logits = self._logits(torch.as_tensor(images)).cpu().numpy()  # (B, 1 + C, H / 2, W / 2)
         host = images.cpu().numpy() if isinstance(images, Tensor) else images
-        return [self._points(one, rgb) for one, rgb in zip(logits, host, strict=True)]
+        height, width = host.shape[1:3]
+        if height % STRIDE or width % STRIDE:
+            # Mirrored, not blank: a border of one colour would be an edge, and edges look like nuclei's.
+            images = host = np.pad(host, ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE), (0, 0)), "symmetric")
+        batch = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+        maps = self._maps(batch).cpu().numpy()
+        return [_inside(self._points(one, rgb), width, height) for one, rgb in zip(maps, host, strict=True)]
 
     @torch.inference_mode()
-    def _logits(self, images: Tensor) -> Tensor:
+    def _maps(self, images: Tensor) -> Tensor:
         """Heat and class probabilities, (B, 1 + C, H / 2, W / 2) float32."""
         batch = images.to(self._device).permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), channels last
         logits = self._net(batch.to(self._dtype))
@@ -112,6 +119,12 @@ class DetectorModel:
         rows = np.clip(peaks[:, 1] / OUTPUT_STRIDE, 0, height - 1).astype(int)
         probabilities = np.ascontiguousarray(maps[1:, rows, columns].T)  # (C, N) -> (N, C)
         return NucleiFound(np.ascontiguousarray(peaks[:, :2]), peaks[:, 2], probabilities)
+
+
+def _inside(found: NucleiFound, width: int, height: int) -> NucleiFound:
+    """Those that lie in the image and not in what was mirrored at its rim."""
+    kept = (found.xy < (width, height)).all(axis=1)
+    return NucleiFound(found.xy[kept], found.score[kept], found.probabilities[kept])
 
 
 def load_nucleus_model(

@@ -9,12 +9,15 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from threading import Lock
 
 import numpy as np
 import shapely
+import torch
 from numpy.typing import NDArray
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
+from torch import Tensor
 
 from muse_core.acquire.partial import md5_of
 from muse_core.errors import MppError, MuseError, SlideReadError
@@ -36,7 +39,7 @@ from muse_core.infer.job import GroupDone, InferJob, InferPlan, InferResult
 from muse_core.infer.seams import SeamPoints, place_in_core
 from muse_core.infer.tiles import Tile, TileGrid, in_batches, in_groups, plan_tiles
 from muse_core.nuclei_dataset import NucleiHeader, NucleusPoints, merge_nuclei, nuclei_table, stage_nuclei
-from muse_core.nucleus_model import NucleiFound, NucleusModel, load_nucleus_model
+from muse_core.nucleus_model import Images, NucleiFound, NucleusModel, load_nucleus_model
 from muse_core.slide import Slide, open_slide
 from muse_core.slide_records import slide_facts
 from muse_core.tissue import Tissue, find_tissue, read_tissue, tissue_area_mm2, write_tissue
@@ -46,6 +49,7 @@ IMAGE_READER = "pillow"  # of PNG and JPEG images
 logger = logging.getLogger(__name__)
 
 Tell = Callable[[int], None]
+TileImage = NDArray[np.uint8] | Tensor  # (H, W, 3) uint8
 TileNuclei = tuple[NucleusPoints, SeamNuclei]
 
 
@@ -156,6 +160,10 @@ class _SlideWork:
         self._job, self._slide, self._model, self._clock = job, slide, model, clock
         settings, mpp = job.settings, (slide.info.mpp.x, slide.info.mpp.y)
         self._area = _Area(slide, job)
+        self._decodes_on_gpu = (
+            job.device != "cpu" and slide.info.reader == "cucim" and getattr(model, "takes_tensors", False)
+        )
+        self._one_at_a_time = Lock()
         self._frame = frame_at(0.0, 0.0, model.mpp, mpp)
         self._mpp = mpp
         self._seam_px = settings.seam_um / model.mpp
@@ -196,12 +204,17 @@ class _SlideWork:
             stage_nuclei(staged[-1], nuclei_table(self._header, seam))
         return merge_nuclei(self._job.staged_part, staged, self._header).n_nuclei
 
-    def _read(self, batch: Sequence[Tile]) -> list[NDArray[np.uint8] | SlideReadError]:
+    def _read(self, batch: Sequence[Tile]) -> list[TileImage | SlideReadError]:
         return [self._read_tile(tile) for tile in batch]
 
-    def _read_tile(self, tile: Tile) -> NDArray[np.uint8] | SlideReadError:
+    def _read_tile(self, tile: Tile) -> TileImage | SlideReadError:
         ((x_level0, y_level0),) = self._frame.to_level0(np.array([[tile.x, tile.y]]))
         try:
+            if self._decodes_on_gpu:
+                with self._one_at_a_time:  # the GPU's handle is one
+                    return self._slide.read_region_tensor(
+                        x_level0, y_level0, tile.width, tile.height, mpp=self._model.mpp
+                    )
             # Reads that fail are tried once more on a fresh handle, for one that failed may fail for ever.
             return self._slide.read_region(x_level0, y_level0, tile.width, tile.height, mpp=self._model.mpp)
         except SlideReadError as error:
@@ -209,10 +222,9 @@ class _SlideWork:
             return error
 
     def _find(
-        self, batch: Sequence[Tile], images: list[NDArray[np.uint8] | SlideReadError]
+        self, batch: Sequence[Tile], images: list[TileImage | SlideReadError]
     ) -> list[tuple[Tile, TileNuclei | SlideReadError]]:
-        good = [image for image in images if not isinstance(image, SlideReadError)]
-        found = iter(self._model.find(np.stack(good)) if good else [])
+        found = iter(self._model.find(stacked) if (stacked := _stacked(images)) is not None else [])
         return [
             (tile, image if isinstance(image, SlideReadError) else self._placed(tile, next(found)))
             for tile, image in zip(batch, images, strict=True)
@@ -254,6 +266,15 @@ class _SlideWork:
         return NucleiFound(
             np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty((0, n_classes), np.float32), none
         )
+
+
+def _stacked(images: Sequence[TileImage | SlideReadError]) -> Images | None:
+    """The images of a batch that could be read, (B, H, W, 3), where they are; None where there is none."""
+    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    if arrays:
+        return np.stack(arrays)
+    tensors = [image for image in images if isinstance(image, Tensor)]
+    return torch.stack(tensors) if tensors else None
 
 
 def _in_frame(area: BaseGeometry, frame: Frame) -> list[Polygon]:

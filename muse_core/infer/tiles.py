@@ -20,8 +20,9 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_core.geometry import Box
 
-# Window sides are multiples of this, so that few shapes meet and those of one shape share a batch.
-SHAPE_STEP_PX = 128
+# Window sides are multiples of this, so that few shapes meet: those of one shape share a batch, and the network's
+# library keeps code and buffers for each shape it has seen.
+SHAPE_STEP_PX = 256
 
 
 @dataclass(frozen=True)

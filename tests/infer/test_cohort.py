@@ -302,3 +302,26 @@ def test_images_work_like_slides(tmp_path):
     assert (distance * 0.5 < 2).mean() > 0.85
     infer(folder / "a.png", tmp_path / "none")
     assert slide_rows(tmp_path / "none")["a"]["reason"] == "mpp_missing"
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_a_cpu_finds(inferred, small, tmp_path):
+    infer(small[0], tmp_path, "tile_px=512", device="cuda")
+    one, other = places(inferred), places(tmp_path)
+    assert abs(len(one) - len(other)) <= 0.01 * len(one)
+    distance, _ = cKDTree(other).query(one)
+    assert (distance * 0.25 < 1).mean() > 0.98
+    assert slide_rows(tmp_path)["small"]["device"] == "cuda"
+
+
+@pytest.mark.slides
+def test_real_slides_good_and_bad(shared, tmp_path):
+    infer(shared / "data" / "slides", tmp_path)
+    rows = slide_rows(tmp_path)
+    done = {name for name, row in rows.items() if row["status"] == "done"}
+    assert done == {"CMU-1-Small-Region", "OS-1-detail"}
+    assert rows["CMU-1-Small-Region"]["n_nuclei"] > 1000
+    assert (rows["fluorescence"]["status"], rows["fluorescence"]["reason"]) == ("skipped", "no_tissue")
+    assert rows["camelyon-thumbnail"]["reason"] == "mpp_too_coarse"
+    assert rows["frozen-no-mpp"]["reason"] == "mpp_missing"
+    assert len(parts(tmp_path)) == 2
