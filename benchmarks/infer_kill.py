@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from benchmarks.kill_and_rerun import kill_group, wait_until_begun
+from benchmarks.kill_and_rerun import kill_group
 from muse_core.demo import draw_slide
 
 SLIDES = "abcde"
@@ -26,6 +26,23 @@ def tables(out: Path) -> tuple[list[dict], dict[str, bytes]]:
     """The slides table but for what the run took, and every byte of the dataset's rows."""
     slides = [row | dict.fromkeys(OF_THE_RUN) for row in pq.read_table(out / "slides.parquet").to_pylist()]
     return slides, {str(part.relative_to(out)): part.read_bytes() for part in sorted(out.glob("nuclei/*/*/*.parquet"))}
+
+
+def wait_until_working(out: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until this run has put something new on the disk: a kill during imports would prove nothing."""
+    begun = time.time()
+    while process.poll() is None:
+        files = (path for folder in (".staging", "records") for path in (out / folder).rglob("*"))
+        if any(changed_since(path, begun) for path in files):
+            return
+        time.sleep(0.02)
+
+
+def changed_since(path: Path, moment: float) -> bool:
+    try:
+        return path.stat().st_mtime > moment
+    except FileNotFoundError:  # moved or removed meanwhile
+        return False
 
 
 def main() -> None:
@@ -52,9 +69,9 @@ def main() -> None:
             process = subprocess.Popen(
                 command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
             )
-            wait_until_begun(folder / "killed", process)
+            wait_until_working(folder / "killed", process)
             try:
-                process.wait(rng.uniform(0, 0.3 * calm_s))
+                process.wait(rng.uniform(0, 0.5 * calm_s))
             except subprocess.TimeoutExpired:
                 kill_group(process)
                 kills += 1

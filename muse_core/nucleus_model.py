@@ -16,7 +16,7 @@ from torch import Tensor
 
 from muse_core.errors import ConfigError
 from muse_core.labelled_patches import BRCA_CLASS_NAMES
-from muse_core.learned_detector import NETWORK_MPP, LearnedDetector, keep_freed_memory, load_model, on_ink
+from muse_core.learned_detector import NETWORK_MPP, keep_freed_memory, load_model, on_ink
 from muse_core.learned_detector import WEIGHTS as DETECTOR_WEIGHTS
 from muse_core.models.detector import OUTPUT_STRIDE, STRIDE, fused
 from muse_core.models.heat import find_peaks
@@ -27,6 +27,8 @@ from muse_core.ndc_model import NdcModel
 
 _KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
 _ID_DIGITS = 12
+# With so much around them a grid shifted by odd amounts changes 0.04 % of nuclei; with 64 µm 0.01 %, with 32 0.09 %.
+DETECTOR_MARGIN_UM = 48.0
 
 Images = NDArray[np.uint8] | Tensor
 
@@ -78,7 +80,7 @@ class DetectorModel:
         model = load_model(weights)
         self.class_names: tuple[str, ...] = BRCA_CLASS_NAMES
         self.mpp = NETWORK_MPP
-        self.margin_um = LearnedDetector.margin_um
+        self.margin_um = DETECTOR_MARGIN_UM
         self.grid_um = STRIDE * NETWORK_MPP
         self.model_id = hash_of(weights)
         self._device = torch.device(device)

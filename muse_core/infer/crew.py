@@ -31,7 +31,7 @@ def crew_for(job: InferJob) -> Sizes:
         readers = max(1, job.threads // 2)  # reading takes a tenth of the time that the network takes
         return Sizes(Crew(readers, job.threads, readers), job.settings.batch_tiles or 1)
     free_bytes = torch.cuda.get_device_properties(torch.device(job.device)).total_memory // 2
-    fits = free_bytes // (_GPU_FINDERS * _GPU_BYTES_A_PX * job.settings.tile_px**2)
+    fits = free_bytes // (_GPU_FINDERS * _GPU_BYTES_A_PX * job.settings.window_px**2)
     batch = job.settings.batch_tiles or int(min(_GPU_MOST_TILES, max(1, fits)))
     return Sizes(Crew(max(1, job.threads), _GPU_FINDERS, max(2, job.threads // 2)), batch)
 

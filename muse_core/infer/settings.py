@@ -23,8 +23,8 @@ class InferSettings(Settings):
         min_score: nuclei below are left out; models score so that 0.5 gives the best F1 on validation.
         edge_um: nuclei so far outside the tissue's outline are kept, with `in_tissue` false: the outline is simplified
             by about half of this.
-        tile_px: side of the area that a tile owns, px of the model, on top of which come its margins. Larger tiles
-            waste less on margins, smaller ones stay in the processor's cache and follow the tissue's outline.
+        window_px: side of what the network sees at once, px of the model; a tile owns what its margins leave of it.
+            Larger ones waste less on margins, smaller ones need less memory and follow the tissue's outline.
         seam_um: two tiles see one nucleus at places nearer to each other than this; of such nuclei at their border one
             stays.
         group_tiles: tiles that are kept together, and lost together by a kill; about 0.25 mm² each.
@@ -39,7 +39,7 @@ class InferSettings(Settings):
     whole_images: bool = True
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
     edge_um: Annotated[float, Field(ge=0)] = 16.0
-    tile_px: Annotated[int, Field(ge=64)] = 1024
+    window_px: Annotated[int, Field(ge=256)] = 1280
     seam_um: Annotated[float, Field(ge=0)] = 1.0
     group_tiles: Annotated[int, Field(ge=1)] = 16
     batch_tiles: Annotated[int, Field(ge=1)] | None = None

@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
 from muse_core.acquire.partial import md5_of
-from muse_core.errors import MppError, MuseError, SlideReadError
+from muse_core.errors import ConfigError, MppError, MuseError, SlideReadError
 from muse_core.files import whole_file
 from muse_core.geometry import Frame, frame_at, level0_to_um
 from muse_core.infer.crew import cpu_threads, crew_for, share_one_heap
@@ -170,9 +170,14 @@ class _SlideWork:
         self._header = NucleiHeader(
             job.slide_id, job.project, mpp, model.class_names, _provenance(job, plan, model), _embedding_size(model)
         )
-        grid = TileGrid(
-            settings.tile_px, _ceil(model.margin_um / model.mpp), _ceil(model.grid_um / model.mpp), settings.offset_px
-        )
+        margin_px, grid_px = _ceil(model.margin_um / model.mpp), _ceil(model.grid_um / model.mpp)
+        core_px = (settings.window_px - 2 * margin_px) // grid_px * grid_px
+        if core_px <= 0:
+            raise ConfigError(
+                f"window_px {settings.window_px}: margins of {margin_px} px leave nothing of it; "
+                f"{2 * margin_px + grid_px} or more needed"
+            )
+        grid = TileGrid(core_px, margin_px, grid_px, settings.offset_px)
         tiles = plan_tiles(_in_frame(self._area.work, self._frame), grid)
         self.n_tiles = len(tiles)
         self._groups = in_groups(tiles, settings.group_tiles)

@@ -66,7 +66,7 @@ def small(tmp_path_factory) -> tuple[Path, np.ndarray]:
 @pytest.fixture(scope="module")
 def inferred(small, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("inferred") / "out"
-    infer(small[0], out, "tile_px=512", "group_tiles=2")
+    infer(small[0], out, "window_px=512", "group_tiles=2")
     return out
 
 
@@ -105,7 +105,7 @@ def test_nuclei_are_found_where_they_were_drawn(inferred, small):
 
 
 def test_the_same_nuclei_wherever_tiles_begin(inferred, small, tmp_path):
-    infer(small[0], tmp_path, "tile_px=512", "offset_px=[237, 101]")
+    infer(small[0], tmp_path, "window_px=512", "offset_px=[237, 101]")
     one, other = places(inferred), places(tmp_path)
     distance, nearest = cKDTree(other).query(one)
     back = cKDTree(one).query(other)[1]
@@ -176,13 +176,13 @@ def test_a_run_cut_short_goes_on_inside_the_slide(inferred, small, tmp_path, mon
 
     monkeypatch.setattr(slide_module, "write_group", write_or_die)
     with pytest.raises(Killed):
-        infer(small[0], tmp_path, "tile_px=512", "group_tiles=2")
+        infer(small[0], tmp_path, "window_px=512", "group_tiles=2")
     assert not parts(tmp_path)
     kept = list(written)
     monkeypatch.setattr(
         slide_module, "write_group", lambda files, *rest: (written.append(files.number), write(files, *rest))
     )
-    infer(small[0], tmp_path, "tile_px=512", "group_tiles=2")
+    infer(small[0], tmp_path, "window_px=512", "group_tiles=2")
     assert sorted(written) == list(range(len(written))), "no group was done twice"
     assert len(kept) == after
     assert nuclei(tmp_path) == nuclei(inferred)
@@ -191,7 +191,7 @@ def test_a_run_cut_short_goes_on_inside_the_slide(inferred, small, tmp_path, mon
 def test_a_bad_tile_costs_its_own_nuclei_only(tmp_path):
     image, true = tissue_image(2800, 2400, mpp=0.25, seed=3)
     path = draw_aperio(tmp_path / "s.svs", image, Drawing(tile_px=240, broken_tile=(5, 5)))
-    infer(path, tmp_path / "out", "tile_px=256")
+    infer(path, tmp_path / "out", "window_px=384")
     row = slide_rows(tmp_path / "out")["s"]
     assert (row["status"], row["reason"]) == ("done", "bad_tiles")
     assert 0 < row["n_failed_tiles"] < row["n_tiles"] / 2
@@ -248,7 +248,7 @@ def test_regions_limit_the_work(inferred, small, tmp_path):
     left, top, side = 900, 800, 600
     ring = [[left, top], [left + side, top], [left + side, top + side], [left, top + side], [left, top]]
     (tmp_path / "r.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
-    infer(small[0], tmp_path / "out", "tile_px=512", regions=tmp_path / "r.geojson")
+    infer(small[0], tmp_path / "out", "window_px=512", regions=tmp_path / "r.geojson")
     found, everything = places(tmp_path / "out"), places(inferred)
     assert ((found >= (left, top)) & (found <= (left + side, top + side))).all()
     inside = everything[((everything > (left, top)) & (everything < (left + side, top + side))).all(axis=1)]
@@ -306,7 +306,7 @@ def test_images_work_like_slides(tmp_path):
 
 @pytest.mark.gpu
 def test_a_gpu_finds_what_a_cpu_finds(inferred, small, tmp_path):
-    infer(small[0], tmp_path, "tile_px=512", device="cuda")
+    infer(small[0], tmp_path, "window_px=512", device="cuda")
     one, other = places(inferred), places(tmp_path)
     assert abs(len(one) - len(other)) <= 0.01 * len(one)
     distance, _ = cKDTree(other).query(one)
