@@ -49,6 +49,13 @@ def share_one_heap() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
+def give_back_memory() -> None:
+    """Return what the heap holds of unused pages, where malloc is glibc's: blocks of many sizes leave gaps in it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
+
+
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Have each thread's network use so many cores for the length of the block."""

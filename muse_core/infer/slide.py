@@ -23,7 +23,7 @@ from muse_core.acquire.partial import md5_of
 from muse_core.errors import ConfigError, MppError, MuseError, SlideReadError
 from muse_core.files import whole_file
 from muse_core.geometry import Frame, frame_at, level0_to_um
-from muse_core.infer.crew import cpu_threads, crew_for, share_one_heap
+from muse_core.infer.crew import cpu_threads, crew_for, give_back_memory, share_one_heap
 from muse_core.infer.engine import Clock, Steps, run_groups
 from muse_core.infer.groups import (
     GroupFiles,
@@ -264,6 +264,7 @@ class _SlideWork:
             certain = join_nuclei([empty[0], *(one[0] for one in found)])
             seam = join_seams([empty[1], *(one[1] for one in found)])
             write_group(self.files[number], self._header, certain, seam, GroupDone(len(results), failed))
+            give_back_memory()
 
     def _nothing(self) -> NucleiFound:
         size, n_classes = self._header.embedding_size, len(self._model.class_names)
