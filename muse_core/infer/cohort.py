@@ -69,6 +69,7 @@ class InferRun(CohortRun):
         self._model_hash = hash_of(options.checkpoint or shipped_weights())
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")  # the next slide, while tiles of one are done
         self._seconds: dict[str, float] = {}
+        self._gpu_use: list[tuple[float, float]] = []  # share, and seconds it was over
 
     def close(self) -> None:
         """Begin nothing further."""
@@ -97,6 +98,9 @@ class InferRun(CohortRun):
             summary.mm2_per_hour = 3600 * done_mm2 / summary.seconds
         for name, share in shares_of(self._seconds).items():
             setattr(summary, name, share)
+        if self._gpu_use:
+            spans = [seconds for _, seconds in self._gpu_use]
+            summary.gpu_use = sum(share * seconds for share, seconds in self._gpu_use) / sum(spans)
         summary.peak_rss_bytes = self.workers.peak_rss_bytes()
         with whole_file(self.paths.summary) as path:
             path.write_text(summary_text(summary, self.paths.out), encoding="utf-8")
@@ -113,6 +117,8 @@ class InferRun(CohortRun):
         seconds = time.monotonic() - begun
         for name, spent in result.seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + spent
+        if result.gpu_use is not None:
+            self._gpu_use.append((result.gpu_use, seconds))
         failed = result.failed
         return {
             **result.facts,

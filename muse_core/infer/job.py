@@ -100,6 +100,7 @@ class InferResult:
         n_tiles: tiles it was cut into.
         failed: messages of tiles that could not be read.
         seconds: by what they were spent on, in this run.
+        gpu_use: mean share of time that the GPU was busy, where there is one and its driver tells.
     """
 
     facts: dict[str, Any]
@@ -107,3 +108,4 @@ class InferResult:
     n_tiles: int
     failed: list[str]
     seconds: dict[str, float]
+    gpu_use: float | None = None

@@ -25,6 +25,7 @@ from muse_core.files import whole_file
 from muse_core.geometry import Frame, frame_at, level0_to_um
 from muse_core.infer.crew import cpu_threads, crew_for, give_back_memory, share_one_heap
 from muse_core.infer.engine import Clock, Steps, run_groups
+from muse_core.infer.gpu import GpuUse, one_gpu
 from muse_core.infer.groups import (
     GroupFiles,
     SeamNuclei,
@@ -95,12 +96,12 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
     """
     clock = Clock()
     share_one_heap()
-    with cpu_threads(1 if job.device == "cpu" else job.threads):
+    with one_gpu(job.device) as device, GpuUse(device) as gpu, cpu_threads(1 if device == "cpu" else job.threads):
         model = load_nucleus_model(
-            job.checkpoint, device=job.device, min_score=job.settings.min_score, embeddings=job.settings.embedding
+            job.checkpoint, device=device, min_score=job.settings.min_score, embeddings=job.settings.embedding
         )
         with open_slide(
-            job.path, mpp_override=job.mpp_override, reader=str(plan.facts["reader"]), device=job.device
+            job.path, mpp_override=job.mpp_override, reader=str(plan.facts["reader"]), device=device
         ) as slide:
             work = _SlideWork(job, plan, slide, model, clock)
             work.run(tell or (lambda _: None))
@@ -111,7 +112,7 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
     with clock("write"):
         n_nuclei = work.merge()
     facts = {**plan.facts, "model_id": model.model_id, "model_mpp": model.mpp, "device": job.device}
-    return InferResult(facts, n_nuclei, work.n_tiles, failed, clock.seconds)
+    return InferResult(facts, n_nuclei, work.n_tiles, failed, clock.seconds, gpu.share)
 
 
 def _check_mpp(slide: Slide, coarsest: float) -> None:
