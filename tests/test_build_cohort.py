@@ -168,7 +168,7 @@ def test_rerun_does_only_what_is_missing_or_changed(drawn, tmp_path):
 
 
 def test_new_weights_of_the_learned_detector_are_new_inputs(tmp_path, monkeypatch):
-    learned, classical = BuildSettings(detector="learned"), BuildSettings()
+    learned, classical = BuildSettings(), BuildSettings(detector="classical")
     before = learned.tables_hash(), classical.tables_hash()
     (tmp_path / "w.safetensors").write_bytes(b"others")
     monkeypatch.setattr(build_settings, "WEIGHTS", tmp_path / "w.safetensors")

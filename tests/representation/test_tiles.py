@@ -62,7 +62,7 @@ def test_a_patch_without_nuclei_has_no_tile():
 
 @pytest.mark.parametrize("wrong", [{"mpp": 0.0}, {"fov_px": 200}, {"fov_px": 230}, {"coordinates": "other"}])
 def test_settings_that_make_no_sense(wrong):
-    with pytest.raises(ConfigError, match="needed|needs"):
+    with pytest.raises(ConfigError, match=r"needed|needs"):
         TileSettings(**wrong)
 
 
