@@ -24,9 +24,7 @@ def plain_loss(student, teacher, valid, pairs):
 
 
 def our_loss(student, teacher, valid, *, student_views="all"):
-    matched = matched_nuclei(
-        valid, torch.zeros(valid.shape[1], dtype=torch.int64), n_global=G, student_views=student_views
-    )
+    matched = matched_nuclei(valid, n_global=G, student_views=student_views)
     rows = nucleus_rows(matched, pair_weights(matched.sum(dim=2)))
     return distillation_loss(
         student[rows.student_view, rows.student_nucleus],
@@ -67,6 +65,40 @@ def test_with_no_match_at_all_the_loss_is_zero_and_its_gradient_zeros(n):
     assert float(loss.detach()) == 0
     assert layer.weight.grad is not None
     assert float(layer.weight.grad.abs().sum()) == 0
+
+
+def test_pairs_weigh_alike_however_many_nuclei_they_share():
+    """One pair shares a single nucleus, another eight: half of L_nu each, not a mean over the nine."""
+    valid = torch.zeros(4, N, dtype=torch.bool)
+    valid[0, :], valid[2, 0], valid[3, 1:] = True, True, True
+    student, teacher = torch.zeros(4, N, K), torch.softmax(torch.randn(G, N, K), dim=-1)
+    student[2, 0] = torch.randn(K)
+    single = plain_loss(student.double().numpy(), teacher.double().numpy(), valid.numpy(), [(0, 2)])
+    assert float(our_loss(student, teacher, valid)) == pytest.approx((single + np.log(K)) / 2, rel=1e-5)
+
+
+def test_nuclei_of_all_rois_make_one_mean():
+    """Micro-batches weighed by the counts of the whole step: 2 nuclei and 7 are a mean over 9, not of two means."""
+    generator = torch.Generator().manual_seed(5)
+    student = torch.randn(V, N, K, generator=generator)
+    teacher = torch.softmax(torch.randn(G, N, K, generator=generator), dim=-1)
+    valid = torch.rand(V, N, generator=generator) < 0.6
+    parts = [slice(0, 2), slice(2, N)]
+    matched = [matched_nuclei(valid[:, part], n_global=G) for part in parts]
+    weights = pair_weights(torch.stack([pairs.sum(dim=2) for pairs in matched]).sum(dim=0))
+    losses = []
+    for part, pairs in zip(parts, matched, strict=True):
+        rows = nucleus_rows(pairs, weights)
+        z = student[:, part][rows.student_view, rows.student_nucleus]
+        p = teacher[:, part][rows.teacher_view, rows.teacher_nucleus]
+        losses.append(float(distillation_loss(z, lambda z: z, p, rows.pairing)))
+    assert sum(losses) == pytest.approx(float(our_loss(student, teacher, valid)), rel=1e-5)
+
+
+def test_the_weight_of_a_match_by_hand():
+    """Pair (0, 1) has 4 matches, (1, 0) has 2, the others none: 1 / (matches x pairs that have any)."""
+    counts = torch.tensor([[0, 4, 0], [2, 0, 0]])
+    assert pair_weights(counts).tolist() == [[0, 1 / 8, 0], [1 / 4, 0, 0]]
 
 
 def test_each_view_of_a_nucleus_is_listed_once():
