@@ -58,6 +58,30 @@ def test_it_is_the_published_dino_loss(seed, n_global):
     assert float(our_loss(student, teacher, centre)) == pytest.approx(expected, rel=2e-6)
 
 
+def drawn_logits(step, rows):
+    """(rows, 6) numbers that any program can make again."""
+    return torch.sin(1.7 * torch.arange(rows * 6, dtype=torch.float64).view(rows, 6) + step) * 0.9
+
+
+def test_numbers_of_the_published_code():
+    """Four steps of `DINOLoss(6, ncrops=5, 0.04, 0.07, 3, 10)` with 3 images, one process, float64; then its centre.
+
+    Numbers from main_dino.py, https://github.com/facebookresearch/dino, commit 04c0ad9, its schedule asked at epochs
+    0, 1, 2 and 5.
+    """
+    published = (7.794230682466908, 7.641900874265008, 9.850169537619141, 8.702487901358094)
+    centre, losses = TeacherCentre(6), []
+    for step, temperature in enumerate((0.04, 0.055, 0.07, 0.07)):
+        student, teacher = drawn_logits(step, 15).flip(1).float(), drawn_logits(step + 0.5, 6).float()
+        said = centre.probabilities(teacher, temperature)
+        losses.append(float(distillation_loss(student, lambda z: z, said, image_pairing(2, 5, 3))))
+        centre.update()
+    assert losses == pytest.approx(published, rel=1e-6)
+    assert centre.centre.tolist() == pytest.approx(
+        [0.0107476463, -0.0175275668, -0.0062309854, 0.0191332231, 0.0013005645, -0.0194683642], abs=1e-8
+    )
+
+
 def test_a_uniform_teacher_and_student_cost_the_log_of_k():
     assert float(our_loss(torch.zeros(V, B, K), torch.zeros(G, B, K), torch.zeros(K))) == pytest.approx(np.log(K))
 

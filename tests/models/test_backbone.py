@@ -100,12 +100,13 @@ def test_a_resnets_tensors_have_the_released_names():
 
 
 @pytest.mark.parametrize(
-    ("preset", "channels", "image"), [("vit-s16", 384, 384), ("resnet50", 1024, 2048), ("nano", 192, 320)]
+    ("preset", "channels", "image"),
+    [("vit-s16", 384, 384), ("vit-b16", 768, 768), ("resnet50", 1024, 2048), ("nano", 192, 320)],
 )
 def test_maps_have_a_quarter_of_the_sides(preset, channels, image):
     backbone = shapes_of(preset=preset)
     assert (backbone.map_channels, backbone.image_channels, backbone.output_stride) == (channels, image, 4)
-    for height, width in [(96, 96), (208, 208), (512, 512), (1024, 1024), (96, 208)]:
+    for height, width in [(96, 96), (208, 208), (224, 224), (512, 512), (1024, 1024), (96, 208)]:
         features = backbone(torch.empty(2, 3, height, width, device="meta"))
         assert features.map.shape == (2, channels, height // 4, width // 4)
         assert features.image.shape == (2, image)
