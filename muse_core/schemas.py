@@ -64,6 +64,7 @@ INFERRED_SLIDES = pa.schema(
         _field("network_share", pa.float64(), unit="0..1"),
         _field("write_share", pa.float64(), unit="0..1"),
         _field("waiting_share", pa.float64(), unit="0..1"),  # of its time that the network had nothing to do
+        _field("gpu_use", pa.float64(), unit="0..1"),  # of its time that the GPU was busy, by its driver
         _field("versions", pa.string()),  # JSON: package to version
     ]
 )

@@ -23,6 +23,8 @@ RECORDED_PACKAGES = (
     "opencv-python-headless",
     "numpy",
     "pillow",
+    "torch",
+    "timm",
 )
 
 

@@ -5,20 +5,23 @@
 What is common to all runs over a cohort is `muse_core.cohort`'s.
 """
 
+import json
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from muse_core.acquire import Acquired, SlideStore
+from muse_core.acquire import Acquired, SlideStore, local_path
 from muse_core.cluster import Workers, open_workers, tried, value_of
 from muse_core.cohort import CohortRun, Tell, edited_polygons, hash_of_inputs
 from muse_core.errors import ConfigError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
+from muse_core.infer.checksums import Checksums
 from muse_core.infer.crew import share_one_heap
 from muse_core.infer.job import InferJob, InferResult
 from muse_core.infer.settings import InferSettings
@@ -66,6 +69,7 @@ class InferRun(CohortRun):
         super().__init__(RunPaths(options.out), workers, store, acquire=settings.acquire, schema=INFERRED_SLIDES)
         self.options = options
         self.settings = settings
+        self._checksums = Checksums(self.paths.out / "checksums")
         self._model_hash = hash_of(options.checkpoint or shipped_weights())
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")  # the next slide, while tiles of one are done
         self._seconds: dict[str, float] = {}
@@ -101,9 +105,12 @@ class InferRun(CohortRun):
         if self._gpu_use:
             spans = [seconds for _, seconds in self._gpu_use]
             summary.gpu_use = sum(share * seconds for share, seconds in self._gpu_use) / sum(spans)
+        summary.device = self.options.device
         summary.peak_rss_bytes = self.workers.peak_rss_bytes()
         with whole_file(self.paths.summary) as path:
             path.write_text(summary_text(summary, self.paths.out), encoding="utf-8")
+        with whole_file(self.paths.summary.with_suffix(".json")) as path:
+            path.write_text(json.dumps(summary.as_json(), indent=2), encoding="utf-8")
         return summary
 
     def _work(self, row: ManifestRow, acquired: Acquired, inputs_hash: str, tell: Tell) -> dict[str, Any]:
@@ -123,6 +130,7 @@ class InferRun(CohortRun):
         return {
             **result.facts,
             **shares_of(result.seconds),
+            "gpu_use": result.gpu_use,
             "checkpoint": job.checkpoint.name if job.checkpoint else shipped_weights().name,
             "parts": (str(part.relative_to(self.paths.out.absolute())),),
             "tissue_mm2": plan.tissue_mm2,
@@ -162,7 +170,7 @@ class InferRun(CohortRun):
             slide_id=row.slide_id,
             project=row.project,
             path=acquired.path.absolute(),
-            md5=acquired.md5,
+            md5=acquired.md5 or self._with_checksum(row).md5,
             mpp_override=row.mpp,
             inputs_hash=inputs_hash,
             staging=self.paths.staging(row.slide_id).absolute(),
@@ -186,7 +194,14 @@ class InferRun(CohortRun):
         if (regions := self._regions(row)) is not None:
             depends_on.append(hash_of(regions))
         edited = edited_polygons(self.options.tissue_folder, row.slide_id)
-        return hash_of_inputs(row, depends_on=depends_on, edited=edited)
+        return hash_of_inputs(self._with_checksum(row), depends_on=depends_on, edited=edited)
+
+    def _with_checksum(self, row: ManifestRow) -> ManifestRow:
+        """A row with its file's checksum, where that is on this machine: it decides whether a slide has changed."""
+        path = local_path(row)
+        if row.md5 is not None or path is None or not os.path.isfile(path):  # False for impossible names
+            return row
+        return replace(row, md5=self._checksums.md5(row.slide_id, path))
 
 
 @contextmanager
@@ -202,7 +217,13 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Infer
     paths = RunPaths(options.out)
     with ExitStack() as stack:
         stack.enter_context(locked(paths))
-        for folder in (paths.records, paths.out / "tissue", paths.out / "nuclei", paths.out / ".staging"):
+        for folder in (
+            paths.records,
+            paths.out / "tissue",
+            paths.out / "nuclei",
+            paths.out / "checksums",
+            paths.out / ".staging",
+        ):
             sweep_temporaries(folder)
         workers = stack.enter_context(open_workers(options.workers))
         store = stack.enter_context(SlideStore(paths.downloads, settings.acquire, keep=options.keep_slides))

@@ -1,10 +1,13 @@
 """What `--slides` names: a manifest, slides, or images, which are slides of one level."""
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
-from muse_core.errors import ManifestError
-from muse_core.manifest import Manifest, ManifestRow, read_manifest, with_mpp
+from muse_core.acquire import local_path
+from muse_core.errors import ConfigError, ManifestError
+from muse_core.manifest import NO_SLIDES, Manifest, ManifestRow, read_manifest, with_mpp
 from muse_core.manifest.rows import check_row
 from muse_core.patch_list import list_patches
 from muse_core.slide.image_reader import IMAGE_SUFFIXES
@@ -34,6 +37,57 @@ def read_inputs(path: Path, mpp: float | None) -> Manifest:
     if images and (mpp is not None or not manifest.rows):
         manifest = _joined(manifest, images)
     return with_mpp(manifest, mpp)
+
+
+def read_watched(path: Path, mpp: float | None, *, settled_s: float = 0.0) -> Manifest:
+    """The same of a folder or glob that others put slides into: none yet is no error.
+
+    Args:
+        path: as for `read_inputs`.
+        mpp: as for `read_inputs`.
+        settled_s: files that changed within so many seconds are left for the next time: they may still be growing.
+
+    Raises:
+        ManifestError: there is nothing there at all.
+        ConfigError: mpp is no microscope's.
+    """
+    try:
+        manifest = read_inputs(path, mpp)
+    except ManifestError as error:
+        if error.reason != NO_SLIDES:
+            raise
+        return Manifest((), ())
+    newest = time.time() - settled_s
+    return replace(manifest, rows=tuple(row for row in manifest.rows if _changed_at(row) <= newest))
+
+
+def check_inputs(manifest: Manifest, regions: Path | None, *, may_be_empty: bool = False) -> None:
+    """Make sure that there is something to do, and that one file of regions is for one slide.
+
+    Args:
+        manifest: what was read.
+        regions: GeoJSON, or a folder of it; None for none.
+        may_be_empty: whether it is fine that there is nothing to do.
+
+    Raises:
+        ManifestError: the manifest has no row.
+        ConfigError: one file of regions and several slides.
+    """
+    if not manifest.rows and not manifest.problems and not may_be_empty:
+        raise ManifestError("the manifest names no slide")
+    if regions is not None and regions.is_file() and len(manifest.rows) > 1:
+        raise ConfigError(
+            f"--regions {regions}: one file for {len(manifest.rows)} slides; give a folder of <slide_id>.geojson"
+        )
+
+
+def _changed_at(row: ManifestRow) -> float:
+    """When a slide's file last changed, seconds since 1970; 0 of one that lies elsewhere or nowhere."""
+    path = local_path(row)
+    try:
+        return path.stat().st_mtime if path is not None else 0.0
+    except OSError:
+        return 0.0  # doing it will say why
 
 
 def _images(path: Path) -> list[tuple[str, Path]]:

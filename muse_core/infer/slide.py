@@ -8,7 +8,8 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -20,7 +21,7 @@ from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
 from muse_core.acquire.partial import md5_of
-from muse_core.errors import ConfigError, MppError, MuseError, SlideReadError
+from muse_core.errors import ConfigError, MppError, MuseError, SlideReadError, TissueError
 from muse_core.files import whole_file
 from muse_core.geometry import Frame, frame_at, level0_to_um
 from muse_core.infer.crew import cpu_threads, crew_for, give_back_memory, share_one_heap
@@ -39,10 +40,17 @@ from muse_core.infer.groups import (
 from muse_core.infer.job import GroupDone, InferJob, InferPlan, InferResult
 from muse_core.infer.seams import SeamPoints, place_in_core
 from muse_core.infer.tiles import Tile, TileGrid, in_batches, in_groups, plan_tiles
-from muse_core.nuclei_dataset import NucleiHeader, NucleusPoints, merge_nuclei, nuclei_table, stage_nuclei
-from muse_core.nucleus_model import Images, NucleiFound, NucleusModel, load_nucleus_model
-from muse_core.slide import Slide, open_slide
-from muse_core.slide_records import slide_facts
+from muse_core.nuclei_dataset import (
+    NucleiHeader,
+    NucleusPoints,
+    merge_nuclei,
+    nuclei_table,
+    read_regions,
+    stage_nuclei,
+)
+from muse_core.nucleus_model import Images, NucleiFound, NucleusModel, load_nucleus_model, shipped_weights
+from muse_core.slide import Slide, SlideInfo, open_slide
+from muse_core.slide_records import package_versions, slide_facts
 from muse_core.tissue import Tissue, find_tissue, read_tissue, tissue_area_mm2, write_tissue
 
 IMAGE_READER = "pillow"  # of PNG and JPEG images
@@ -133,6 +141,15 @@ def _tissue(slide: Slide, job: InferJob) -> Tissue:
     return find_tissue(slide, job.settings.tissue)
 
 
+def _regions(path: Path, info: SlideInfo) -> BaseGeometry:
+    """Regions as QuPath exports them, counted from the scanner's bounds, in level-0 px; ignored classes are cut out."""
+    origin = (info.bounds_level0.x, info.bounds_level0.y) if info.bounds_level0 else (0.0, 0.0)
+    found = list(read_regions(path, {}, origin_level0=origin))
+    ignored = [one.area_level0 for one in found if (one.classification or "").endswith("*")]
+    wanted = [one.area_level0 for one in found if not (one.classification or "").endswith("*")]
+    return shapely.difference(shapely.union_all(wanted), shapely.union_all(ignored))
+
+
 class _Area:
     """Where nuclei are looked for, and where they are in tissue; level-0 px."""
 
@@ -142,8 +159,9 @@ class _Area:
         self.tissue = shapely.union_all(list(tissue.polygons))
         whole = shapely.box(0, 0, info.width_level0, info.height_level0)
         if job.regions is not None:
-            regions = shapely.union_all(list(read_tissue(job.regions, info).polygons))
-            self.work = shapely.intersection(regions, whole)
+            self.work = shapely.intersection(_regions(job.regions, info), whole)
+            if self.work.is_empty:
+                raise TissueError(f"{job.regions}: no region lies on slide {info.path.name}; draw at least one")
             inside = shapely.intersection(self.work, self.tissue)
             self.tissue_mm2 = float(inside.area) * info.mpp.x * info.mpp.y * 1e-6
         else:
@@ -168,9 +186,8 @@ class _SlideWork:
         self._frame = frame_at(0.0, 0.0, model.mpp, mpp)
         self._mpp = mpp
         self._seam_px = settings.seam_um / model.mpp
-        self._header = NucleiHeader(
-            job.slide_id, job.project, mpp, model.class_names, _provenance(job, plan, model), _embedding_size(model)
-        )
+        about = _provenance(job, plan, slide.info, model)
+        self._header = NucleiHeader(job.slide_id, job.project, mpp, model.class_names, about, _embedding_size(model))
         margin_px, grid_px = _ceil(model.margin_um / model.mpp), _ceil(model.grid_um / model.mpp)
         core_px = (settings.window_px - 2 * margin_px) // grid_px * grid_px
         if core_px <= 0:
@@ -179,9 +196,9 @@ class _SlideWork:
                 f"{2 * margin_px + grid_px} or more needed"
             )
         grid = TileGrid(core_px, margin_px, grid_px, settings.offset_px)
-        tiles = plan_tiles(_in_frame(self._area.work, self._frame), grid)
-        self.n_tiles = len(tiles)
-        self._groups = in_groups(tiles, settings.group_tiles)
+        self._tiles = plan_tiles(_in_frame(self._area.work, self._frame), grid)
+        self.n_tiles = len(self._tiles)
+        self._groups = in_groups(self._tiles, settings.group_tiles)
         self.files = [GroupFiles(job.folder, number) for number in range(len(self._groups))]
 
     def run(self, tell: Tell) -> None:
@@ -208,21 +225,37 @@ class _SlideWork:
         if seam is not None:
             staged.append(self._job.folder / "seams.parquet")
             stage_nuclei(staged[-1], nuclei_table(self._header, seam))
-        return merge_nuclei(self._job.staged_part, staged, self._header).n_nuclei
+        about = {**self._header.provenance, "n_tiles": self.n_tiles, "failed_tiles": self._failed_tiles()}
+        return merge_nuclei(self._job.staged_part, staged, replace(self._header, provenance=about)).n_nuclei
+
+    def _failed_tiles(self) -> list[dict[str, object]]:
+        """What each tile that could not be read owned, level-0 px, and why."""
+        failed = [one for files in self.files if (done := read_done(files)) for one in done.failed]
+        found: list[dict[str, object]] = []
+        for number, message in failed:
+            core = self._tiles[number].core
+            corners = self._frame.to_level0(np.array([[core.x, core.y], [core.right, core.bottom]]))
+            (left, top), (right, bottom) = corners.tolist()
+            found.append({"box_level0": [left, top, right - left, bottom - top], "message": message})
+        return found
 
     def _read(self, batch: Sequence[Tile]) -> list[TileImage | SlideReadError]:
         return [self._read_tile(tile) for tile in batch]
 
     def _read_tile(self, tile: Tile) -> TileImage | SlideReadError:
         ((x_level0, y_level0),) = self._frame.to_level0(np.array([[tile.x, tile.y]]))
-        try:
-            if self._decodes_on_gpu:
+        if self._decodes_on_gpu:
+            try:
                 with self._one_at_a_time:  # the GPU's handle is one
                     return self._slide.read_region_tensor(
                         x_level0, y_level0, tile.width, tile.height, mpp=self._model.mpp
                     )
+            except SlideReadError as error:
+                logger.warning("%s: tile %d: tried on the CPU: %s", self._job.slide_id, tile.number, error)
+        try:
             # Reads that fail are tried once more on a fresh handle, for one that failed may fail for ever.
-            return self._slide.read_region(x_level0, y_level0, tile.width, tile.height, mpp=self._model.mpp)
+            pixels = self._slide.read_region(x_level0, y_level0, tile.width, tile.height, mpp=self._model.mpp)
+            return torch.from_numpy(pixels).to(self._slide.device) if self._decodes_on_gpu else pixels
         except SlideReadError as error:
             logger.warning("%s: tile %d: %s", self._job.slide_id, tile.number, error)
             return error
@@ -299,13 +332,17 @@ def _ceil(length: float) -> int:
     return int(np.ceil(length - 1e-9))
 
 
-def _provenance(job: InferJob, plan: InferPlan, model: NucleusModel) -> dict[str, object]:
+def _provenance(job: InferJob, plan: InferPlan, info: SlideInfo, model: NucleusModel) -> dict[str, object]:
+    bounds = info.bounds_level0
     return {
         **{key: plan.facts[key] for key in ("md5", "size", "reader", "reader_check", "mpp_source")},
+        "bounds_level0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
         "inputs_hash": job.inputs_hash,
-        "model_id": model.model_id,
-        "checkpoint": None if job.checkpoint is None else job.checkpoint.name,
+        "checkpoint": (job.checkpoint or shipped_weights()).name,
+        "model_id": model.model_id,  # a hash of the weights
         "model_mpp": model.mpp,
+        "settings_hash": job.settings.tables_hash(),
         "settings": job.settings.model_dump(mode="json", exclude={"acquire"}),
         "device": job.device,
+        "versions": package_versions(),
     }

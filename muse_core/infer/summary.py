@@ -24,6 +24,7 @@ class InferSummary(CohortSummary):
     network_share: float | None = None
     write_share: float | None = None
     waiting_share: float | None = None
+    device: str = "cpu"
     gpu_use: float | None = None
 
     def add(self, record: SlideRecord) -> None:
@@ -82,4 +83,6 @@ def _pace(summary: InferSummary) -> str:
         text += f"{summary.waiting_share:.0%})"
     if summary.gpu_use is not None:
         text += f", GPU busy {summary.gpu_use:.0%}"
+    elif summary.device != "cpu":
+        text += ", how busy the GPU was is not known without nvidia-ml-py"
     return f"{text}, at most {summary.peak_rss_bytes / 2**30:.2f} GiB of memory"

@@ -5,12 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import md5, sha256
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,11 +22,16 @@ from scipy.spatial import cKDTree
 
 from muse_core.cohort import do_all
 from muse_core.config import load_settings
-from muse_core.errors import ConfigError, OutputError
+from muse_core.errors import ConfigError, OutputError, SlideReadError
+from muse_core.geometry import Box
 from muse_core.infer import InferOptions, InferSettings, InferSummary, open_infer, read_inputs
 from muse_core.infer import slide as slide_module
 from muse_core.learned_detector import WEIGHTS
+from muse_core.models.backbone import BackboneSettings
+from muse_core.ndc_model import NdcCheckpoint, NdcHead, build_net, save_checkpoint
 from muse_core.schemas import INFERRED_SLIDES, nuclei_schema
+from muse_core.slide import open_slide
+from muse_core.slide.cucim_reader import CucimReader
 from tests.data.make_slides import Drawing, draw_aperio, draw_tiff, tissue_image
 
 CLASSES = ("lymphocyte", "tumour_epithelial", "stromal")
@@ -76,7 +85,11 @@ def test_tables_of_a_drawn_slide(inferred, small):
     assert table.schema.remove_metadata().equals(nuclei_schema(CLASSES))
     about = json.loads(pq.read_schema(part).metadata[b"muse"])
     assert (about["slide_id"], about["mpp_x"], about["model_mpp"]) == ("small", 0.25, 0.5)
-    assert {"md5", "reader", "mpp_source", "model_id", "settings", "inputs_hash"} <= set(about)
+    assert about["md5"] == md5(small[0].read_bytes()).hexdigest()
+    assert about["model_id"] == sha256(WEIGHTS.read_bytes()).hexdigest()[:12]
+    assert (about["mpp_source"], about["bounds_level0"], about["failed_tiles"]) == ("openslide.mpp-x", None, [])
+    assert {"reader", "checkpoint", "settings", "settings_hash", "inputs_hash"} <= set(about)
+    assert {"muse-nuclei", "torch", "numpy"} <= set(about["versions"])
     slides = pq.read_table(inferred / "slides.parquet")
     assert slides.schema.names == INFERRED_SLIDES.names
     (row,) = slides.to_pylist()
@@ -148,6 +161,9 @@ def test_rerun_does_only_what_is_missing_or_changed(tiny, tmp_path):
     assert (again.slides_reused, again.seconds_per_mm2) == (2, None)
     assert {path: path.stat().st_mtime_ns for path in parts(out)} == before
     os.utime(tmp_path / "b.svs", (1, 1))
+    assert infer(manifest, out).slides_reused == 2, "touched, not changed"
+    with (tmp_path / "b.svs").open("ab") as file:
+        file.write(b"\0")
     assert infer(manifest, out).slides_reused == 1
     assert infer(manifest, out, "min_score=0.6").slides_reused == 0
     other = tmp_path / "other.safetensors"
@@ -196,9 +212,30 @@ def test_a_bad_tile_costs_its_own_nuclei_only(tmp_path):
     assert (row["status"], row["reason"]) == ("done", "bad_tiles")
     assert 0 < row["n_failed_tiles"] < row["n_tiles"] / 2
     assert "could not be read" in row["message"]
+    about = json.loads(pq.read_schema(parts(tmp_path / "out")[0]).metadata[b"muse"])
+    assert len(about["failed_tiles"]) == row["n_failed_tiles"]
+    boxes = [one["box_level0"] for one in about["failed_tiles"]]
+    assert any(x <= 5.5 * 240 < x + width and y <= 5.5 * 240 < y + height for x, y, width, height in boxes)
     distance, _ = cKDTree(places(tmp_path / "out")).query(true)
     far = np.abs(true - (5.5 * 240, 5.5 * 240)).max(axis=1) > 900
     assert (distance[far] * 0.25 < 2).mean() > 0.85
+
+
+def test_a_read_that_fails_once_is_tried_on_a_fresh_handle_and_costs_nothing(inferred, small, tmp_path, monkeypatch):
+    read, failing = CucimReader.read, []
+
+    def read_or_fail(self, corner, width, height, *, level):
+        # Once begun, tiles fail on this handle for ever, as libtiff's do.
+        if width > 600 and (not failing or self in failing):
+            failing.append(self)
+            raise SlideReadError("flaky")
+        return read(self, corner, width, height, level=level)
+
+    monkeypatch.setattr(CucimReader, "read", read_or_fail)
+    infer(small[0], tmp_path, "window_px=512", "group_tiles=2")
+    assert failing, "the tiles were read by cuCIM"
+    assert slide_rows(tmp_path)["small"]["n_failed_tiles"] == 0
+    assert nuclei(tmp_path) == nuclei(inferred)
 
 
 def test_one_bad_slide_never_ends_the_batch(tiny, tmp_path):
@@ -259,6 +296,37 @@ def test_regions_limit_the_work(inferred, small, tmp_path):
         infer(small[0], tmp_path / "out", regions=tmp_path / "none.geojson")
 
 
+def test_regions_count_from_the_scanners_bounds_and_leave_out_what_qupath_ignores(small, tmp_path):
+    def box(left, top, right, bottom, name):
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        about = {"classification": {"name": name, "color": [0, 0, 0]}}
+        return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": about}
+
+    drawn = [box(800, 700, 1400, 1300, "Tumor"), box(800, 700, 1100, 1300, "Ignore*")]
+    (tmp_path / "r.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": drawn}))
+    with open_slide(small[0]) as slide:
+        area = slide_module._regions(tmp_path / "r.geojson", replace(slide.info, bounds_level0=Box(100, 50, 900, 900)))
+    assert area.bounds == (1200, 750, 1500, 1350)
+    (tmp_path / "r.geojson").write_text(json.dumps(box(90_000, 0, 91_000, 1000, "Tumor")))
+    infer(small[0], tmp_path / "out", regions=tmp_path / "r.geojson")
+    assert slide_rows(tmp_path / "out")["small"]["reason"] == "no_tissue"
+
+
+def test_embeddings_are_kept_as_half_precision_lists(tiny, tmp_path):
+    settings, head = BackboneSettings(), NdcHead(CLASSES)
+    torch.manual_seed(0)
+    checkpoint = tmp_path / "ndc.safetensors"
+    save_checkpoint(NdcCheckpoint(build_net(settings, head), settings, head, {}), checkpoint)
+    infer(tiny, tmp_path / "out", "embedding=true", "min_score=0", "window_px=1024", checkpoint=checkpoint)
+    (part,) = parts(tmp_path / "out")
+    kind = pq.read_schema(part).field("embedding").type
+    assert pa.types.is_fixed_size_list(kind)
+    assert kind.value_type == pa.float16()
+    column = pq.read_table(part, partitioning=None)["embedding"].combine_chunks()
+    assert len(column) > 0
+    assert np.isfinite(column.flatten().to_numpy().astype(np.float32)).all()
+
+
 def test_two_runs_into_one_folder(tiny, tmp_path):
     options = InferOptions(out=tmp_path, checkpoint=WEIGHTS)
     with open_infer(options, InferSettings()), pytest.raises(OutputError) as caught:
@@ -269,7 +337,7 @@ def test_two_runs_into_one_folder(tiny, tmp_path):
 def test_the_command(tiny, tmp_path):
     arguments = ["infer", "--slides", tiny, "--out", tmp_path / "o", "--checkpoint", WEIGHTS, "--json"]
     command = [sys.executable, "-m", "muse_core.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     answer = json.loads(done.stdout.splitlines()[-1])
