@@ -9,18 +9,31 @@ counts of patches then add up, or their F1 are averaged, as the rule says:
                 labels nor in predictions adds 0; a class in no patch at all is no class
     hovernet    one matching of all nuclei; F of a class from pairs whose types agree or not, errors of type weighing
                 double (F_c), so that it cannot be compared with the others
+    mcspatnet-script, cellvit   mcspatnet and hovernet with the habits of their scripts, see `script_habits`: whole px
+                and an image without predictions missed six times over; a point at (0, 0) in an empty image
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.matching import Matches, Rule, match
+from muse_core.matching import Counts, Matches, Rule, match
+from muse_core.ndc.script_habits import mcspatnet_counts, never_empty
 
-NdcRule = Literal["mcspatnet", "ocelot", "dpa", "puma", "max-cardinality", "munkres", "hovernet"]
+NdcRule = Literal[
+    "mcspatnet",
+    "ocelot",
+    "dpa",
+    "puma",
+    "max-cardinality",
+    "munkres",
+    "hovernet",
+    "mcspatnet-script",
+    "cellvit",
+]
 NDC_RULES: tuple[NdcRule, ...] = get_args(NdcRule)
 MAIN_RULE: NdcRule = "mcspatnet"
 RADIUS_UM = 3.0
@@ -28,6 +41,7 @@ RADIUS_UM = 3.0
 # Where a rule's script is applied to its own dataset it uses this radius, px. Source: the scripts named in matching.py.
 PUBLISHED_RADIUS_PX: dict[tuple[str, NdcRule], float] = {
     ("brca-m2c", "mcspatnet"): 6.0,
+    ("brca-m2c", "mcspatnet-script"): 6.0,
     ("ocelot", "ocelot"): 15.0,
     ("puma", "puma"): 15.0,
 }
@@ -54,16 +68,21 @@ class JudgedPatch:
     score: NDArray[np.floating]
     ids: NDArray[np.int64]
 
+    def points(self, class_id: int | None = None) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Predictions and labels, (n, 2) each: of one class, or all (None)."""
+        if class_id is None:
+            return self.xy, self.true_xy
+        return self.xy[self.ids == class_id], self.true_xy[self.true_ids == class_id]
+
     def matched(self, rule: Rule, radius_px: float, class_id: int | None = None) -> Matches:
         """Pairs by one rule: of one class' nuclei, or of all (None)."""
-        preds = slice(None) if class_id is None else self.ids == class_id
-        trues = slice(None) if class_id is None else self.true_ids == class_id
-        xy, score = self.xy[preds], self.score[preds]
+        xy, true_xy = self.points(class_id)
+        score = self.score if class_id is None else self.score[self.ids == class_id]
         if rule == "ocelot" and len(score):
             # The script's own sort: among equal scores its order is numpy's, not the rows'.
             order = np.argsort(-score.astype(np.float32))
-            return _in_order(xy, self.true_xy[trues], order, radius_px)
-        return match(xy, score, self.true_xy[trues], radius=radius_px, rule=rule)
+            return _in_order(xy, true_xy, order, radius_px)
+        return match(xy, score, true_xy, radius=radius_px, rule=rule)
 
 
 def _in_order(
@@ -112,10 +131,28 @@ def counts_of(
             radius_px = PUBLISHED_RADIUS_PX.get((dataset, rule), radius_px)
         if rule == "hovernet":
             rows.append(_hovernet_counts(patch, n_classes, radius_px))
-            continue
-        matches = [patch.matched(rule, radius_px, class_id) for class_id in (*range(n_classes), None)]
-        rows.append([(m.counts.tp, m.counts.fp, m.counts.fn) for m in matches])
+        elif rule == "cellvit":
+            rows.append(_hovernet_counts(_never_empty(patch), n_classes, radius_px))
+        else:
+            each = [_counts_of_class(patch, rule, radius_px, class_id) for class_id in (*range(n_classes), None)]
+            rows.append([(one.tp, one.fp, one.fn) for one in each])
     return np.array(rows, np.int64).reshape(-1, n_classes + 1, 3)
+
+
+def _counts_of_class(patch: JudgedPatch, rule: NdcRule, radius_px: float, class_id: int | None) -> Counts:
+    """Of one class' nuclei, or of all (None), by a rule that matches each class by itself."""
+    assert rule not in ("hovernet", "cellvit")
+    if rule == "mcspatnet-script":
+        return mcspatnet_counts(*patch.points(class_id), radius_px)
+    return patch.matched(rule, radius_px, class_id).counts
+
+
+def _never_empty(patch: JudgedPatch) -> JudgedPatch:
+    """The patch with a point of no class at (0, 0) where it has no label, and where it has no prediction."""
+    true_xy, true_ids = never_empty(patch.true_xy, patch.true_ids)
+    xy, ids = never_empty(patch.xy, patch.ids)
+    score = patch.score if len(patch.xy) else np.zeros(1)
+    return replace(patch, true_xy=true_xy, true_ids=true_ids, xy=xy, score=score, ids=ids)
 
 
 def _hovernet_counts(patch: JudgedPatch, n_classes: int, radius_px: float) -> list[tuple[int, int, int]]:

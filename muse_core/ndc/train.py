@@ -24,13 +24,13 @@ from muse_core.losses.classification import class_weights
 from muse_core.losses.consistency import ramp_up
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet
+from muse_core.models.thrift import early_stages, freeze_depthwise, strided_in_float32
 from muse_core.ndc.batch import Batch, batch_of_step
 from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.objective import Losses, losses_of
 from muse_core.ndc.regions import Region
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.targets import targets_of
-from muse_core.ndc.thrift import early_stages, freeze_depthwise, strided_in_float32
 from muse_core.ndc_model import NdcCheckpoint, NdcHead, NdcModel
 
 logger = logging.getLogger(__name__)

@@ -34,6 +34,7 @@ from muse_core.losses.ranks import world_size
 from muse_core.losses.sinkhorn import sinkhorn_probabilities
 from muse_core.models.backbone import build_backbone
 from muse_core.models.heads import ProjectionHead
+from muse_core.models.thrift import early_stages, freeze_depthwise, strided_in_float32
 from muse_core.pretrain import schedules
 from muse_core.pretrain.checkpoint import (
     Checkpoint,
@@ -206,6 +207,8 @@ class _Run:
         self.precision = self.precision or resolved_precision(
             settings.precision, self.network.backbone, processes.device
         )
+        if self.precision == "bf16" and processes.device.type == "cpu":
+            strided_in_float32(self.network)
         self.optimiser = StudentOptimiser(self.network, settings.optimiser, batch_size=settings.batch_size)
         if stored:
             self._restore(stored)
@@ -227,16 +230,18 @@ class _Run:
         )
         if not loss.lambda_nu and backbone.decoder is not None:
             backbone.decoder.requires_grad_(False)  # nothing reaches it
-        mode = self.settings.batch_norm
+        optimiser, mode = self.settings.optimiser, self.settings.batch_norm
+        if optimiser.freeze_depthwise:
+            freeze_depthwise(backbone.encoder)
+        still = early_stages(backbone.encoder.encoder, optimiser.freeze_stages)
         if mode == "sync" or (
             mode == "auto" and self.processes.world_size > 1 and self.processes.device.type == "cuda"
         ):
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         network.to(self.processes.device).train()
-        if mode == "frozen":
-            for module in network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in network.modules() if mode == "frozen" else [part for stage in still for part in stage.modules()]:
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return network
 
     @staticmethod
