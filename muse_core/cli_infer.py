@@ -19,7 +19,7 @@ from rich.progress import (
 
 from muse_core.config import load_settings
 from muse_core.device import resolve_device
-from muse_core.errors import ConfigError, ManifestError, OutputError, WorkersLostError
+from muse_core.errors import OutputError, WorkersLostError
 from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Verbose, open_terminal, print_json
 
 if TYPE_CHECKING:
@@ -93,17 +93,11 @@ def _infer(
     terminal: Terminal, manifest: "Manifest", options: "InferOptions", settings: "InferSettings"
 ) -> "InferSummary":
     from muse_core.cohort import do_all
-    from muse_core.infer import open_infer, summary_text
+    from muse_core.infer import check_inputs, open_infer, summary_text
 
     for problem in manifest.problems:
         terminal.notes.print(f"{problem.severity}: {problem.message}", markup=False, soft_wrap=True)
-    if not manifest.rows and not manifest.problems:
-        raise ManifestError("the manifest names no slide")
-    if options.regions is not None and options.regions.is_file() and len(manifest.rows) > 1:
-        raise ConfigError(
-            f"--regions {options.regions}: one file for {len(manifest.rows)} slides; "
-            "give a folder of <slide_id>.geojson"
-        )
+    check_inputs(manifest, options.regions)
     with open_infer(options, settings) as run:
         records: list[SlideRecord] = []
         try:

@@ -105,6 +105,15 @@ class CohortRun(ABC):
         values.setdefault("seconds", time.monotonic() - begun)
         return self._settle(row, known, inputs_hash, values)
 
+    def finished(self, row: ManifestRow) -> SlideRecord | None:
+        """The record of a slide that an earlier run finished with the same inputs; None where there is work to do."""
+        known = read_record(self.paths.record(row.slide_id))
+        try:
+            done = known is not None and self._is_finished(known, self._inputs_hash(row))
+        except OSError:
+            return None  # who does it will be told why
+        return replace(known, reused=True) if known is not None and done else None
+
     def records_of(self, manifest: Manifest, records: Iterable[SlideRecord]) -> tuple[list[SlideRecord], int]:
         """Write the slides table over every slide this folder holds.
 

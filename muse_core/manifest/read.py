@@ -23,6 +23,8 @@ _LONGEST_QUOTED_LINES = 50  # a quoted value may run over lines; one that never 
 _LONGEST_HEADER = 10_000  # characters
 _GLOB = re.compile(r"[*?\[]")
 
+NO_SLIDES = "no_slides"  # the reason of a folder or glob without any: there may be some another time
+
 
 class SlideEntry(Protocol):
     """What a manifest line is made of: a ManifestRow, a GdcSlide or anything like them."""
@@ -231,7 +233,8 @@ def _picked(values: Mapping[str, str], *names: str) -> dict[str, str]:
 
 def _from_files(path: Path, files: list[Path], *, check_files: bool) -> Manifest:
     if not files:
-        raise ManifestError(f"manifest {path}: no slide in it; slides end in {' '.join(SLIDE_SUFFIXES)}")
+        text = f"manifest {path}: no slide in it; slides end in {' '.join(SLIDE_SUFFIXES)}"
+        raise ManifestError(text, reason=NO_SLIDES)
     root = path if os.path.isdir(path) else Path(os.path.commonpath([file.parent for file in files]))
     records = [
         (number, {"slide_id": slide_id, "uri": os.path.abspath(file)})
