@@ -87,9 +87,9 @@ def match(
 ) -> Matches:
     """Pair predictions with labels, each used at most once.
 
-    Habits of the original scripts that change counts and are not followed here: MCSpatNet works on whole pixels (round
-    both sets first for its numbers to the last digit) and adds the labels of an image without predictions to the misses
-    six times; CellViT adds a point at (0, 0) to an image that has none.
+    Habits of the original scripts that change counts and are not followed here: MCSpatNet works on whole px and adds
+    the labels of an image without predictions to the misses six times; CellViT adds a point at (0, 0) to an image that
+    has none (`ndc.script_habits` follows both). Early versions of OCELOT's script sort by class instead of by score.
 
     Args:
         pred_xy: (N, 2) predicted points.

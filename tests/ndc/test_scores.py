@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from muse_core.ndc.scores import NDC_RULES, JudgedPatch, bootstrap, counts_of, per_image, score_counts
 
@@ -37,6 +38,8 @@ def test_at_exactly_the_radius_rules_part():
         "max-cardinality": True,
         "munkres": True,
         "hovernet": True,
+        "mcspatnet-script": False,
+        "cellvit": True,
     }
 
 
@@ -46,8 +49,9 @@ def test_who_chooses_first_decides():
     # score first: p takes A (5 px), q takes B (3 px).                            2 hits
     # label first, surest first (PUMA): A takes p, B takes q.                     2 hits
     patch = _patch([(100, 0, 0), (105, 0, 0)], [(95, 0, 0, 0.9), (102, 0, 0, 0.5)])
-    hits = {rule: int(counts_of([patch], 1, rule)[0, -1, 0]) for rule in NDC_RULES if rule != "hovernet"}
-    assert hits == {"mcspatnet": 1, "ocelot": 2, "dpa": 2, "puma": 2, "max-cardinality": 2, "munkres": 2}
+    hits = {rule: int(counts_of([patch], 1, rule)[0, -1, 0]) for rule in NDC_RULES}
+    label_first = {"mcspatnet": 1, "mcspatnet-script": 1}
+    assert hits == dict.fromkeys(NDC_RULES, 2) | label_first
 
 
 def test_munkres_spends_pairs_on_far_points():
@@ -92,6 +96,104 @@ def test_a_class_in_no_patch_is_left_out_of_pumas_mean_and_counts_in_the_others(
     patch = _patch([(10, 10, 0)], [(10, 10, 0, 0.9)])
     assert score_counts(counts_of([patch], 2, "puma"), "puma").mean_class_f1 == 1
     assert score_counts(counts_of([patch], 2, "mcspatnet"), "mcspatnet").mean_class_f1 == 0.5
+
+
+def test_mcspatnets_script_misses_an_image_without_predictions_six_times_over():
+    found = _patch([(10, 10, 0), (40, 10, 1)], [(10, 10, 0, 0.9), (40, 10, 1, 0.9)])
+    silent = _patch([(10, 10, 0)], [])
+    plain, script = (counts_of([found, silent], 2, rule).sum(0).tolist() for rule in ("mcspatnet", "mcspatnet-script"))
+    assert plain == [[1, 0, 1], [1, 0, 0], [2, 0, 1]]
+    assert script == [[1, 0, 6], [1, 0, 0], [2, 0, 6]]
+    # A class that is silent in an image which is not: six misses of the class, one of detection.
+    confused = _patch([(10, 10, 0)], [(10, 10, 1, 0.9)])
+    assert counts_of([confused], 2, "mcspatnet-script")[0].tolist() == [[0, 0, 6], [0, 1, 0], [1, 0, 0]]
+
+
+def test_mcspatnets_script_sees_whole_pixels_one_point_a_pixel():
+    # 5.8 px apart, but 6 whole px: not below the radius. And 6.3 apart, 5 whole px.
+    far = _patch([(10.9, 10, 0)], [(16.7, 10, 0, 0.9)])
+    near = _patch([(10.0, 10, 0)], [(15.9, 10.9, 0, 0.9)])
+    assert [_f1([patch], "mcspatnet-script", 1)[0] for patch in (far, near)] == [0, 1]
+    assert _f1([far], "mcspatnet", 1)[0] == 1
+    doubled = _patch([(10.2, 10.2, 0), (10.8, 10.8, 1)], [(10.5, 10.5, 0, 0.9)])
+    assert counts_of([doubled], 2, "mcspatnet-script")[0].tolist() == [[1, 0, 0], [0, 0, 6], [1, 0, 0]]
+    assert counts_of([doubled], 2, "mcspatnet")[0].tolist() == [[1, 0, 0], [0, 0, 1], [1, 0, 1]]
+
+
+def _mcspatnet_by_the_book(patch, class_id, n_classes):
+    """The script told plainly: each label, in raster order, takes the nearest dot that is left, below 6 px."""
+
+    def rows_of(xy, ids):
+        kept = xy if class_id == n_classes else xy[ids == class_id]
+        return sorted({(int(y), int(x)) for x, y in kept})
+
+    trues, preds = rows_of(patch.true_xy, patch.true_ids), rows_of(patch.xy, patch.ids)
+    if not preds:
+        return [0, 0, 6 * len(trues)]
+    tp, n_pred = 0, len(preds)
+    for true in trues:
+        distance = [np.hypot(true[0] - row, true[1] - column) for row, column in preds]
+        if distance and min(distance) < 6:
+            preds.pop(int(np.argmin(distance)))
+            tp += 1
+    return [tp, n_pred - tp, len(trues) - tp]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mcspatnets_script_to_the_last_count(seed):
+    patches = _random_patches(np.random.default_rng(seed), 6, mpp=0.5, whole_px=False)
+    ours = counts_of(patches, 2, "mcspatnet-script", dataset="brca-m2c")
+    for patch, counts in zip(patches, ours, strict=True):
+        assert counts.tolist() == [_mcspatnet_by_the_book(patch, class_id, 2) for class_id in range(3)]
+
+
+def test_cellvits_point_in_an_empty_image():
+    # No label: the point at (0, 0) that stands for one is missed, unless a prediction lies near it; no prediction: it
+    # is false; neither: the two are a pair. Classes have no part in it, but for a prediction paired with it.
+    nothing, lone, corner = _patch([], []), _patch([], [(50, 50, 0, 0.9)]), _patch([], [(2, 2, 0, 0.9)])
+    silent = _patch([(50, 50, 0)], [])
+    counts = {
+        rule: counts_of([nothing, lone, corner, silent], 1, rule)[:, -1].tolist() for rule in ("hovernet", "cellvit")
+    }
+    assert counts["hovernet"] == [[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert counts["cellvit"] == [[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 1, 1]]
+    assert counts_of([corner], 1, "hovernet")[0, 0].tolist() == [0, 1, 0]
+    assert counts_of([corner], 1, "cellvit")[0, 0].tolist() == [0, 2, 0]  # an error of type, which weighs double
+
+
+def _hovernet_by_the_book(patches, class_id, radius):
+    """F_d and F_c told plainly, with weights 2, 2, 1, 1."""
+    tp = fp_c = fn_c = fp_d = fn_d = 0
+    for patch in patches:
+        cost = np.linalg.norm(patch.true_xy[:, None] - patch.xy[None], axis=2)
+        pairs = [(t, p) for t, p in zip(*linear_sum_assignment(cost), strict=True) if cost[t, p] <= radius]
+        true_paired, pred_paired = [t for t, _ in pairs], [p for _, p in pairs]
+        for t, p in pairs:
+            tp += patch.true_ids[t] == patch.ids[p] == class_id
+            fp_c += patch.true_ids[t] != class_id and patch.ids[p] == class_id
+            fn_c += patch.true_ids[t] == class_id and patch.ids[p] != class_id
+        fp_d += (np.delete(patch.ids, pred_paired) == class_id).sum()
+        fn_d += (np.delete(patch.true_ids, true_paired) == class_id).sum()
+    return 2 * tp / (2 * tp + 2 * fp_c + 2 * fn_c + fp_d + fn_d)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hovernets_f_c_as_its_script_weighs_it(seed):
+    patches = _random_patches(np.random.default_rng(seed), 6, mpp=0.25, whole_px=False)
+    ours = score_counts(counts_of(patches, 2, "hovernet"), "hovernet")
+    book = [_hovernet_by_the_book(patches, class_id, 12) for class_id in range(2)]
+    assert [one[0] for one in ours.classes] == pytest.approx(book)
+
+
+def test_ocelot_rounds_each_class_before_the_mean():
+    # F1 of 2/3 and 4/7 round to 0.6667 and 0.5714; their mean is told as it comes out.
+    first = _patch([(20, 20, 0), (60, 20, 0)], [(20, 20, 0, 0.9)])
+    second = _patch([(20.0 * i, 80, 1) for i in range(1, 6)], [(20, 80, 1, 0.9), (40, 80, 1, 0.9)])
+    scores = score_counts(counts_of([first, second], 2, "ocelot"), "ocelot")
+    assert [one[0] for one in scores.classes] == [0.6667, 0.5714]
+    assert scores.mean_class_f1 == pytest.approx((0.6667 + 0.5714) / 2, abs=1e-15)
+    plain = score_counts(counts_of([first, second], 2, "dpa"), "dpa")
+    assert plain.mean_class_f1 == pytest.approx((2 / 3 + 4 / 7) / 2)
 
 
 def test_no_predictions_mean_a_precision_of_one_for_mcspatnet():
