@@ -139,9 +139,10 @@ def counts_of(
     return np.array(rows, np.int64).reshape(-1, n_classes + 1, 3)
 
 
-def _counts_of_class(patch: JudgedPatch, rule: NdcRule, radius_px: float, class_id: int | None) -> Counts:
+def _counts_of_class(
+    patch: JudgedPatch, rule: Rule | Literal["mcspatnet-script"], radius_px: float, class_id: int | None
+) -> Counts:
     """Of one class' nuclei, or of all (None), by a rule that matches each class by itself."""
-    assert rule not in ("hovernet", "cellvit")
     if rule == "mcspatnet-script":
         return mcspatnet_counts(*patch.points(class_id), radius_px)
     return patch.matched(rule, radius_px, class_id).counts
