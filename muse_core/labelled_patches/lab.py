@@ -12,6 +12,7 @@ Within a region every nucleus is labelled. An image without regions is one regio
 ground around each dot is known.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from PIL import Image
 from pydantic import Field
 
 from muse_core.config import Settings, load_settings
-from muse_core.errors import ConfigError, DatasetError
+from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.labelled_patches.lab_files import AnnotatedArea, Dot, DotFile, read_dot_file
 from muse_core.slide import open_slide
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})  # everything else is opened as a slide
 _LABEL_SUFFIXES = frozenset({".csv", ".geojson", ".json"})
@@ -117,6 +120,7 @@ def _dot_files(root: Path) -> list[DotFile]:
 def _class_names(files: Sequence[DotFile], declared: Sequence[str], root: Path) -> tuple[str, ...]:
     found = Counter(dot.class_name for file in files for dot in file.dots)
     if not declared:
+        _check_spelling(files, root)
         return tuple(sorted(found))
     for file in files:
         for dot in file.dots:
@@ -130,25 +134,39 @@ def _class_names(files: Sequence[DotFile], declared: Sequence[str], root: Path) 
     return tuple(declared)
 
 
+def _check_spelling(files: Sequence[DotFile], root: Path) -> None:
+    """Refuse classes that differ in case alone: nobody means two classes by them."""
+    spelt: dict[str, Dot] = {}
+    for file in files:
+        for dot in file.dots:
+            first = spelt.setdefault(dot.class_name.lower(), dot)
+            if first.class_name != dot.class_name:
+                raise DatasetError(
+                    f"{dot.row}: class {dot.class_name!r}, but {first.class_name!r} in {first.row}; write them alike, "
+                    f"or list both as classes in {root / 'dataset.toml'}"
+                )
+
+
 def _checked(file: DotFile, root: Path, class_names: tuple[str, ...], mpp: float | None) -> LabImage:
     path = _image_path(root / "images", file.image_name)
     is_slide = path.suffix.lower() not in IMAGE_SUFFIXES
-    size, bounds = _size_and_bounds(path, is_slide, mpp)
-    origin = bounds if file.from_bounds else (0.0, 0.0)
     if not is_slide and mpp is None:
         raise DatasetError(
             f"{path}: images don't say their um/px; write mpp = 0.5, or what it is, to {root}/dataset.toml"
         )
+    size, bounds, needs_mpp = _opened_slide(path, mpp) if is_slide else (_image_size(path), (0.0, 0.0), True)
+    origin = bounds if file.from_bounds else (0.0, 0.0)
     dots = [Dot(dot.x + origin[0], dot.y + origin[1], dot.class_name, dot.row) for dot in file.dots]
     areas = [AnnotatedArea(shapely.affinity.translate(one.polygon, *origin), one.row) for one in file.areas]
     _check_inside(dots, areas, size, path)
     _check_overlaps(areas)
+    _tell_of_unused(dots, areas, path)
     return LabImage(
         file.image_name,
         path,
         is_slide,
         size,
-        mpp,
+        mpp if needs_mpp else None,
         np.array([(dot.x, dot.y) for dot in dots], np.float64).reshape(-1, 2),
         np.array([class_names.index(dot.class_name) for dot in dots], np.int64),
         tuple(area.polygon for area in areas),
@@ -163,17 +181,25 @@ def _image_path(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _size_and_bounds(path: Path, is_slide: bool, mpp: float | None) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Size in px, and the corner of the scanner's bounds, where it names any."""
-    if is_slide:
-        with open_slide(path, mpp_override=mpp) as slide:
-            bounds = slide.info.bounds_level0
-            width, height = slide.info.levels[0].width, slide.info.levels[0].height
-            return (width, height), (bounds.x, bounds.y) if bounds else (0.0, 0.0)
+def _opened_slide(path: Path, mpp: float | None) -> tuple[tuple[int, int], tuple[float, float], bool]:
+    """A slide's size in px, the corner of the scanner's bounds, where it names any, and whether it needs the mpp."""
+    try:
+        slide, needs_mpp = open_slide(path), False
+    except MppError:
+        if mpp is None:
+            raise
+        slide, needs_mpp = open_slide(path, mpp_override=mpp), True
+    with slide:
+        bounds, level0 = slide.info.bounds_level0, slide.info.levels[0]
+        corner = (float(bounds.x), float(bounds.y)) if bounds else (0.0, 0.0)
+        return (level0.width, level0.height), corner, needs_mpp
+
+
+def _image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
-            return image.size, (0.0, 0.0)
-    except OSError as error:
+            return image.size
+    except (OSError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: not an image that can be read: {error}") from None
 
 
@@ -202,3 +228,17 @@ def _check_overlaps(areas: Sequence[AnnotatedArea]) -> None:
                 raise DatasetError(
                     f"{second.row}: region overlaps that of {first.row} by {shared:.0f} px²; cut or merge them"
                 )
+
+
+def _tell_of_unused(dots: Sequence[Dot], areas: Sequence[AnnotatedArea], path: Path) -> None:
+    """Where regions say what is known, dots outside them are left out; that should not go unseen."""
+    union = shapely.union_all([area.polygon for area in areas])
+    outside = [dot for dot in dots if areas and not shapely.intersects_xy(union, dot.x, dot.y)]
+    if outside:
+        logger.warning(
+            "%s: %d of %d dots of %s lie in no region and are left out",
+            outside[0].row,
+            len(outside),
+            len(dots),
+            path.name,
+        )

@@ -101,10 +101,9 @@ def _read_geojson(content: Any, path: Path) -> DotFile:  # noqa: ANN401 (JSON)
     for number, feature in enumerate(features, 1):
         where = f"{path}, feature {number}"
         try:
-            geometry = shape(feature["geometry"])
-        except (KeyError, TypeError, AttributeError, ValueError, shapely.errors.ShapelyError):
+            geometry, name = shape(feature["geometry"]), _classification(feature)
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError, shapely.errors.ShapelyError):
             raise DatasetError(f"{where}: no geometry; a point or polygon needed") from None
-        name = _classification(feature)
         if name is not None and name.lower() in REGION_NAMES:
             areas.append(AnnotatedArea(_polygon(geometry, where), where))
             continue
@@ -123,9 +122,13 @@ def _classification(feature: dict[str, Any]) -> str | None:
 
 
 def _polygon(geometry: BaseGeometry, where: str) -> BaseGeometry:
+    if geometry.geom_type in ("Polygon", "MultiPolygon") and not geometry.is_valid:
+        # What crosses itself may fall apart into areas and lines.
+        parts = shapely.get_parts(shapely.make_valid(geometry))
+        geometry = shapely.union_all([part for part in parts if part.area > 0])
     if geometry.geom_type not in ("Polygon", "MultiPolygon") or geometry.area == 0:
         raise DatasetError(f"{where}: a region that is a {geometry.geom_type}; a polygon with an area needed")
-    return geometry if geometry.is_valid else shapely.make_valid(geometry)
+    return geometry
 
 
 def _points(geometry: BaseGeometry, where: str) -> list[shapely.Point]:
@@ -148,6 +151,8 @@ def _read_coco(content: dict[str, Any], path: Path) -> Iterator[DotFile]:
     dots: dict[Any, list[Dot]] = {image_id: [] for image_id in names}
     for number, one in enumerate(annotations, 1):
         where = f"{path}, annotation {number}"
+        if not isinstance(one, dict):
+            raise DatasetError(f"{where}: a {type(one).__name__}; image_id, category_id and bbox or keypoints needed")
         if one.get("image_id") not in names:
             raise DatasetError(f"{where}: image_id {one.get('image_id')!r} is none of the file's images")
         if one.get("category_id") not in classes:

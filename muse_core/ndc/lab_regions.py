@@ -1,6 +1,6 @@
 """A lab's dots as regions: windows of 0.5 µm/px cut from slides with the tissue around them, or whole images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -18,7 +18,8 @@ from muse_core.slide import Slide, open_slide
 DOT_REACH_UM = 6.0  # ground around a dot that is known without a region: its nucleus, and a little of what is none
 _WINDOW_PX = 512  # dots without a region are cut out in windows of this side, besides what surrounds them
 _FRACTION_BITS = 4
-_LEAST_DOTS_TO_JUDGE = 20
+_LEAST_DOTS_TO_JUDGE, _MOST_DOTS_TO_JUDGE = 20, 200
+_GROUND_PX = 7  # side of the ground that is judged at a dot
 _PALER = 4.0  # standard errors by which dots must lie on paler ground than with x and y swapped, to be refused
 
 
@@ -53,6 +54,7 @@ def _regions_of(image: LabImage, side_px: int) -> list[Region]:
     if not image.is_slide:
         return [_whole(image)]
     with open_slide(image.path, mpp_override=image.mpp) as slide:
+        _check_order(image, lambda xy: _brightness_on_slide(slide, xy))
         areas = image.areas or _around_dots(image, slide)
         return [_window(image, slide, area, f"{image.name} {number}", side_px) for number, area in enumerate(areas, 1)]
 
@@ -60,7 +62,7 @@ def _regions_of(image: LabImage, side_px: int) -> list[Region]:
 def _whole(image: LabImage) -> Region:
     assert image.mpp is not None
     pixels = read_rgb(image.path)
-    _check_order(image, pixels)
+    _check_order(image, lambda xy: _brightness_on_image(pixels, xy))
     annotated = _mask(image.areas, Frame(0, 0, 1, 1), pixels.shape[:2]) if image.areas else None
     return Region(image.name, image.name, pixels, image.mpp, annotated, image.xy.astype(np.float32), image.class_ids)
 
@@ -104,22 +106,39 @@ def _mask(areas: Sequence[shapely.Geometry], frame: Frame, size: tuple[int, ...]
     return mask.astype(bool)
 
 
-def _check_order(image: LabImage, pixels: NDArray[np.uint8]) -> None:
+def _check_order(image: LabImage, brightness: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:
     """Refuse dots that lie on clearly paler ground than the same with x and y swapped: nuclei are dark.
+
+    Args:
+        image: with its dots.
+        brightness: of the ground at points (N, 2) of the image, 0..255.
 
     Raises:
         DatasetError: they do.
     """
-    height, width = pixels.shape[:2]
+    width, height = image.size_px
     swapped = image.xy[:, ::-1]
     both = ((swapped >= 0) & (swapped < (width, height))).all(1)
-    if both.sum() < _LEAST_DOTS_TO_JUDGE:
+    chosen = np.flatnonzero(both)
+    if len(chosen) < _LEAST_DOTS_TO_JUDGE:
         return
-    grey = cv2.blur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (7, 7)).astype(np.float64)
-    here, there = (grey[tuple(xy[both].astype(int).T[::-1])] for xy in (image.xy, swapped))
-    paler = here - there
+    chosen = chosen[:: -(-len(chosen) // _MOST_DOTS_TO_JUDGE)]
+    paler = brightness(image.xy[chosen]) - brightness(swapped[chosen])
     if paler.mean() > _PALER * paler.std() / np.sqrt(len(paler)):
         raise DatasetError(
             f"{image.path}: its {len(image.xy)} dots lie on paler ground than with x and y swapped; is the order of "
             "the columns y x?"
         )
+
+
+def _brightness_on_image(pixels: NDArray[np.uint8], xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    grey = cv2.blur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (_GROUND_PX, _GROUND_PX)).astype(np.float64)
+    columns, rows = xy.astype(int).T
+    return np.asarray(grey[rows, columns])
+
+
+def _brightness_on_slide(slide: Slide, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    half = _GROUND_PX * NETWORK_MPP / np.array([slide.info.mpp.x, slide.info.mpp.y]) / 2  # level-0 px
+    corners = (xy - half).tolist()
+    grounds = [slide.read_region(x, y, _GROUND_PX, _GROUND_PX, mpp=NETWORK_MPP) for x, y in corners]
+    return np.array([cv2.cvtColor(ground, cv2.COLOR_RGB2GRAY).mean() for ground in grounds])
