@@ -219,7 +219,9 @@ def bootstrap(
     for index, drawn in enumerate(rows):
         scores = score_counts(counts[drawn], rule)
         values[index] = [*(triple[0] for triple in scores.classes), scores.detection[0], scores.mean_class_f1]
-    low, high = np.nanpercentile(values, [2.5, 97.5], axis=0)
+    low, high = np.full((2, values.shape[1]), np.nan)
+    known = ~np.isnan(values).all(axis=0)  # a class that is nowhere has no interval
+    low[known], high[known] = np.nanpercentile(values[:, known], [2.5, 97.5], axis=0)
     return low, high
 
 
