@@ -1,6 +1,6 @@
 """Kills muse infer with SIGKILL at random moments over five slides, runs it again, compares every row.
 
-python -m benchmarks.infer_kill [--kills 50] [--side 6000]
+python -m benchmarks.infer_kill [--kills 50] [--side 6000] [--checkpoint F]
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks.kill_and_rerun import kill_group
 from muse_core.demo import draw_slide
 
 SLIDES = "abcde"
-OF_THE_RUN = ("seconds", "seconds_per_mm2", "read_share", "network_share", "write_share", "waiting_share")
+OF_THE_RUN = ("seconds", "seconds_per_mm2", "read_share", "network_share", "write_share", "waiting_share", "gpu_use")
 
 
 def tables(out: Path) -> tuple[list[dict], dict[str, bytes]]:
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--side", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", type=Path, help="weights; those that ship unless given")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -59,6 +60,7 @@ def main() -> None:
 
         def command(out: str) -> list[str]:
             arguments = ["infer", "--slides", str(folder / "slides"), "--out", str(folder / out)]
+            arguments += ["--checkpoint", str(args.checkpoint)] if args.checkpoint else []
             return [sys.executable, "-m", "muse_core.cli", *arguments, "--set", "group_tiles=2"]
 
         begun = time.monotonic()

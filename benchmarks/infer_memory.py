@@ -1,6 +1,6 @@
 """Peak memory of muse infer over slides of growing side: it should not grow with the slide.
 
-    python -m benchmarks.infer_memory [--sides 10000 20000 40000]
+    python -m benchmarks.infer_memory [--sides 10000 20000 40000] [--checkpoint F]
 
 Peak is the largest sum of resident memory over the command and all its child processes, sampled every 20 ms. The
 tissue is scikit-image's, whose nuclei are dense: the network's answers on it are not the point.
@@ -16,10 +16,11 @@ from benchmarks.build_memory import peak_of
 from muse_core.demo import draw_slide
 
 
-def measure(folder: Path, side: int) -> dict[str, object]:
+def measure(folder: Path, side: int, checkpoint: Path | None) -> dict[str, object]:
     slide = folder / f"{side}.svs"
     draw_slide(slide, side, side)
     arguments = ["infer", "--slides", str(slide), "--out", str(folder / f"out-{side}"), "--json"]
+    arguments += ["--checkpoint", str(checkpoint)] if checkpoint else []
     peak, summary = peak_of([sys.executable, "-m", "muse_core.cli", *arguments])
     slide.unlink()
     wanted = ("n_nuclei", "tissue_mm2", "seconds", "seconds_per_mm2")
@@ -29,11 +30,12 @@ def measure(folder: Path, side: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=[10_000, 20_000, 40_000])
+    parser.add_argument("--checkpoint", type=Path, help="weights; those that ship unless given")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for side in args.sides:
-            rows.append(measure(Path(name), side))
+            rows.append(measure(Path(name), side, args.checkpoint))
             row, ratio = rows[-1], rows[-1]["peak_bytes"] / rows[0]["peak_bytes"]
             print(
                 f"{side:7,d} px  peak {row['peak_bytes'] / 2**30:5.2f} GiB  {ratio:5.2f} x the first  "

@@ -25,7 +25,17 @@ from muse_core.run_paths import RunPaths
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNKNOWN = "\N{EN DASH}"
 _EXTREMES = 5  # slides named at either end of a class's densities
-_PROVENANCE_FIRST = ("md5", "model_id", "checkpoint", "model_mpp", "reader", "mpp_source", "device", "inputs_hash")
+_PROVENANCE_FIRST = (
+    "md5",
+    "model_id",
+    "checkpoint",
+    "model_mpp",
+    "reader",
+    "mpp_source",
+    "device",
+    "inputs_hash",
+    "settings_hash",
+)
 
 
 class Written(NamedTuple):
@@ -126,7 +136,7 @@ def _overview(cohort: _Cohort, shown: list[str]) -> dict[str, Any]:
         "ticks": ticks,
         "extremes": _extremes(densities) if len(rows) > 2 * _EXTREMES else [],
         "missing": [row for row in cohort.slides.values() if row.get("status") != "done"],
-        "projects": sorted({row["project"] or "" for row in rows}),
+        "projects": sorted({_project(row) for row in rows} - {""}),
     }
 
 
@@ -147,7 +157,13 @@ def _cohort_row(row: Mapping[str, Any], cohort: _Cohort, shown: list[str]) -> di
     slide = cohort.slides.get(row["slide_id"], {})
     failed = slide.get("n_failed_tiles") or 0
     anchor = shown.index(row["slide_id"]) if row["slide_id"] in shown else None
-    return {**row, "bar": segments(shares), "n_failed_tiles": failed, "anchor": anchor}
+    project = _project(row)
+    return {**row, "project": project, "bar": segments(shares), "n_failed_tiles": failed, "anchor": anchor}
+
+
+def _project(row: Mapping[str, Any]) -> str:
+    """The project of a slide; empty where the manifest named none."""
+    return "" if row["project"] in (None, NO_PROJECT) else str(row["project"])
 
 
 def _extremes(densities: Mapping[str, list[tuple[str, float]]]) -> list[dict[str, Any]]:
@@ -231,10 +247,20 @@ def _nucleus(one: Candidate, names: tuple[str, ...], jpegs: Mapping[int, str]) -
 def _provenance(provenance: Mapping[str, Any], slide: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values, plain ones first."""
     facts = {"uri": slide.get("uri"), **{key: provenance.get(key) for key in _PROVENANCE_FIRST}}
-    known = {*facts, *slide, "class_names", "embedding_size"}
+    known = {*facts, *slide, "class_names", "embedding_size", "failed_tiles"}
     facts |= {key: value for key, value in sorted(provenance.items()) if key not in known}
-    facts["versions"] = slide.get("versions")
+    facts["versions"] = provenance.get("versions") or slide.get("versions")
+    facts["pace"] = _pace(slide)
     return [(key, _plain(value)) for key, value in facts.items() if value is not None]
+
+
+def _pace(slide: Mapping[str, Any]) -> str | None:
+    if not slide.get("seconds_per_mm2"):
+        return None
+    shares = [
+        f"{name} {slide[f'{name}_share']:.0%}" for name in ("read", "network", "write") if f"{name}_share" in slide
+    ]
+    return f"{slide['seconds']:,.1f} s, {slide['seconds_per_mm2']:.2f} s/mm² ({', '.join(shares)})"
 
 
 def _plain(value: object) -> str:

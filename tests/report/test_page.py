@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -166,24 +167,49 @@ def test_what_cannot_be_reported_is_said(tmp_path, cohort):
     assert part_path(tmp_path, header()).exists()
 
 
+class Shown(NamedTuple):
+    """What a browser made of a page: pixels (H, W, 3), lines of its console, hosts that it asked for something."""
+
+    pixels: np.ndarray
+    console: list[str]
+    hosts: set[str]
+
+
 def browse(page, picture, size):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium here")
-    profile = picture.parent / "profile"
+    profile, requests = picture.parent / "profile", picture.parent / "requests.json"
+    # Nothing leaves this machine: no name is resolved, and what is asked for all the same stands in the log.
     quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic")
+    quiet += ("--host-resolver-rules=MAP * ~NOTFOUND",)
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", *quiet]
+    command += ["--enable-logging=stderr", "--v=0", f"--log-net-log={requests}"]
     command += [f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", f"--screenshot={picture}"]
     done = subprocess.run([*command, page.as_uri()], capture_output=True, timeout=120, check=False, text=True)
     assert picture.exists(), done.stderr
-    return np.asarray(Image.open(picture).convert("RGB")).astype(int), done.stderr
+    asked = re.findall(r'"url":"(?:https?|wss?|ftp)://([^/"]+)', requests.read_text(encoding="utf-8"))
+    return Shown(
+        np.asarray(Image.open(picture).convert("RGB")).astype(int),
+        [line for line in done.stderr.splitlines() if ":CONSOLE" in line],
+        {host for host in asked if not host.endswith((".google.com", ".googleapis.com"))},  # the browser's own affairs
+    )
+
+
+def test_the_browser_would_tell_of_requests_and_errors(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text('<img src="http://elsewhere.example/x.png"><script>console.error("oh no")</script>')
+    shown = browse(page, tmp_path / "shot.png", (300, 300))
+    assert shown.hosts == {"elsewhere.example"}
+    assert any("oh no" in line for line in shown.console)
 
 
 @pytest.mark.parametrize("size", [(1180, 1400), (400, 1400)])
 def test_chromium_draws_it(single, tmp_path, size):
-    shown, complaints = browse(single, tmp_path / "shot.png", size)
+    shown, console, hosts = browse(single, tmp_path / "shot.png", size)
+    assert console == []
+    assert hosts == set()
     assert shown.shape == (size[1], size[0], 3)
-    assert "Content Security Policy" not in complaints
     blue = (np.abs(shown - (0x00, 0x72, 0xB2)) < 12).all(axis=2)  # bars of the first class
     eosin = (np.abs(shown - (226, 158, 196)) < 25).all(axis=2)  # the slide's picture
     assert blue.sum() > 500
@@ -193,5 +219,16 @@ def test_chromium_draws_it(single, tmp_path, size):
 
 
 def test_chromium_runs_nothing_of_a_hostile_name(page, tmp_path):
-    shown, _ = browse(page, tmp_path / "shot.png", (900, 900))
+    shown, console, hosts = browse(page, tmp_path / "shot.png", (900, 900))
     assert shown.std() > 10
+    assert (console, hosts) == ([], set())
+
+
+def test_it_says_its_pace_and_no_project_that_nobody_named(tmp_path):
+    pace = {"seconds": 7.5, "seconds_per_mm2": 1.5, "read_share": 0.1, "network_share": 0.88, "write_share": 0.02}
+    write_slide(tmp_path, 400, "S1", project="unknown")
+    write_table(tmp_path, [slide_row("S1", project="unknown", **pace)])
+    write_report(tmp_path, tmp_path / "a.html", settings=SMALL)
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "7.5 s, 1.50 s/mm² (read 10%, network 88%, write 2%)" in text
+    assert "unknown" not in text
