@@ -37,16 +37,16 @@ PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 
 ROI_PX, ROIS = 1024, 128
 
 
-def draw_rois(folder: Path) -> Path:
+def draw_rois(folder: Path, *, count: int = ROIS, side_px: int = ROI_PX) -> Path:
     """A ROI dataset of tissue that scikit-image ships, at 0.25 µm/px, cut from mirrored copies at random."""
     images, rng = folder / "images", np.random.default_rng(0)
     images.mkdir()
     tissue = np.pad(
-        cv2.resize(immunohistochemistry(), None, fx=2, fy=2), ((0, ROI_PX), (0, ROI_PX), (0, 0)), "symmetric"
+        cv2.resize(immunohistochemistry(), None, fx=2, fy=2), ((0, side_px), (0, side_px), (0, 0)), "symmetric"
     )
-    for number in range(ROIS):
-        x, y = rng.integers(0, tissue.shape[0] - ROI_PX, 2)
-        patch = np.ascontiguousarray(tissue[y : y + ROI_PX, x : x + ROI_PX, ::-1])
+    for number in range(count):
+        x, y = rng.integers(0, tissue.shape[0] - side_px, 2)
+        patch = np.ascontiguousarray(tissue[y : y + side_px, x : x + side_px, ::-1])
         cv2.imwrite(str(images / f"{number:03}.png"), patch)
     import_patches(ImportOptions(images, 0.25, folder / "rois"), ImportSettings(detector="classical"))
     return folder / "rois"
