@@ -1,5 +1,6 @@
 """What the README tells people to type works."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import duckdb
 import pytest
 import yaml
 
+from muse_core.nuclei_dataset import NucleiDataset
+from tests.data.make_nuclei import write_slide, write_slides_table
 from tests.test_build_cohort import built  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]
@@ -17,19 +20,56 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.fixture(scope="module")
+def nuclei(tmp_path_factory) -> Path:
+    """What `muse infer` leaves of two slides of 2 x 2 mm, and regions drawn on one."""
+    out = tmp_path_factory.mktemp("nuclei")
+    for number, slide_id in enumerate(("S1", "S2")):
+        write_slide(out, 3000 + 500 * number, slide_id)
+    write_slides_table(out, {"S1": 3.5, "S2": 4.0})
+    ring = [[1000, 1000], [5000, 1000], [5000, 5000], [1000, 5000], [1000, 1000]]
+    region = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {"name": "a"}}
+    (out / "regions.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [region]}))
+    return out
+
+
+def placed(text: str, built: Path, nuclei: Path) -> str:  # noqa: F811
+    """README code with its folders where they are in this test."""
+    text = text.replace("demo/dataset", str(built)).replace("runs/nuclei", str(nuclei))
+    return text.replace('"regions.geojson"', f'"{nuclei / "regions.geojson"}"')
+
+
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_runs(code, built):  # noqa: F811
+def test_python_runs(code, built, nuclei):  # noqa: F811
     names: dict[str, object] = {}
-    exec(code.replace("demo/dataset", str(built)), names)
-    assert names["view"].shape == (448, 448, 3)
-    assert names["nuclei"].shape[1] == 3
+    exec(placed(code, built, nuclei), names)
+    if "RoiDataset" in code:
+        assert names["view"].shape == (448, 448, 3)
+        assert names["nuclei"].shape[1] == 3
+    elif "NucleiDataset" in code:
+        assert len(names["in_box"]) == pytest.approx(3000 / 4.16, rel=0.15)
+        assert len(names["in_disc"]) == pytest.approx(3000 / 4.16 * 0.196, rel=0.3)
+        assert len(names["densities"]) == 2 * 3
+        assert names["annotated"].to_pylist()[0]["n_nuclei"] == pytest.approx(3000 / 4, rel=0.15)
+        assert 0.8 < names["neighbours"].to_pylist()[0]["ratio_to_random"] < 1.3
+        assert names["cohort"].n_nuclei.tolist() == [3000, 3500]
+    else:
+        assert names["counts"]["count_star()"].sum() == 6500
+        assert names["lymphocytes"].height == sum(
+            NucleiDataset(nuclei).arrow().to_table(columns=["class_id"])["class_id"].to_numpy() == 0
+        )
+        assert 0 < names["sure"] < 3500
+        assert 0 < len(names["joined"]) < len(names["in_pixels"]) < 6500
 
 
-@pytest.mark.parametrize("query", blocks("sql"))
-def test_sql_answers(query, built):  # noqa: F811
-    rows = duckdb.sql(query.replace("demo/dataset", str(built))).fetchall()
-    assert rows[0][0] == "P1"
-    assert 500 < rows[0][1] < 20_000
+def test_sql_answers(built, nuclei):  # noqa: F811
+    densities, nearest, rois = (duckdb.sql(placed(query, built, nuclei)).fetchall() for query in blocks("sql"))
+    assert rois[0][0] == "P1"
+    assert 500 < rois[0][1] < 20_000
+    assert [row[:2] for row in densities[:2]] == [("S1", "lymphocyte"), ("S1", "stromal")]
+    assert sum(row[2] for row in densities[:3]) == pytest.approx(0.9 * 3000 / 3.5, rel=0.05)
+    assert 20 < len(nearest) < 120
+    assert 0 < nearest[0][1] < nearest[-1][1] < 200
 
 
 def test_every_file_it_links_to_exists():
