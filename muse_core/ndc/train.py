@@ -24,7 +24,7 @@ from muse_core.losses.classification import class_weights
 from muse_core.losses.consistency import ramp_up
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet
-from muse_core.models.thrift import early_stages, freeze_depthwise, strided_in_float32
+from muse_core.models.thrift import early_stages, freeze_depthwise, depthwise_in_float32
 from muse_core.ndc.batch import Batch, batch_of_step
 from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.objective import Losses, losses_of
@@ -108,7 +108,7 @@ class FinetuneRun:
         self.frozen = early_stages(net.backbone.encoder.encoder, settings.freeze_stages)
         self.average = copy.deepcopy(net).eval().requires_grad_(False)
         self.best = copy.deepcopy(self.average)
-        strided_in_float32(net, frozen=self.frozen)  # after the copies: theirs must not run on these weights
+        depthwise_in_float32(net, frozen=self.frozen)  # after the copies: theirs must not run on these weights
         self.optimizer = torch.optim.AdamW(_groups(net, settings), weight_decay=settings.weight_decay)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         ids = np.concatenate([region.class_ids for region in data.labelled])

@@ -34,7 +34,7 @@ from muse_core.losses.ranks import world_size
 from muse_core.losses.sinkhorn import sinkhorn_probabilities
 from muse_core.models.backbone import build_backbone
 from muse_core.models.heads import ProjectionHead
-from muse_core.models.thrift import early_stages, freeze_depthwise, strided_in_float32
+from muse_core.models.thrift import early_stages, freeze_depthwise, depthwise_in_float32
 from muse_core.pretrain import schedules
 from muse_core.pretrain.checkpoint import (
     Checkpoint,
@@ -208,7 +208,7 @@ class _Run:
             settings.precision, self.network.backbone, processes.device
         )
         if self.precision == "bf16" and processes.device.type == "cpu":
-            strided_in_float32(self.network)
+            depthwise_in_float32(self.network)
         self.optimiser = StudentOptimiser(self.network, settings.optimiser, batch_size=settings.batch_size)
         if stored:
             self._restore(stored)
