@@ -52,7 +52,8 @@ def draw_curves(history: "History", path: Path, *, title: str) -> None:
     right.plot(steps, [one.detection_f1 for one in history.validations], "o-", label="detection")
     right.plot(steps, [one.mean_class_f1 for one in history.validations], "o-", label="mean over classes")
     right.set(xlabel="step", ylabel=f"validation F1, {MAIN_RULE} rule, {RADIUS_UM:g} µm")
-    right.legend()
+    right.set(xlim=left.get_xlim(), ylim=(min(0.5, *right.get_ylim()), 1.0))
+    right.legend(loc="lower right")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
 

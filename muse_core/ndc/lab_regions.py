@@ -1,5 +1,6 @@
 """A lab's dots as regions: windows of 0.5 µm/px cut from slides with the tissue around them, or whole images."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -15,11 +16,14 @@ from muse_core.ndc.regions import Region
 from muse_core.ndc_model import NETWORK_MPP
 from muse_core.slide import Slide, open_slide
 
+logger = logging.getLogger(__name__)
+
 DOT_REACH_UM = 6.0  # ground around a dot that is known without a region: its nucleus, and a little of what is none
 _WINDOW_PX = 512  # dots without a region are cut out in windows of this side, besides what surrounds them
 _FRACTION_BITS = 4
 _LEAST_DOTS_TO_JUDGE, _MOST_DOTS_TO_JUDGE = 20, 200
 _GROUND_PX = 7  # side of the ground that is judged at a dot
+_ADVICE = "better put a dot on every nucleus of a rectangle and give that the class Region*"
 _PALER = 4.0  # standard errors by which dots must lie on paler ground than with x and y swapped, to be refused
 
 
@@ -56,6 +60,9 @@ def _regions_of(image: LabImage, side_px: int) -> list[Region]:
     with open_slide(image.path, mpp_override=image.mpp) as slide:
         _check_order(image, lambda xy: _brightness_on_slide(slide, xy))
         areas = image.areas or _around_dots(image, slide)
+        if not image.areas:
+            text = "%s: no region, so what is no nucleus is known next to its dots alone; %s"
+            logger.warning(text, image.path.name, _ADVICE)
         return [_window(image, slide, area, f"{image.name} {number}", side_px) for number, area in enumerate(areas, 1)]
 
 
