@@ -24,7 +24,7 @@ from muse_core.losses.classification import class_weights
 from muse_core.losses.consistency import ramp_up
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet
-from muse_core.models.thrift import early_stages, freeze_depthwise, depthwise_in_float32
+from muse_core.models.thrift import depthwise_in_float32, early_stages, freeze_depthwise
 from muse_core.ndc.batch import Batch, batch_of_step
 from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.objective import Losses, losses_of

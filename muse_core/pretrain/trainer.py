@@ -34,7 +34,7 @@ from muse_core.losses.ranks import world_size
 from muse_core.losses.sinkhorn import sinkhorn_probabilities
 from muse_core.models.backbone import build_backbone
 from muse_core.models.heads import ProjectionHead
-from muse_core.models.thrift import early_stages, freeze_depthwise, depthwise_in_float32
+from muse_core.models.thrift import depthwise_in_float32, early_stages, freeze_depthwise
 from muse_core.pretrain import schedules
 from muse_core.pretrain.checkpoint import (
     Checkpoint,
