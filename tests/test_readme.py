@@ -2,13 +2,17 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import duckdb
 import pytest
 import yaml
+from typer.main import get_command
 
+from muse_core.cli import app
 from muse_core.nuclei_dataset import NucleiDataset
+from muse_core.pretrain.settings import PretrainSettings
 from tests.data.make_nuclei import write_slide, write_slides_table
 from tests.test_build_cohort import built  # noqa: F401  (a fixture)
 
@@ -70,6 +74,33 @@ def test_sql_answers(built, nuclei):  # noqa: F811
     assert sum(row[2] for row in densities[:3]) == pytest.approx(0.9 * 3000 / 3.5, rel=0.05)
     assert 20 < len(nearest) < 120
     assert 0 < nearest[0][1] < nearest[-1][1] < 200
+
+
+def muse_commands() -> list[list[str]]:
+    """The words after `muse` of every command in its shell blocks, those under torchrun too."""
+    lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    starts = [words.index(name) + 1 for words in lines for name in ("muse", "muse_core.cli") if name in words]
+    found = [words for words in lines if "muse" in words or "muse_core.cli" in words]
+    return [words[start:] for words, start in zip(found, starts, strict=True)]
+
+
+@pytest.mark.parametrize("words", muse_commands(), ids=" ".join)
+def test_commands_have_the_options_it_names(words):
+    command, rest = get_command(app), list(words)
+    while hasattr(command, "commands"):
+        command = command.commands[rest.pop(0)]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in rest if word.startswith("--")} <= known
+
+
+def test_settings_it_calls_often_changed_are_settings():
+    (listed,) = re.findall(r"Often changed settings: `epochs`(.*?)\.\s", README, re.DOTALL)
+    names = {name for name in re.findall(r"`([a-z_.]+)`", listed) if name not in ("all", "global")}
+    assert len(names) > 8
+    for name in names:
+        values = PretrainSettings().model_dump()
+        for part in name.split("."):
+            values = values[part]
 
 
 def test_every_file_it_links_to_exists():
