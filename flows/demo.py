@@ -1,4 +1,4 @@
-"""The demo through the real flow: `python -m flows.demo --out demo` is what `make demo` runs."""
+"""The demo through the real flows: `python -m flows.demo --out demo` is what `make demo` runs."""
 
 import sys
 from pathlib import Path
@@ -8,19 +8,28 @@ import typer
 from prefect.client.schemas.objects import State
 
 from flows.build_tcga_nu import build_tcga_nu
-from muse_core.demo import clear_demo, draw_demo
+from flows.infer_slides import infer_slides
+from muse_core.demo import DemoPaths, clear_demo, draw_demo, guide_text
 from muse_core.run_paths import RunPaths
 
 
 def main(out: Annotated[Path, typer.Option(metavar="DIR")] = Path("demo")) -> None:
-    """Draw a small slide of real tissue and build its ROI dataset as a Prefect flow run."""
+    """Draw a small slide of real tissue; build its ROI dataset, classify its nuclei, report: as Prefect flow runs."""
+    paths = DemoPaths(out)
     clear_demo(out)
-    paths = RunPaths(out / "dataset")
-    outcome = build_tcga_nu(draw_demo(out / "input"), paths.out, return_state=True)
-    if paths.summary.exists():
-        sys.stdout.write("\n" + paths.summary.read_text(encoding="utf-8"))
-        sys.stdout.write(f"\nOpen {paths.contact_sheet('ihc-colon')} to see the tissue, the ROIs and their nuclei.\n")
-    raise typer.Exit(0 if isinstance(outcome, State) and outcome.is_completed() else 1)
+    manifest = draw_demo(paths.input)
+    outcomes = (
+        build_tcga_nu(manifest, paths.dataset, return_state=True),
+        infer_slides(manifest, paths.nuclei, report=paths.report, return_state=True),
+    )
+    for folder in (paths.dataset, paths.nuclei):
+        summary = RunPaths(folder).summary
+        if summary.exists():
+            sys.stdout.write("\n" + summary.read_text(encoding="utf-8"))
+    done = all(isinstance(outcome, State) and outcome.is_completed() for outcome in outcomes)
+    if done:
+        sys.stdout.write("\n" + guide_text(paths))
+    raise typer.Exit(0 if done else 1)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from prefect.tasks import exponential_backoff
 
+from flows.gpu import gpu_slots
 from muse_core.acquire import Acquired
 from muse_core.cohort import CohortRun, do_all
 from muse_core.errors import AcquireError
@@ -60,19 +61,37 @@ def done_slide(run: CohortRun, row: ManifestRow) -> SlideRecord | State[Any]:
     return record
 
 
-def do_slides(run: CohortRun, rows: Sequence[ManifestRow], slide_task: SlideTask, *, key: str) -> list[SlideRecord]:
-    """Do every slide in a task run of its own, with a progress artifact `<key>-progress`."""
-    records: list[SlideRecord] = []
+def do_slides(
+    run: CohortRun, rows: Sequence[ManifestRow], slide_task: SlideTask, *, key: str, gpus: int = 0
+) -> list[SlideRecord]:
+    """Do every slide in a task run of its own, with a progress artifact `<key>-progress`.
+
+    Slides that an earlier run finished get no task run: what a schedule looks through again and again would fill the
+    server's database.
+
+    Args:
+        run: the run over the slides.
+        rows: the slides.
+        slide_task: does one.
+        key: of the flow's artifacts.
+        gpus: slots of the GPU limit to hold while there is work.
+    """
+    known = [run.finished(row) for row in rows]
+    records = [record for record in known if record is not None]
+    todo = [row for row, record in zip(rows, known, strict=True) if record is None]
+    get_run_logger().info("%d slides: %d to do, %d finished before", len(rows), len(todo), len(records))
+    percent = 100.0 * len(records) / max(1, len(rows)) if todo else 100.0
     # From a synchronous flow the answer is the id itself; the signature also tells of coroutines.
     progress = cast(
-        UUID, create_progress_artifact(progress=0.0, key=f"{key}-progress", description=f"{len(rows)} slides")
+        UUID, create_progress_artifact(progress=percent, key=f"{key}-progress", description=f"{len(todo)} slides to do")
     )
-    for record in do_all(run, rows, partial(_record_of, slide_task, run)):
-        records.append(record)
-        percent = 100.0 * len(records) / len(rows)
-        update_progress_artifact(
-            progress, progress=percent, description=f"{len(records)} of {len(rows)} slides; last: {record.slide_id}"
-        )
+    with gpu_slots(gpus if todo else 0):
+        for record in do_all(run, todo, partial(_record_of, slide_task, run)):
+            records.append(record)
+            percent = 100.0 * len(records) / len(rows)
+            update_progress_artifact(
+                progress, progress=percent, description=f"{len(records)} of {len(rows)} slides; last: {record.slide_id}"
+            )
     return records
 
 

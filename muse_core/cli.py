@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -28,13 +28,14 @@ from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_report import write_summary
 from muse_core.build_settings import BuildSettings
 from muse_core.config import load_settings
-from muse_core.demo import clear_demo, draw_demo
+from muse_core.demo import DemoPaths, clear_demo, draw_demo, guide_text
 from muse_core.device import resolve_device
 from muse_core.doctor import diagnose
 from muse_core.errors import ConfigError, ManifestError, MuseError, OutputError, WorkersLostError
 from muse_core.gdc import GDC_API, default_hold_out_paths, query_slides, read_hold_out, select_slides
 from muse_core.import_patches import ImportOptions, ImportSettings, import_patches
 from muse_core.manifest import Manifest, read_manifest, with_mpp, write_manifest
+from muse_core.report import refresh_report
 from muse_core.roi_dataset import NO_PROJECT
 from muse_core.run_paths import RunPaths
 from muse_core.slide_records import BuildSummary, SlideRecord
@@ -181,16 +182,25 @@ def import_patches_command(
 def demo(
     out: Out = Path("demo"), workers: Annotated[int | None, typer.Option(min=0)] = None, as_json: AsJson = False
 ) -> None:
-    """Do the whole job on a small slide of real tissue: offline, about a minute, ends with a picture.
+    """Do the whole job on a small slide of real tissue: offline, a minute or two, ends with nuclei and a report.
 
     Example: `muse demo --out demo`
     """
+    from muse_core.infer import InferOptions, InferSettings  # these import torch: seconds
+
     terminal = open_terminal(as_json)
+    paths = DemoPaths(out)
     clear_demo(out)
     terminal.notes.print("Drawing a slide from scikit-image's immunohistochemistry image (real tissue) ...")
-    manifest = read_manifest(draw_demo(out / "input"))
-    summary = _build(terminal, manifest, BuildOptions(out=out / "dataset", workers=workers), BuildSettings())
-    raise typer.Exit(FAILED if summary.slides_failed else OK)
+    manifest = read_manifest(draw_demo(paths.input))
+    quiet = replace(terminal, as_json=False)
+    built = _build(quiet, manifest, BuildOptions(out=paths.dataset, workers=workers), BuildSettings())
+    inferred = cli_infer.infer_all(quiet, manifest, InferOptions(out=paths.nuclei), InferSettings())
+    refresh_report(paths.nuclei, paths.report)
+    terminal.results.print(guide_text(paths), markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"build": built.as_json(), "infer": inferred.as_json(), "report": str(paths.report)})
+    raise typer.Exit(FAILED if built.slides_failed or inferred.slides_failed else OK)
 
 
 @manifest_app.command("check")

@@ -20,6 +20,7 @@ from rich.progress import (
 from muse_core.config import load_settings
 from muse_core.device import resolve_device
 from muse_core.errors import OutputError, WorkersLostError
+from muse_core.model_registry import resolve_checkpoint
 from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Verbose, open_terminal, print_json
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def infer(
     ],
     out: Out,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="F.safetensors", help="Weights of finetune; default those that ship.")
+        Path | None,
+        typer.Option(
+            metavar="F.safetensors", help="Weights of finetune, or a registry folder; default those that ship."
+        ),
     ] = None,
     device: Annotated[
         str, typer.Option(help="Where tiles are decoded and the network runs: auto, cpu, cuda.")
@@ -78,20 +82,21 @@ def infer(
     settings = load_settings(InferSettings, config, overrides or ())
     options = InferOptions(
         out=out,
-        checkpoint=checkpoint,
+        checkpoint=resolve_checkpoint(checkpoint),
         device=resolve_device(device),
         workers=workers,
         regions=regions,
         tissue_folder=tissue,
         keep_slides=keep_slides,
     )
-    summary = _infer(terminal, read_inputs(slides, mpp), options, settings)
+    summary = infer_all(terminal, read_inputs(slides, mpp), options, settings)
     raise typer.Exit(1 if summary.slides_failed else 0)
 
 
-def _infer(
+def infer_all(
     terminal: Terminal, manifest: "Manifest", options: "InferOptions", settings: "InferSettings"
 ) -> "InferSummary":
+    """Infer every slide, with a bar; the summary is printed."""
     from muse_core.cohort import do_all
     from muse_core.infer import check_inputs, open_infer, summary_text
 

@@ -108,11 +108,13 @@ class CohortRun(ABC):
     def finished(self, row: ManifestRow) -> SlideRecord | None:
         """The record of a slide that an earlier run finished with the same inputs; None where there is work to do."""
         known = read_record(self.paths.record(row.slide_id))
+        if known is None or known.status == "failed":
+            return None  # without its hash, for which a file may be read whole
         try:
-            done = known is not None and self._is_finished(known, self._inputs_hash(row))
+            done = self._is_finished(known, self._inputs_hash(row))
         except OSError:
             return None  # who does it will be told why
-        return replace(known, reused=True) if known is not None and done else None
+        return replace(known, reused=True) if done else None
 
     def records_of(self, manifest: Manifest, records: Iterable[SlideRecord]) -> tuple[list[SlideRecord], int]:
         """Write the slides table over every slide this folder holds.

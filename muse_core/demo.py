@@ -1,7 +1,8 @@
-"""The demo's slide: real tissue that a dependency ships, drawn as a pyramidal slide of any size, and its manifest."""
+"""The demo: a pyramidal slide of any size, drawn of real tissue that a dependency ships, and where its results lie."""
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from muse_core.errors import ConfigError
 from muse_core.files import whole_file
 from muse_core.manifest import ManifestRow, write_manifest
+from muse_core.run_paths import RunPaths
 
 DEMO_SLIDE_ID = "ihc-colon"
 DEMO_PX = (9600, 7200)
@@ -21,6 +23,49 @@ LEVELS = (1, 4, 16)
 GLASS = 243
 # The image's resolution is not published; its lymphocytes, 6 to 8 µm wide, span about 14 px.
 IMAGE_MPP = 0.5
+
+
+@dataclass(frozen=True)
+class DemoPaths:
+    """Where the parts of a demo lie.
+
+    Attributes:
+        out: the demo's folder.
+    """
+
+    out: Path
+
+    @property
+    def input(self) -> Path:
+        """The slide and its manifest."""
+        return self.out / "input"
+
+    @property
+    def dataset(self) -> Path:
+        """What build-tcga-nu writes."""
+        return self.out / "dataset"
+
+    @property
+    def nuclei(self) -> Path:
+        """What infer writes."""
+        return self.out / "nuclei"
+
+    @property
+    def report(self) -> Path:
+        """The page to open."""
+        return self.out / "report.html"
+
+
+def guide_text(paths: DemoPaths) -> str:
+    """What to open, for people."""
+    places = (
+        (paths.report, "open it first: nuclei by class, density maps, typical and doubtful ones"),
+        (RunPaths(paths.dataset).contact_sheet(DEMO_SLIDE_ID), "tissue, ROIs and their nuclei"),
+        (paths.nuclei / "nuclei", "GeoParquet, one row a nucleus: DuckDB, GeoPandas, QuPath by muse export"),
+        (paths.dataset / "rois", "Parquet, one row a ROI: what muse pretrain learns from"),
+    )
+    width = max(len(str(path)) for path, _ in places)
+    return "What to look at:\n" + "".join(f"  {path!s:<{width}}  {what}\n" for path, what in places)
 
 
 def draw_demo(folder: Path) -> Path:
@@ -99,9 +144,11 @@ def clear_demo(folder: Path) -> None:
     Raises:
         ConfigError: there is something in its place that no demo made.
     """
-    parts = [folder / "input", folder / "dataset"]
-    if any(part.exists() for part in parts) and not (folder / "input" / f"{DEMO_SLIDE_ID}.svs").exists():
+    paths = DemoPaths(folder)
+    parts = [paths.input, paths.dataset, paths.nuclei]
+    if any(part.exists() for part in (*parts, paths.report)) and not (paths.input / f"{DEMO_SLIDE_ID}.svs").exists():
         raise ConfigError(f"{folder}: holds something that no demo made; give another --out")
+    paths.report.unlink(missing_ok=True)
     for part in reversed(parts):  # the sign of a demo goes last
         shutil.rmtree(part, ignore_errors=True)
 

@@ -4,8 +4,6 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.build_tcga_nu import build_tcga_nu
 from muse_core.roi_dataset import RoiDataset
@@ -13,19 +11,7 @@ from muse_core.roi_dataset import RoiDataset
 SMALL = ("rois.size_px=1024", "rois.max_per_slide=4", "chunk_rois=2")
 
 # Prefect's server and its database driver warn in ways that are not ours to mend.
-pytestmark = pytest.mark.filterwarnings("default")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server():
-    with prefect_test_harness(server_startup_timeout=90):
-        yield
-
-
-def artifacts() -> dict[str, object]:
-    with get_client(sync_client=True) as client:
-        found = sorted(client.read_artifacts(), key=lambda artifact: artifact.created)
-    return {artifact.key: artifact.data for artifact in found}
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("prefect_server")]
 
 
 def test_a_good_slide_completes_the_flow(drawn, tmp_path):
@@ -36,7 +22,7 @@ def test_a_good_slide_completes_the_flow(drawn, tmp_path):
     assert state.result()["n_rois"] == len(RoiDataset(tmp_path / "out")) == 4
 
 
-def test_a_bad_slide_fails_the_flow_and_loses_nothing(drawn, tmp_path):
+def test_a_bad_slide_fails_the_flow_and_loses_nothing(drawn, artifacts, tmp_path):
     manifest = tmp_path / "m.csv"
     (tmp_path / "bad.svs").write_text("no slide")
     manifest.write_text(f"slide_id,case_id,project,uri\nbad,C,P,bad.svs\ngood,C,P,{drawn[0]}\ngone,C,P,gone.svs\n")

@@ -73,6 +73,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "train_detector",
                 "evaluate_detect",
                 "launch",
+                "model_registry",
+                "evaluate_model",
                 "pretrain",
                 "representation",
                 "ndc",

@@ -1,0 +1,68 @@
+"""A checkpoint against the one in use: both scored on the same drawn patches."""
+
+import pytest
+
+from muse_core.errors import ConfigError
+from muse_core.model_registry import read_current, register_if_better
+from muse_core.ndc import promote as module
+from muse_core.ndc.promote import promote, run_id, score_on_validation
+from muse_core.ndc.settings import FinetuneSettings
+from tests.data.make_ndc import write_random_ndc
+from tests.data.make_patches import write_brca
+
+SETTINGS = FinetuneSettings()
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_brca(tmp_path / "data", side_px=128, n_nuclei=6)
+    return tmp_path / "data"
+
+
+def offer(registry, checkpoint, data):
+    score = score_on_validation(checkpoint, "brca-m2c", data, settings=SETTINGS)
+    return promote(registry, checkpoint, (score,), "brca-m2c", data, settings=SETTINGS)
+
+
+def test_the_weights_that_ship_are_in_use_at_first(tmp_path, data, monkeypatch):
+    shipped = write_random_ndc(tmp_path / "muse-nano-ndc.safetensors")
+    monkeypatch.setattr(module, "WEIGHTS", shipped)
+    decision = offer(tmp_path / "models", shipped, data)
+    assert not decision.taken, "no better than itself"
+    assert decision.in_use == decision.candidate
+    assert decision.current.source == str(shipped)
+    assert decision.candidate.n_labels == 6
+    assert set(decision.candidate.class_f1) == {"lymphocyte", "tumour_epithelial", "stromal"}
+
+
+def test_the_one_in_use_is_scored_on_labels_it_has_not_been(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path / "none ship")
+    registry, one = tmp_path / "models", write_random_ndc(tmp_path / "one.safetensors")
+    assert offer(registry, one, data).in_use is None
+    write_brca(data, side_px=128, n_nuclei=7)
+    decision = offer(registry, write_random_ndc(tmp_path / "two.safetensors", seed=1), data)
+    assert decision.in_use is not None
+    assert decision.in_use.measure == decision.candidate.measure
+    assert len(read_current(registry).scores) == (1 if decision.taken else 2)
+
+
+def test_a_registry_of_other_classes_is_left_alone(tmp_path, data):
+    registry = tmp_path / "models"
+    other = write_random_ndc(tmp_path / "other.safetensors", class_names=("mast cell", "plasma cell"))
+    score = score_on_validation(write_random_ndc(tmp_path / "one.safetensors"), "brca-m2c", data, settings=SETTINGS)
+    elsewhere = score.model_copy(update={"measure": score.measure.model_copy(update={"dataset": "lab"})})
+    register_if_better(registry, other, (elsewhere,))
+    with pytest.raises(ConfigError, match="give a registry folder of its own"):
+        offer(registry, tmp_path / "one.safetensors", data)
+
+
+def test_runs_are_told_apart_by_labels_start_and_settings(tmp_path, data):
+    def name(**changes) -> str:
+        values = {"init": "none", "unlabelled": None, "settings": SETTINGS}
+        return run_id("brca-m2c", data, **(values | changes))
+
+    first = name()
+    assert first == name()
+    names = {first, name(init="imagenet"), name(unlabelled="tissue"), name(settings=FinetuneSettings(seed=1))}
+    (data / "labels" / "t0_gt_class_coords.txt").write_text("50 50 1")
+    assert len({*names, name()}) == 5
