@@ -7,7 +7,6 @@ from pathlib import Path
 
 import duckdb
 import pytest
-import yaml
 from typer.main import get_command
 
 from muse_core.cli import app
@@ -108,12 +107,3 @@ def test_every_file_it_links_to_exists():
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
-
-
-def test_deployments_it_names_are_in_prefect_yaml():
-    named = set(re.findall(r"deployment run (build-tcga-nu/[\w-]+)", README))
-    deployments = yaml.safe_load((ROOT / "deploy" / "prefect.yaml").read_text())["deployments"]
-    assert named == {f"build-tcga-nu/{deployment['name']}" for deployment in deployments}
-    for deployment in deployments:
-        path, _, function = deployment["entrypoint"].partition(":")
-        assert f"def {function}(" in (ROOT / path).read_text()
