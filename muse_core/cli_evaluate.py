@@ -58,6 +58,7 @@ def evaluate_knn(
     fov: Fov = 224,
     k: Annotated[list[int] | None, typer.Option("--k", help="Neighbours; repeat it. Published: 10 to 500.")] = None,
     coordinates: CoordinatesChoice = "exact",
+    picture: Picture = None,
     device: Device = "auto",
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -66,7 +67,7 @@ def evaluate_knn(
 
     Example: `muse evaluate knn --dataset brca-m2c --data data/brca_m2c --split val --encoder nano-imagenet`
     """
-    from muse_core.representation import KS, EvaluationRequest, evaluate_knn
+    from muse_core.representation import KS, EvaluationRequest, draw_neighbours, evaluate_knn
 
     terminal = open_terminal(as_json, verbose)
     name = _name(checkpoint, encoder)
@@ -75,6 +76,8 @@ def evaluate_knn(
     answer = evaluate_knn(scored, ks=tuple(k or KS))
     chosen = f"k={answer['k_from_val']} of validation: {answer['accuracy_k_from_val']:.2f}"
     _tell(terminal, answer, f"best of {len(answer['by_k'])} k, k={answer['k']}; {chosen}")
+    if picture is not None:
+        draw_neighbours(scored, picture)
 
 
 @evaluate_app.command("linear")

@@ -12,6 +12,7 @@ from muse_core.representation.evaluate import (
 from muse_core.representation.finetune import FinetuneSettings
 from muse_core.representation.knn import KS
 from muse_core.representation.linear import LinearSettings
+from muse_core.representation.picture import draw_neighbours
 from muse_core.representation.published import PublishedScore, published_scores
 from muse_core.representation.tiles import COORDINATES, TileSettings, cut_tiles
 
@@ -27,6 +28,7 @@ __all__ = [
     "ScoredFeatures",
     "TileSettings",
     "cut_tiles",
+    "draw_neighbours",
     "encoder_named",
     "evaluate_finetune",
     "evaluate_knn",
