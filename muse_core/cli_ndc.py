@@ -26,6 +26,8 @@ from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Ver
 if TYPE_CHECKING:
     from muse_core.ndc import train as training
 
+_FILE_WIDTH = 120  # characters, of a table that does not go to a terminal
+
 Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="brca-m2c, ocelot or puma.")]
 FinetuneDataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="brca-m2c, ocelot, puma, or lab.")]
 
@@ -130,21 +132,26 @@ def evaluate_ndc(
 def _print_scores(terminal: Terminal, answer: dict[str, Any], title: str) -> None:
     """F1 by rule: detection, each class and their mean with its 95 % interval, and the mean averaged over images."""
     first = next(iter(answer["protocols"].values()))
-    table = Table("rule", "detection", *first["classes"], "mean", "95 %", "per image", box=None, title=title)
+    table = Table(box=None, title=title, padding=(0, 1, 0, 0), pad_edge=False)
+    names = [name.replace("_", " ") for name in first["classes"]]
+    for name in ("rule", "detection", *names, "mean", "95 %", "per\nimage"):
+        table.add_column(name, no_wrap=name in ("rule", "95 %"), overflow="fold")
     for rule, scores in answer["protocols"].items():
         low, high = scores["mean_class_f1_interval"]
         table.add_row(
             rule,
             *(_number(one["f1"]) for one in (scores["detection"], *scores["classes"].values())),
             _number(scores["mean_class_f1"]),
-            f"{_number(low)}-{_number(high)}",
+            f"{_number(low, 3)}-{_number(high, 3)}".replace("0.", "."),
             _number(scores["per_image"]["mean_class_f1"]),
         )
+    if not terminal.results.is_terminal:  # a file or a pipe has no width of its own
+        terminal.results.width = _FILE_WIDTH
     terminal.results.print(table)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _last_line(terminal: Terminal, answer: dict[str, Any]) -> None:

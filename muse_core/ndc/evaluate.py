@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from muse_core.labelled_patches import read_labelled_patches
-from muse_core.ndc.figures import draw_patches
 from muse_core.ndc.judge import judged_rows
+from muse_core.ndc.pictures import draw_patches
 from muse_core.ndc.regions import regions_of
 from muse_core.ndc.scores import MAIN_RULE, RADIUS_UM
 from muse_core.ndc.summary import summary_of

@@ -67,7 +67,7 @@ def finetune(
 
     Raises:
         ConfigError: a start that cannot be had, or a state of other settings.
-        DatasetError: the loss is no longer a number.
+        TrainingError: the loss is no longer a number.
         OutputError: `out` cannot be written.
     """
     settings = settings or FinetuneSettings()

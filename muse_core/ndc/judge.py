@@ -34,9 +34,12 @@ def _find_on(find: Finder, region: Region) -> NucleiFound:
 
 
 def judged(found: NucleiFound, region: Region, *, least_score: float = 0.0) -> JudgedPatch:
-    """A region's labels beside the nuclei found within it with at least a score."""
+    """A region's labels beside the nuclei found within it with at least a score.
+
+    Of an image that is annotated as a whole every label counts, also one whose dot lies on the last rim of the image.
+    """
     kept = (found.score >= least_score) & region.is_annotated(found.xy)
-    known = region.is_annotated(region.xy)
+    known = np.ones(len(region.xy), bool) if region.annotated is None else region.is_annotated(region.xy)
     return JudgedPatch(
         region.name,
         region.mpp,

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from muse_core.config import settings_hash
-from muse_core.errors import ConfigError, DatasetError
+from muse_core.errors import ConfigError, TrainingError
 from muse_core.files import whole_file
 from muse_core.learned_detector import keep_freed_memory
 from muse_core.losses.classification import class_weights
@@ -135,6 +135,7 @@ class FinetuneRun:
         started = time.perf_counter()
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * _learning_share(self.step, self.settings)
+        torch.manual_seed(_seed_of(self.step, self.settings))  # dropout too is drawn from the seed and the step alone
         losses = self._losses(batch_of_step(self.data.labelled, self.data.unlabelled, self.step, self.settings))
         self.optimizer.zero_grad()
         losses.total.backward()  # type: ignore[no-untyped-call]
@@ -144,8 +145,11 @@ class FinetuneRun:
         self._take_average()
         self.history.losses.append([float(part.detach()) for part in vars(losses).values()])
         if not math.isfinite(self.history.losses[-1][0]):
-            raise DatasetError(f"{self.out}: the loss is not a number at step {self.step}; lower learning_rate")
+            raise self._diverged()
         self.history.seconds += time.perf_counter() - started
+
+    def _diverged(self) -> TrainingError:
+        return TrainingError(f"{self.out}: the loss is not a number at step {self.step}; lower learning_rate")
 
     def _losses(self, batch: Batch) -> Losses:
         settings = self.settings.loss
@@ -154,6 +158,8 @@ class FinetuneRun:
             module.eval()
         with torch.autocast("cpu", torch.bfloat16):
             proposals = self.net(batch.images())
+        if not bool(torch.isfinite(proposals.xy).all() and torch.isfinite(proposals.logits).all()):
+            raise self._diverged()
         targets = targets_of(
             proposals,
             batch.samples,
@@ -276,3 +282,7 @@ def _learning_share(step: int, settings: FinetuneSettings) -> float:
     """Linear warm-up, then half a cosine down to a hundredth."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
+
+
+def _seed_of(step: int, settings: FinetuneSettings) -> int:
+    return int(np.random.SeedSequence([settings.seed, step]).generate_state(1)[0])

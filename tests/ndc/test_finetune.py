@@ -1,0 +1,139 @@
+"""Fine-tuning whole, on drawn patches and with a network so small that a run takes seconds."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from muse_core.errors import ConfigError, TrainingError
+from muse_core.ndc.finetune import case_folds, cross_validate, finetune
+from muse_core.ndc.regions import Region, regions_of, unlabelled_region
+from muse_core.ndc.sources import published_data
+from muse_core.ndc.train import FinetuneData
+from muse_core.ndc_model import NdcModel, load_checkpoint
+from tests.data.make_ndc import write_random_ndc
+from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
+from tests.ndc.tiny import TINY
+
+
+class StoppedError(Exception):
+    """Somebody pulled the plug."""
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory):
+    return str(write_random_ndc(tmp_path_factory.mktemp("init") / "start.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("brca")
+    write_brca(root, train=3, val=1, side_px=128, n_nuclei=8)
+    tissue = [unlabelled_region("u", draw_patch(128, 8, 99).image, 0.5)]
+    return published_data("brca-m2c", root, unlabelled=tissue)
+
+
+@pytest.fixture(scope="module")
+def whole(init, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return out, finetune(data, out, init=init, settings=TINY)
+
+
+def test_a_run_leaves_checkpoint_record_settings_and_pictures(whole):
+    out, result = whole
+    record = json.loads((out / "training.json").read_text())
+    assert [one["step"] for one in record["validations"]] == [4, 8, 12]
+    losses = np.array(record["losses"])
+    assert losses.shape == (12, 5)
+    assert (losses > 0).all(), "total, L_reg, L_type, L_cons and the dense task all take part"
+    assert set(result.scores["protocols"]) >= {"mcspatnet", "ocelot", "dpa", "puma", "hovernet"}
+    assert json.loads((out / "config.json").read_text())["steps"] == 12
+    for name in ("curves.png", "confusion.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    head = load_checkpoint(result.checkpoint).head
+    assert head.class_names == CLASS_NAMES
+
+
+def test_the_model_scores_half_where_validation_was_cut_best(whole, data):
+    out, result = whole
+    best = max(json.loads((out / "training.json").read_text())["validations"], key=lambda one: one["mean_class_f1"])
+    assert load_checkpoint(result.checkpoint).head.calibration.heat_at_half == pytest.approx(best["cut"], abs=1e-6)
+    image = data.validation[0].image[None]
+    likely = NdcModel(result.checkpoint).candidates(image)[0]
+    found = NdcModel(result.checkpoint, min_score=0.5).find(image)[0]
+    assert np.array_equal(found.xy, likely.xy[: len(found.xy)])  # the surest first
+    assert (likely.score[: len(found.xy)] > best["cut"] - 1e-5).all()
+    assert (likely.score[len(found.xy) :] < best["cut"] + 1e-5).all()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(init, data, tmp_path, dropout):
+    settings = TINY.model_copy(update={"model": TINY.model.model_copy(update={"dropout": dropout})})
+
+    def stop(progress):
+        raise StoppedError
+
+    undisturbed = finetune(data, tmp_path / "whole", init=init, settings=settings)
+    with pytest.raises(StoppedError):  # at step 10; the last state is of step 8
+        finetune(data, tmp_path / "stopped", init=init, settings=settings, on_progress=stop)
+    assert not (tmp_path / "stopped" / "ndc.safetensors").exists()
+    resumed = finetune(data, tmp_path / "stopped", init=init, settings=settings, resume=True)
+    tensors = load_file(undisturbed.checkpoint), load_file(resumed.checkpoint)
+    assert all(np.array_equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert load_checkpoint(undisturbed.checkpoint).head == load_checkpoint(resumed.checkpoint).head
+    records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("whole", "stopped")]
+    assert records[0]["losses"] == records[1]["losses"]
+    assert records[0]["validations"] == records[1]["validations"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(whole, init, data, tmp_path):
+    again = finetune(data, tmp_path / "again", init=init, settings=TINY)
+    other = finetune(data, tmp_path / "other", init=init, settings=TINY.model_copy(update={"seed": 1}))
+    first, second, third = (load_file(one.checkpoint) for one in (whole[1], again, other))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert any(not np.array_equal(first[name], third[name]) for name in first)
+
+
+def test_going_on_with_other_settings_is_refused(whole, init, data):
+    settings = TINY.model_copy(update={"learning_rate": 1e-4})
+    with pytest.raises(ConfigError, match=r"training\.pt: of a run with other settings"):
+        finetune(data, whole[0], init=init, settings=settings, resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(init, data, tmp_path):
+    settings = TINY.model_copy(update={"loss": TINY.loss.model_copy(update={"reg": 1e38})})
+    with pytest.raises(TrainingError, match="not a number at step"):
+        finetune(data, tmp_path, init=init, settings=settings)
+
+
+def test_folds_part_no_case_and_cover_all():
+    regions = [
+        Region(f"r{i}", f"case{i // 3}", np.zeros((8, 8, 3), np.uint8), 0.5, None, np.zeros((0, 2)), np.zeros(0, int))
+        for i in range(14)
+    ]
+    folds = case_folds(regions, 4)
+    assert sorted(index for fold in folds for index in fold) == list(range(14))
+    for fold in folds:
+        inside = {regions[index].case for index in fold}
+        outside = {region.case for index, region in enumerate(regions) if index not in fold}
+        assert not inside & outside
+    assert max(map(len, folds)) - min(map(len, folds)) <= 3
+    with pytest.raises(ConfigError, match="--folds 6: needs 2 to 5, the number of cases"):
+        case_folds(regions, 6)
+
+
+def test_cross_validation_judges_every_region_by_a_model_that_never_saw_it(init, data, tmp_path, monkeypatch):
+    names = [region.name for region in (*data.labelled, *data.validation)]
+    answer = cross_validate(data, tmp_path, folds=2, init=init, settings=TINY.model_copy(update={"steps": 4}))
+    assert (answer["n_patches"], answer["n_labels"], len(answer["by_fold"])) == (len(names), 32, 2)
+    assert json.loads((tmp_path / "folds.json").read_text())["cut"] == answer["cut"]
+
+
+def test_learning_makes_the_loss_smaller(init, tmp_path):
+    patches = regions_of([draw_patch(128, 10, seed) for seed in range(3)])
+    data = FinetuneData(CLASS_NAMES, patches, [], patches[:1])
+    settings = TINY.model_copy(update={"steps": 40, "validate_every": 40, "freeze_stages": 0})
+    finetune(data, tmp_path, init=init, settings=settings)
+    total = np.array(json.loads((tmp_path / "training.json").read_text())["losses"])[:, 0]
+    assert total[-10:].mean() < 0.9 * total[:10].mean()
