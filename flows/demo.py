@@ -8,7 +8,6 @@ import typer
 from prefect.client.schemas.objects import State
 
 from flows.build_tcga_nu import build_tcga_nu
-from flows.infer_slides import infer_slides
 from muse_core.demo import DemoPaths, clear_demo, draw_demo, guide_text
 from muse_core.run_paths import RunPaths
 
@@ -18,10 +17,10 @@ def main(out: Annotated[Path, typer.Option(metavar="DIR")] = Path("demo")) -> No
     paths = DemoPaths(out)
     clear_demo(out)
     manifest = draw_demo(paths.input)
-    outcomes = (
-        build_tcga_nu(manifest, paths.dataset, return_state=True),
-        infer_slides(manifest, paths.nuclei, report=paths.report, return_state=True),
-    )
+    built = build_tcga_nu(manifest, paths.dataset, return_state=True)
+    from flows.infer_slides import infer_slides  # not above: the build's worker processes import this file, not torch
+
+    outcomes = (built, infer_slides(manifest, paths.nuclei, report=paths.report, return_state=True))
     for folder in (paths.dataset, paths.nuclei):
         summary = RunPaths(folder).summary
         if summary.exists():
