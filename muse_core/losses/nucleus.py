@@ -4,7 +4,8 @@
 
 Equation 6 is a sum over the matched nuclei of one pair of views; here the loss of a pair is the mean over all its
 matched nuclei in the step (every ROI, every process), and L_nu the mean over the pairs that have any. A plain sum would
-make lambda_nu depend on how many nuclei tissue and detector give.
+make lambda_nu depend on how many nuclei tissue and detector give. Both networks look at matched nuclei alone, and these
+alone move the teacher's centre; the others would cost as much in the head and teach nothing.
 
 Source: MUSE eq. 5 and 6, https://arxiv.org/abs/2511.05170; the normalisation is ours, the paper gives none.
 """

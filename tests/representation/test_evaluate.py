@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from muse_core.cli_evaluate import evaluate_app
@@ -10,12 +11,15 @@ from muse_core.representation import (
     EvaluationRequest,
     FinetuneSettings,
     LinearSettings,
+    ScoredFeatures,
     encoder_named,
     evaluate_finetune,
     evaluate_knn,
     evaluate_linear,
+    load_encoder,
     read_features,
 )
+from muse_core.representation.features import NucleusFeatures
 from tests.data.make_patches import write_brca
 
 HEAD = {"task", "dataset", "split", "checkpoint", "protocol", "radius_um", "accuracy"}
@@ -45,6 +49,46 @@ def test_neighbours_of_a_feature_that_says_it_all(data):
     assert (answer["k"], set(answer["by_k"]), answer["n_bank"], answer["n_nuclei"]) == (1, {"1", "5"}, 48, 24)
     assert "48 nuclei" in answer["notes"][0]
     assert answer["accuracy_k_from_val"] == answer["by_k"][str(answer["k_from_val"])]
+
+
+def at_angles(degrees, class_ids):
+    """Features on a circle."""
+    angles = torch.deg2rad(torch.tensor(degrees))
+    n = len(degrees)
+    return NucleusFeatures(
+        torch.stack([angles.cos(), angles.sin()], 1),
+        torch.tensor(class_ids),
+        np.zeros(n, np.int64),
+        np.zeros((n, 2)),
+        1,
+    )
+
+
+def test_the_best_k_of_the_split_and_the_one_that_validation_chooses_are_both_told(tmp_path):
+    """One bank nucleus lies nearest, three of another class a little farther: k = 1 and k = 4 disagree."""
+    splits = {
+        "train": at_angles([0.0, 10.0, 10.0, 10.0], [0, 1, 1, 1]),
+        "val": at_angles([1.0, 1.0], [0, 0]),
+        "test": at_angles([1.0, 1.0, 1.0, 1.0], [1, 1, 1, 0]),
+    }
+    request = EvaluationRequest("brca-m2c", tmp_path, split="test", checkpoint="angles")
+    answer = evaluate_knn(ScoredFeatures(request, ("a", "b"), splits), ks=(1, 4))
+    assert answer["by_k"] == {"1": 25, "4": 75}
+    assert (answer["k"], answer["accuracy"]) == (4, 75)
+    assert (answer["k_from_val"], answer["accuracy_k_from_val"]) == (1, 25)
+
+
+@pytest.mark.parametrize("encoder", ["nano", "timm:resnet18:random", f"{__name__}:colours"])
+@pytest.mark.parametrize("fov_px", [224, 512])
+def test_any_encoder_sees_either_field_of_view(data, encoder, fov_px):
+    """The same nuclei are scored; the larger tiles show more around them."""
+    request = request_of(data, fov_px=fov_px)
+    scored = read_features(load_encoder(name=encoder, image_px=fov_px), request, batch_tiles=2)
+    answer = evaluate_knn(scored, ks=(5,))
+    assert (answer["n_bank"], answer["n_nuclei"], answer["fov_px"]) == (48, 24, fov_px)
+    assert scored.splits["val"].xy.min() >= (fov_px - 224) / 2
+    if encoder.endswith("colours"):
+        assert answer["accuracy"] == 100
 
 
 def test_a_linear_layer_on_it(data):
