@@ -140,6 +140,8 @@ def build_backbone(settings: BackboneSettings) -> MuseBackbone:
     if nano and settings.imagenet:
         load_imagenet_nano(encoder.encoder)
     decoder = _decoder_for(encoder, settings) if settings.decoder else None
+    if decoder is not None and settings.imagenet:
+        decoder.start_as_projection()
     return MuseBackbone(encoder, decoder, sampling=settings.geometry)
 
 

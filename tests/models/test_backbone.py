@@ -266,7 +266,7 @@ def _averaging(backbone: MuseBackbone) -> MuseBackbone:
 )
 def test_features_see_what_lies_around_their_nucleus(xy, decoder, off_px):
     """Through all levels of the decoder alike; where half a pixel stays, ConvEncoder says why."""
-    backbone = _averaging(build_backbone(BackboneSettings(preset="nano", decoder=decoder)))
+    backbone = _averaging(build_backbone(BackboneSettings(preset="efficientnet_lite0", decoder=decoder)))
     images = torch.full((1, 3, 512, 512), 1e-4, requires_grad=True)  # small, so that ReLU6 lets it pass
     at = sample_at(backbone(images).map, torch.tensor([xy]), torch.zeros(1).long(), side_px=(512, 512))
     at.sum().backward()
@@ -304,3 +304,21 @@ def test_the_forward_pass_has_no_python_that_depends_on_data():
     exported = torch.export.export(backbone, (images,)).module()  # raises where Python looks at a number
     with torch.inference_mode():
         torch.testing.assert_close(exported(images).map, backbone(images).map)
+
+
+def test_beside_an_imagenet_encoder_the_decoder_keeps_near_what_is_near():
+    """Distances between nuclei by the map follow those by the encoder's own levels better than by chance weights."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 96, 96)
+    started = build_backbone(BackboneSettings(preset="nano", imagenet=True)).eval()
+    chance = build_backbone(BackboneSettings(preset="nano", imagenet=True))
+    chance.decoder = build_backbone(BackboneSettings(preset="nano")).decoder
+    xy, index = torch.rand(200, 2) * 64 + 16, torch.arange(200) % 2
+    with torch.inference_mode():
+        levels = started.encoder(images).levels
+        own = torch.cat([sample_at(level, xy, index, side_px=(96, 96)) for level in levels], 1)
+        ours, theirs = (sample_at(net.eval()(images).map, xy, index, side_px=(96, 96)) for net in (started, chance))
+    far, kept, lost = (torch.pdist(torch.nn.functional.normalize(rows)) for rows in (own, ours, theirs))
+    follows, follows_less = (torch.corrcoef(torch.stack([far, other]))[0, 1] for other in (kept, lost))
+    assert follows > follows_less + 0.05
+    assert follows > 0.7
