@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 DOT_REACH_UM = 6.0  # ground around a dot that is known without a region: its nucleus, and a little of what is none
 _WINDOW_PX = 512  # dots without a region are cut out in windows of this side, besides what surrounds them
-_FRACTION_BITS = 4
 _LEAST_DOTS_TO_JUDGE, _MOST_DOTS_TO_JUDGE = 20, 200
 _GROUND_PX = 7  # side of the ground that is judged at a dot
 _ADVICE = "better put a dot on every nucleus of a rectangle and give that the class Region*"
@@ -103,14 +102,16 @@ def _window(image: LabImage, slide: Slide, area: shapely.Geometry, name: str, si
 
 def _mask(areas: Sequence[shapely.Geometry], frame: Frame, size: tuple[int, ...]) -> NDArray[np.bool_]:
     """Areas in level-0 px as a mask (H, W) of a frame's grid: pixels whose centre lies in one."""
-    mask = np.zeros(size[:2], np.uint8)
+    mask = np.zeros(size[:2], bool)
     for area in areas:
-        for polygon in getattr(area, "geoms", [area]):
-            rings = [frame.from_level0(np.array(ring.coords)) for ring in (polygon.exterior, *polygon.interiors)]
-            # OpenCV's pixel centres are at integers; the last bits are a fraction of a pixel.
-            points = [np.round((ring - 0.5) * 2**_FRACTION_BITS).astype(np.int32) for ring in rings]
-            cv2.fillPoly(mask, points, 1, shift=_FRACTION_BITS)
-    return mask.astype(bool)
+        shape = shapely.transform(area, frame.from_level0)
+        x0, y0, x1, y1 = shape.bounds
+        box = slice(max(0, int(y0)), int(y1) + 1), slice(max(0, int(x0)), int(x1) + 1)
+        rows, columns = np.mgrid[box[0], box[1]]
+        shapely.prepare(shape)
+        part = mask[box]
+        part |= shapely.contains_xy(shape, columns + 0.5, rows + 0.5)[: part.shape[0], : part.shape[1]]
+    return mask
 
 
 def _check_order(image: LabImage, brightness: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:

@@ -1,0 +1,60 @@
+"""Where fine-tuning starts."""
+
+import numpy as np
+import pytest
+import torch
+
+from muse_core.errors import ConfigError
+from muse_core.models.backbone import standardised
+from muse_core.ndc.settings import ModelSettings
+from muse_core.ndc.start import start_from
+from muse_core.ndc_model import load_checkpoint
+from tests.data.make_ndc import write_random_ndc
+from tests.data.make_patches import CLASS_NAMES, draw_patch
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_random_ndc(tmp_path_factory.mktemp("start") / "a.safetensors")
+
+
+def _answers(net):
+    image = torch.from_numpy(draw_patch(64, 3, 0).image[None]).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        return net.eval()(standardised(image))
+
+
+def test_the_same_classes_go_on_where_the_checkpoint_was(path):
+    start = start_from(str(path), CLASS_NAMES, ModelSettings())
+    theirs, ours = _answers(load_checkpoint(path).net), _answers(start.net)
+    assert torch.equal(theirs.logits, ours.logits)
+    assert torch.equal(theirs.xy, ours.xy)
+    assert torch.equal(theirs.dense, ours.dense)
+
+
+def test_other_classes_keep_what_is_a_nucleus_and_where(path):
+    start = start_from(str(path), ("mast cell", "plasma cell"), ModelSettings())
+    theirs, ours = _answers(load_checkpoint(path).net), _answers(start.net)
+    assert torch.equal(theirs.xy, ours.xy)
+    assert torch.allclose(theirs.logits[..., -1], ours.logits[..., -1], atol=1e-5)
+    assert torch.allclose(theirs.logits[..., :-1].mean(-1), ours.logits[..., 0], atol=1e-5)
+    assert torch.allclose(ours.logits[..., 0], ours.logits[..., 1])  # no class is preferred
+    assert torch.allclose(theirs.dense[:, -1], ours.dense[:, -1], atol=1e-5)
+
+
+def test_from_nothing_no_class_is_preferred():
+    start = start_from("none", ("a", "b"), ModelSettings(hidden=8))
+    logits = _answers(start.net).logits
+    assert logits.shape[-1] == 3
+    assert float(logits.abs().max()) < 1
+    assert np.isfinite(logits.numpy()).all()
+
+
+def test_a_file_that_is_missing_or_no_start(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"--init nowhere\.safetensors: no such file; give a checkpoint, imagenet or none"
+    ):
+        start_from("nowhere.safetensors", ("a",), ModelSettings())
+    (tmp_path / "bad.safetensors").write_bytes(b"bad")
+    with pytest.raises(ConfigError, match=r"bad\.safetensors"):
+        start_from(str(tmp_path / "bad.safetensors"), ("a",), ModelSettings())

@@ -1,0 +1,121 @@
+"""NDC checkpoints and the model around them; weights are random where answers need not be right."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.learned_detector import WEIGHTS as DETECTOR_WEIGHTS
+from muse_core.learned_detector import Calibration
+from muse_core.models.backbone import BackboneSettings
+from muse_core.ndc_model import NdcCheckpoint, NdcHead, NdcModel, build_net, load_checkpoint, save_checkpoint
+from tests.data.make_ndc import write_random_ndc
+from tests.data.make_patches import draw_patch
+
+BACKBONE = BackboneSettings(preset="test_efficientnet")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_random_ndc(tmp_path_factory.mktemp("ndc") / "a.safetensors")
+
+
+@pytest.fixture(scope="module")
+def image():
+    return draw_patch(128, 10, 0).image[None]
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
+    head = NdcHead(("a", "b"), 8, 16, 3, 2.5, 0.5, 0.25, Calibration(0.4, 2.0))
+    net = build_net(BACKBONE, head).eval()
+    save_checkpoint(NdcCheckpoint(net, BACKBONE, head, {"init": "x"}), tmp_path / "a.safetensors")
+    back = load_checkpoint(tmp_path / "a.safetensors")
+    assert (back.head, back.backbone, back.notes) == (head, BACKBONE, {"init": "x"})
+    for name, tensor in net.state_dict().items():
+        exact = tensor.ndim < 2 or name.endswith("num_batches_tracked")
+        assert torch.allclose(back.net.state_dict()[name].float(), tensor.float(), rtol=0 if exact else 1e-3, atol=1e-6)
+    assert not list(tmp_path.glob("*.tmp*"))
+
+
+def _other_format(path):
+    save_file({"a": torch.zeros(1)}, path, metadata={"format": "something"})
+
+
+def _cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _lacks_a_tensor(path):
+    tensors, about = load_file(path), _metadata(path)
+    tensors.pop("h_type.4.bias")
+    save_file(tensors, path, metadata=about)
+
+
+def _of_another_version(path):
+    save_file(load_file(path), path, metadata=_metadata(path) | {"head": '{"class_names": ["a"], "unheard": 1}'})
+
+
+def _metadata(path):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.unlink(), "cannot be read"),
+        (lambda path: path.write_bytes(b"not weights"), "cannot be read"),
+        (_cut_short, "cannot be read"),
+        (_other_format, "format 'something' found, 'muse-ndc-1' needed; give a file of `muse finetune`"),
+        (lambda path: shutil.copy(DETECTOR_WEIGHTS, path), "format 'muse-nucleus-detector"),
+        (_lacks_a_tensor, r"tensors differ from this version's network: \['h_type\.4\.bias'\]"),
+        (_of_another_version, "of another version"),
+    ],
+)
+def test_a_bad_checkpoint_is_one_clear_line(path, tmp_path, spoil, said):
+    bad = tmp_path / "bad.safetensors"
+    shutil.copy(path, bad)
+    spoil(bad)
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_checkpoint(bad)
+    assert str(bad) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nuclei_are_apart_inside_and_the_surest_come_first(path):
+    model = NdcModel(path, embeddings=True)
+    (found,) = model.find(draw_patch(200, 10, 0).image[None, :150, :170])  # sides that are no multiples of anything
+    assert len(found.xy) > 5
+    assert (found.xy >= 0).all()
+    assert (found.xy < (170, 150)).all()
+    assert (np.diff(found.score) <= 0).all()
+    distance = np.linalg.norm(found.xy[:, None] - found.xy[None], axis=2)
+    assert distance[~np.eye(len(distance), dtype=bool)].min() >= 3.0 / 0.5 - 1e-3
+    assert np.allclose(found.probabilities.sum(1), 1, atol=1e-3)
+    assert found.embedding.shape == (len(found.xy), model._net.backbone.map_channels)
+
+
+def test_a_least_score_keeps_the_surest_and_changes_no_other(path, image):
+    (everything,) = NdcModel(path).find(image)
+    middle = float(np.median(everything.score))
+    (some,) = NdcModel(path, min_score=middle).find(image)
+    assert np.array_equal(some.xy, everything.xy[: len(some.xy)])
+    assert 0 < len(some.xy) < len(everything.xy)
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((4, 4, 3), np.uint8), np.zeros((1, 0, 4, 3), np.uint8), np.zeros((1, 4, 4, 3), np.float32)]
+)
+def test_images_of_another_kind_are_refused(path, images):
+    with pytest.raises(DatasetError, match="uint8 RGB"):
+        NdcModel(path).find(images)
+
+
+def test_a_score_that_is_none(path):
+    with pytest.raises(ConfigError, match=r"min_score 1\.5"):
+        NdcModel(path, min_score=1.5)
