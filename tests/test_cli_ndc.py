@@ -1,0 +1,132 @@
+"""`muse finetune` and `muse evaluate ndc` as people type them, on drawn tissue and with a tiny network."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from muse_core.cli import app
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.ndc.scores import NDC_RULES
+from muse_core.ndc_model import load_checkpoint
+from tests.data.make_lab import box, point, write_csv, write_geojson, write_image, write_slide
+from tests.data.make_ndc import write_random_ndc
+from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
+from tests.ndc.tiny import TINY, options
+
+
+def muse(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=True)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def last_line(result):
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory):
+    return write_random_ndc(tmp_path_factory.mktemp("init") / "start.safetensors")
+
+
+@pytest.fixture(scope="module")
+def brca(tmp_path_factory):
+    root = tmp_path_factory.mktemp("brca")
+    write_brca(root, train=2, val=2, side_px=128, n_nuclei=8)
+    return root
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return options(TINY.model_copy(update={"steps": 3, "validate_every": 3}), tmp_path)
+
+
+def test_from_labelled_patches_to_a_checkpoint_with_tissue_that_has_no_labels(init, brca, tiny, tmp_path):
+    (tmp_path / "tissue" / "more").mkdir(parents=True)
+    for seed in range(2):
+        cv2.imwrite(str(tmp_path / "tissue" / "more" / f"{seed}.png"), draw_patch(96, 4, seed).image)
+    tissue = ("--unlabelled", tmp_path / "tissue", "--unlabelled-mpp", 0.5)
+    where = ("--dataset", "brca-m2c", "--data", brca, "--init", init)
+    facts = last_line(muse("finetune", *where, *tissue, "--out", tmp_path / "out", *tiny, "--json"))
+    assert facts["checkpoint"] == str(tmp_path / "out" / "ndc.safetensors")
+    assert load_checkpoint(tmp_path / "out" / "ndc.safetensors").head.class_names == CLASS_NAMES
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["parts"][3] == "cons"
+    assert all(losses[3] > 0 for losses in record["losses"])
+    with pytest.raises(ConfigError, match=r"--unlabelled .*: images don't say their um/px; give --unlabelled-mpp"):
+        muse("finetune", *where, "--unlabelled", tmp_path / "tissue", "--out", tmp_path / "out", *tiny)
+
+
+def test_folds(init, brca, tiny, tmp_path):
+    where = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", tmp_path / "out")
+    facts = last_line(muse("finetune", *where, "--folds", 2, *tiny, "--json"))
+    assert (facts["folds"], facts["n_patches"], len(facts["by_fold"])) == (2, 4, 2)
+
+
+def test_scores_by_all_rules_side_by_side(init, brca, tmp_path):
+    where = ("--dataset", "brca-m2c", "--data", brca, "--checkpoint", init, "--min-score", 0)
+    shown = muse("evaluate", "ndc", *where, "--protocol", "all", "--picture", tmp_path / "p.png", "--json")
+    facts = last_line(shown)
+    assert list(facts["protocols"]) == list(NDC_RULES)
+    assert all(rule in shown.stdout for rule in NDC_RULES)
+    assert [facts[key] for key in ("task", "dataset", "split", "protocol")] == ["ndc", "brca-m2c", "val", "mcspatnet"]
+    assert [facts[key] for key in ("radius_um", "n_patches", "n_labels")] == [3.0, 2, 16]
+    for scores in facts["protocols"].values():
+        assert set(scores["classes"]) == set(CLASS_NAMES)
+        for place in (scores["detection"], *scores["classes"].values()):
+            assert set(place) == {"f1", "precision", "recall", "f1_interval"}
+            low, high = place["f1_interval"]
+            assert low is None or low <= place["f1"] <= high
+        assert scores["per_image"]["detection"]["f1"] >= 0
+        assert len(scores["mean_class_f1_interval"]) == 2
+    assert cv2.imread(str(tmp_path / "p.png")).shape[0] > 3 * 128
+
+
+@pytest.mark.parametrize("rule", ["puma", "cellvit"])
+def test_scores_by_one_rule(init, brca, rule):
+    where = ("--dataset", "brca-m2c", "--data", brca, "--checkpoint", init)
+    facts = last_line(muse("evaluate", "ndc", *where, "--protocol", rule, "--json"))
+    assert (list(facts["protocols"]), facts["protocol"]) == ([rule], rule)
+    assert facts["mean_class_f1"] == facts["protocols"][rule]["mean_class_f1"]
+
+
+def test_names_that_are_unknown(init, brca, tmp_path):
+    where = ("--data", brca, "--checkpoint", init)
+    with pytest.raises(ConfigError, match="--protocol f1: needs all or one of mcspatnet, ocelot"):
+        muse("evaluate", "ndc", "--dataset", "brca-m2c", *where, "--protocol", "f1")
+    with pytest.raises(ConfigError, match="dataset 'brca' is unknown"):
+        muse("evaluate", "ndc", "--dataset", "brca", *where)
+    other = write_random_ndc(tmp_path / "other.safetensors", class_names=("mast cell",))
+    with pytest.raises(ConfigError, match="model of classes mast cell: none is one of the labels'"):
+        muse("evaluate", "ndc", "--dataset", "brca-m2c", "--data", brca, "--checkpoint", other)
+
+
+def test_a_labs_twenty_dots_and_a_slide_to_a_checkpoint_to_the_slides_nuclei(init, tiny, tmp_path):
+    nuclei = write_slide(tmp_path / "dots", "S1")
+    middle = nuclei[np.argsort(np.linalg.norm(nuclei - (800, 600), axis=1))[:20]]
+    features = [point(*xy, "Left" if xy[0] < 800 else "Right") for xy in middle.tolist()]
+    write_geojson(tmp_path / "dots", "S1", [*features, box(*(middle.min(0) - 8), *(middle.max(0) + 8))])
+    where = ("--dataset", "lab", "--data", tmp_path / "dots", "--init", init)
+    facts = last_line(muse("finetune", *where, "--out", tmp_path / "out", *tiny, "--json"))
+    assert (facts["n_labels"], set(facts["protocols"]["dpa"]["classes"])) == (20, {"Left", "Right"})
+    slides = ("--slides", tmp_path / "dots" / "images", "--checkpoint", facts["checkpoint"])
+    found = last_line(muse("infer", *slides, "--out", tmp_path / "nuclei", "--json"))
+    assert (found["slides_done"], found["slides_failed"]) == (1, 0)
+    assert found["n_nuclei"] > 0
+
+
+def test_mistakes_in_a_labs_folder_stop_before_training(init, tiny, tmp_path):
+    write_image(tmp_path / "dots", "a")
+    write_csv(tmp_path / "dots", "a", [(20, 30, "T"), (900, 30, "T")])
+    where = ("--dataset", "lab", "--data", tmp_path / "dots", "--init", init, "--out", tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"a\.csv, row 3: dot \(900, 30\) outside the 300x200 px of a\.png"):
+        muse("finetune", *where, *tiny)
+    write_csv(tmp_path / "dots", "a", [(20, 30, "T")])
+    (tmp_path / "dots" / "dataset.toml").write_text('mpp = 0.5\nval = ["a"]\n')
+    with pytest.raises(DatasetError, match="no dot is left to train on"):
+        muse("finetune", *where, *tiny)
+    assert not (tmp_path / "out" / "ndc.safetensors").exists()
