@@ -162,11 +162,20 @@ def shipped_weights() -> Path:
 
 
 def hash_of(path: Path) -> str:
-    """Twelve hex digits that change with the weights."""
-    with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+    """Twelve hex digits that change with the weights.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    digest = sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ConfigError(
+            f"checkpoint {path}: cannot be read ({error.strerror}); give a file of muse finetune"
+        ) from None
     return digest.hexdigest()[:_ID_DIGITS]
 
 

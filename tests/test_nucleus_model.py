@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 
 from muse_core.errors import ConfigError
 from muse_core.learned_detector import WEIGHTS, LearnedDetector
-from muse_core.nucleus_model import DetectorModel, load_nucleus_model, shipped_weights
+from muse_core.nucleus_model import DetectorModel, hash_of, load_nucleus_model, shipped_weights
 from tests.data.make_patches import draw_patch
 
 
@@ -74,3 +74,8 @@ def test_files_that_are_no_model_are_refused_in_one_line(tmp_path):
         load_nucleus_model(other, device="cpu")
     with pytest.raises(ConfigError, match="no embeddings"):
         load_nucleus_model(WEIGHTS, device="cpu", embeddings=True)
+
+
+def test_a_checkpoint_that_is_missing_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.safetensors: no file .*; give a file of muse finetune"):
+        hash_of(tmp_path / "none.safetensors")

@@ -11,7 +11,7 @@ from muse_core.models.ndc import Proposals, grid_points
 from muse_core.ndc.objective import losses_of
 from muse_core.ndc.samples import Sample
 from muse_core.ndc.settings import LossSettings
-from muse_core.ndc.targets import targets_of
+from muse_core.ndc.targets import dense_targets, targets_of
 
 SIDE, SPACING = 64, 8
 WEIGHTS = torch.tensor([1.0, 2.0, 0.5])
@@ -104,7 +104,11 @@ def test_what_the_teacher_says_of_the_region_or_of_padding_counts_for_nothing():
 
 
 def test_without_nuclei_there_is_background_to_learn_and_nothing_breaks():
-    losses = _losses(_proposals(), _sample([], []), settings=SETTINGS.model_copy(update={"dense": 1.0}))
+    sample, proposals = _sample([], []), _proposals()
+    heat, _, _ = dense_targets([sample], sigma_px=3.0)
+    proposals = proposals._replace(dense=torch.zeros(1, 3, *heat.shape[1:]))
+    losses = _losses(proposals, sample, settings=SETTINGS.model_copy(update={"dense": 1.0}))
+    assert losses.dense.item() > 0
     assert losses.reg.item() == 0
     assert losses.type.item() > 0
     losses.total.backward()
