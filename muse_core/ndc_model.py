@@ -32,7 +32,7 @@ from muse_core.models.ndc import NdcNet, Proposals
 from muse_core.models.nuclei_found import NucleiFound
 from muse_core.models.point_nms import surest_apart
 
-FORMAT = "muse-ndc-1"
+FORMAT = "muse-ndc-2"
 WEIGHTS = Path(__file__).parent / "weights" / "muse-nano-ndc.safetensors"
 
 NETWORK_MPP = 0.5
@@ -54,6 +54,7 @@ class NdcHead:
         spacing_px: of the proposals.
         hidden: width of the heads.
         kernel: of their first layer.
+        dense_hidden: width of the dense head.
         min_distance_um: of two nuclei nearer than this the less sure one goes.
         dense_heat: weight of the dense head's logit of a nucleus, added to that of 1 - p(background).
         dense_class: weight of its logits of the classes, added to those of H_type.
@@ -64,6 +65,7 @@ class NdcHead:
     spacing_px: int = 4
     hidden: int = 128
     kernel: int = 1
+    dense_hidden: int = 64
     min_distance_um: float = 3.0
     dense_heat: float = 1.0
     dense_class: float = 1.0
@@ -235,6 +237,7 @@ def build_net(backbone: BackboneSettings, head: NdcHead, *, dropout: float = 0.0
         hidden=head.hidden,
         kernel=head.kernel,
         dropout=dropout,
+        dense_hidden=head.dense_hidden,
     )
 
 

@@ -71,7 +71,7 @@ def _metadata(path):
         (lambda path: path.unlink(), "cannot be read"),
         (lambda path: path.write_bytes(b"not weights"), "cannot be read"),
         (_cut_short, "cannot be read"),
-        (_other_format, "format 'something' found, 'muse-ndc-1' needed; give a file of `muse finetune`"),
+        (_other_format, "format 'something' found, 'muse-ndc-2' needed; give a file of `muse finetune`"),
         (lambda path: shutil.copy(DETECTOR_WEIGHTS, path), "format 'muse-nucleus-detector"),
         (_lacks_a_tensor, r"tensors differ from this version's network: \['h_type\.4\.bias'\]"),
         (_of_another_version, "of another version"),

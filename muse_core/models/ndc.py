@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from muse_core.models.backbone import MuseBackbone
 
+SUBPIXELS = 4  # of a map pixel at stride 4 that are told apart at stride 2
+
 
 class Proposals(NamedTuple):
     """What the network says at each point of the grid, rows of the grid one after another.
@@ -22,7 +24,7 @@ class Proposals(NamedTuple):
         grid_xy: (P, 2) float32 the points themselves, continuous px of the image.
         xy: (B, P, 2) float32 where the nuclei would be.
         logits: (B, P, C + 1) float32, background last.
-        dense: (B, C + 1, h, w) float32 at stride 4: logits of the classes and, last, of how near a nucleus' middle is.
+        dense: (B, C + 1, H / 2, W / 2) float32: logits of the classes and, last, of how near a nucleus' middle is.
     """
 
     grid_xy: Tensor
@@ -32,10 +34,10 @@ class Proposals(NamedTuple):
 
 
 class NdcNet(nn.Module):
-    """Backbone with heads H_reg and H_type at proposals, and a dense one that says at every map pixel what is near.
+    """Backbone with heads H_reg and H_type at proposals, and a dense one that says at every other pixel what is near.
 
     The dense head learns from every pixel where matched proposals teach one in fifty, so it is ahead of them for long;
-    what it says where a proposal points is a second opinion on it.
+    what it says where a proposal points is a second opinion on it. Nuclei may lie 6 px apart, so it works at stride 2.
 
     Args:
         backbone: gives a map (B, map_channels, H / 4, W / 4).
@@ -45,6 +47,7 @@ class NdcNet(nn.Module):
         kernel: 1 reads a proposal's own features; 3 those of its neighbours on the grid, too, so that proposals on the
             same nucleus can settle which of them it is.
         dropout: of the heads' hidden features.
+        dense_hidden: width of the dense head.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class NdcNet(nn.Module):
         hidden: int = 128,
         kernel: int = 1,
         dropout: float = 0.1,
+        dense_hidden: int = 64,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -63,7 +67,7 @@ class NdcNet(nn.Module):
         channels = backbone.map_channels
         self.h_reg = _head(channels, hidden, 2, kernel=kernel, dropout=dropout)
         self.h_type = _head(channels, hidden, n_classes + 1, kernel=kernel, dropout=dropout)
-        self.h_dense = nn.Conv2d(channels, n_classes + 1, 1)
+        self.h_dense = _dense_head(channels, dense_hidden, n_classes + 1)
 
     def forward(self, images: Tensor) -> Proposals:
         """(B, 3, H, W) standardised to proposals; sides as the backbone asks for, and multiples of the spacing."""
@@ -106,6 +110,16 @@ def _head(inputs: int, hidden: int, outputs: int, *, kernel: int, dropout: float
     assert last.bias is not None
     nn.init.zeros_(last.bias)
     return nn.Sequential(first, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), last)
+
+
+def _dense_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Map at stride 4 to `outputs` maps at stride 2: each map pixel says all four of its quarters."""
+    last = nn.Conv2d(hidden, outputs * SUBPIXELS, 1)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+    nn.init.constant_(last.bias[-SUBPIXELS:], -2.5)  # about the share of a picture that is nucleus: a calm beginning
+    first = nn.Conv2d(inputs, hidden, 3, padding=1, bias=False)
+    return nn.Sequential(first, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), last, nn.PixelShuffle(2))
 
 
 def grid_points(rows: int, columns: int, spacing_px: int, *, device: torch.device | str = "cpu") -> Tensor:

@@ -13,6 +13,7 @@ class ModelSettings(Settings):
     hidden: int = Field(128, ge=8)  # width of the heads
     kernel: int = Field(1, ge=1, le=5)  # of the heads' first layer over the grid of proposals
     dropout: float = Field(0.0, ge=0, lt=1)
+    dense_hidden: int = Field(64, ge=8)  # width of the dense head
 
 
 class LossSettings(Settings):
@@ -23,7 +24,7 @@ class LossSettings(Settings):
     )  # of L_reg, px²; 5e-3 in PromptNucSeg at twice the magnification, where a µm² is 16 px², not 4
     type: float = Field(1.0, ge=0)  # of L_type
     cons: float = Field(1.0, ge=0)  # of L_cons, once it is ramped up
-    dense: float = Field(1.0, ge=0)  # of heat and classes at every map pixel: more to learn from than matched points
+    dense: float = Field(1.0, ge=0)  # of heat and classes at every other pixel: more to learn from than matched points
     distance_weight: float = Field(0.1, gt=0)  # of the matching's cost, a px. Source: PromptNucSeg, prompter
     # In L_type. 0.4 (PromptNucSeg, proposals twice as far apart) leaves nuclei, one proposal in 70, 3 % of the loss.
     background_weight: float = Field(0.04, gt=0)

@@ -12,7 +12,7 @@ from muse_core.learned_detector import load_model
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
 from muse_core.models.backbone_file import load_backbone, read_backbone_file
 from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from muse_core.models.ndc import NdcNet
+from muse_core.models.ndc import SUBPIXELS, NdcNet
 from muse_core.ndc.settings import ModelSettings
 from muse_core.ndc_model import FORMAT as NDC_FORMAT
 from muse_core.ndc_model import WEIGHTS as NDC_WEIGHTS
@@ -71,6 +71,7 @@ def _around(
         hidden=settings.hidden,
         kernel=settings.kernel,
         dropout=settings.dropout,
+        dense_hidden=settings.dense_hidden,
     )
     return Start(net, built)
 
@@ -79,7 +80,8 @@ def _from_ndc(path: Path, class_names: tuple[str, ...], settings: ModelSettings)
     """Backbone and H_reg of a checkpoint; H_type too where the classes are the same, else its background alone."""
     checkpoint = load_checkpoint(path)
     head = checkpoint.head
-    kept = settings.model_copy(update={"spacing_px": head.spacing_px, "hidden": head.hidden, "kernel": head.kernel})
+    shape = {"spacing_px", "hidden", "kernel", "dense_hidden"}
+    kept = settings.model_copy(update={name: getattr(head, name) for name in shape})
     start = _around(checkpoint.net.backbone, checkpoint.backbone, class_names, kept)  # type: ignore[arg-type]
     start.net.h_reg.load_state_dict(checkpoint.net.h_reg.state_dict())
     _take_dense(start.net, checkpoint.net, same=class_names == head.class_names)
@@ -96,15 +98,17 @@ def _from_ndc(path: Path, class_names: tuple[str, ...], settings: ModelSettings)
 def _take_dense(net: NdcNet, known: NdcNet, *, same: bool) -> None:
     if same:
         net.h_dense.load_state_dict(known.h_dense.state_dict())
-    else:
-        _take_last(net.h_dense, known.h_dense)
+        return
+    for mine, theirs in zip(list(net.h_dense)[:-2], list(known.h_dense)[:-2], strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    _take_last(net.h_dense[-2], known.h_dense[-2], rows=SUBPIXELS)
 
 
 @torch.no_grad()
-def _take_last(layer: nn.Module, known: nn.Module) -> None:
-    """Its last output as it was, and each class as the mean of the known ones: what is a nucleus stays known."""
+def _take_last(layer: nn.Module, known: nn.Module, *, rows: int = 1) -> None:
+    """Its last output of `rows` channels as it was, each class the mean of the known ones: a nucleus stays known."""
     for name in ("weight", "bias"):
-        mine, theirs = getattr(layer, name), getattr(known, name)
+        mine, theirs = (getattr(one, name).unflatten(0, (-1, rows)) for one in (layer, known))  # (C + 1, rows, ...)
         mine[:-1] = theirs[:-1].mean(0, keepdim=True)
         mine[-1] = theirs[-1]
 

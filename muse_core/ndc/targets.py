@@ -90,7 +90,7 @@ def _grown(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
 
 
 def dense_targets(samples: Sequence[Sample], *, sigma_px: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Targets of the auxiliary task at stride 4.
+    """Targets of the dense head, at stride 2.
 
     Returns:
         heat: (B, h, w) float32, 0..1, how near a nucleus is.
@@ -99,11 +99,11 @@ def dense_targets(samples: Sequence[Sample], *, sigma_px: float) -> tuple[Tensor
     """
     heats, classes, known = [], [], []
     for sample in samples:
-        # Drawn at half the picture's size: maps of heat have half the resolution of what they are drawn for.
-        side = len(sample.annotated) // 2
         within = _within(sample)
-        heat, class_map = draw_heat(sample.xy[within] / 2, sample.class_ids[within], side, sigma_px=sigma_px / 2)
+        heat, class_map = draw_heat(
+            sample.xy[within], sample.class_ids[within], len(sample.annotated), sigma_px=sigma_px
+        )
         heats.append(heat)
         classes.append(class_map)
-        known.append(sample.annotated[2::4, 2::4])
+        known.append(sample.annotated[1::2, 1::2])
     return tuple(torch.from_numpy(np.stack(maps)) for maps in (heats, classes, known))  # type: ignore[return-value]

@@ -123,7 +123,12 @@ class FinetuneRun:
         """How the network in training is read."""
         model = self.settings.model
         return NdcHead(
-            self.data.class_names, model.spacing_px, model.hidden, model.kernel, self.settings.min_distance_um
+            self.data.class_names,
+            spacing_px=model.spacing_px,
+            hidden=model.hidden,
+            kernel=model.kernel,
+            dense_hidden=model.dense_hidden,
+            min_distance_um=self.settings.min_distance_um,
         )
 
     def checkpoint(self, net: NdcNet) -> NdcCheckpoint:

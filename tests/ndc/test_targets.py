@@ -79,11 +79,11 @@ def test_padding_is_neither_labelled_nor_unlabelled():
 def test_dense_targets_peak_at_nuclei_and_know_only_the_region():
     annotated = np.zeros((SIDE, SIDE), bool)
     annotated[:, :40] = True
-    heat, classes, known = dense_targets([_sample([(18, 26), (58, 26)], [1, 0], annotated=annotated)], sigma_px=3)
-    assert heat.shape == (1, 16, 16)
-    assert divmod(int(heat.argmax()), 16) == (6, 4)  # (y, x) = (26, 18) is the middle of pixel (6, 4)
+    heat, classes, known = dense_targets([_sample([(19, 27), (59, 27)], [1, 0], annotated=annotated)], sigma_px=3)
+    assert heat.shape == (1, 32, 32)
+    assert divmod(int(heat.argmax()), 32) == (13, 9)  # (y, x) = (27, 19) is the middle of pixel (13, 9)
     assert heat.max() == 1
-    assert classes[0, 6, 4] == 1
+    assert classes[0, 13, 9] == 1
     assert (classes == 0).sum() == 0  # the nucleus outside the region is not drawn
     assert classes[0, 0, 0] == NO_CLASS
-    assert np.array_equal(known[0, 0].numpy(), np.arange(16) < 10)
+    assert np.array_equal(known[0, 0].numpy(), np.arange(32) < 20)
