@@ -94,3 +94,25 @@ def test_of_an_unlabelled_image_nothing_is_annotated():
 def test_tcga_patches_know_their_case_and_others_are_their_own():
     patches = [draw_patch(100, 2, 0, name) for name in ("TCGA-A7-A0D9-01Z-00-DX2_18001", "TCGA-A7-A0D9-x", "b7")]
     assert [region.case for region in regions_of(patches)] == ["TCGA-A7-A0D9", "TCGA-A7-A0D9", "b7"]
+
+
+def test_classes_stay_with_their_nuclei_whatever_changes():
+    region = regions_of([draw_patch(300, 30, 0)])[0]
+    colours = np.stack([region.image[tuple(region.xy[region.class_ids == c][0].astype(int)[::-1])] for c in range(3)])
+    counted = 0
+    for seed in range(8):
+        augment = AugmentSettings(rotate_share=1.0, scale_sd=0.2, stain_share=1.0, empty_share=0)
+        sample = draw_sample(region, 256, augment, np.random.default_rng(seed))
+        inside = ((sample.xy > 3) & (sample.xy < 253)).all(1)
+        columns, rows = sample.xy[inside].astype(int).T
+        distance = np.abs(sample.plain[rows, columns][:, None].astype(float) - colours).sum(2)
+        assert np.array_equal(distance.argmin(1), sample.class_ids[inside])
+        counted += int(inside.sum())
+    assert counted > 50
+
+
+def test_a_picture_without_tissue_has_no_nucleus_and_is_known_all_over():
+    augment = AugmentSettings(empty_share=1.0)
+    sample = draw_sample(regions_of([draw_patch(300, 30, 0)])[0], 256, augment, np.random.default_rng(0))
+    assert len(sample.xy) == len(sample.class_ids) == 0
+    assert sample.annotated.all()
