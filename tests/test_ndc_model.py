@@ -29,7 +29,7 @@ def image():
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
-    head = NdcHead(("a", "b"), 8, 16, 3, 2.5, 0.5, 0.25, Calibration(0.4, 2.0))
+    head = NdcHead(("a", "b"), 8, 16, 3, 24, 2.5, 0.5, 0.25, Calibration(0.4, 2.0))
     net = build_net(BACKBONE, head).eval()
     save_checkpoint(NdcCheckpoint(net, BACKBONE, head, {"init": "x"}), tmp_path / "a.safetensors")
     back = load_checkpoint(tmp_path / "a.safetensors")
