@@ -35,7 +35,7 @@ TABLES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "5": {
         "views 0.5 um/px": ("views.global_mpp=[0.5,0.5]", "views.local_mpp=[0.5,0.5]"),
         "views 0.25 um/px": ("views.global_mpp=[0.25,0.25]", "views.local_mpp=[0.25,0.25]"),
-        "views 0.25 to 0.5": (),
+        "views 0.25 to 0.5": ("views.global_mpp=[0.25,0.5]", "views.local_mpp=[0.25,0.5]"),
     },
     "4": {
         "no decoder": ("backbone.decoder=false",),

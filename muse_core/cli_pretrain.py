@@ -32,7 +32,7 @@ def pretrain(
     out: Out,
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="F.toml|NAME", help="A recipe: TOML, or the name of one that ships."),
+        typer.Option("--config", metavar="F.toml|NAME", help="A recipe: TOML, or one that ships; default muse-nano."),
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[

@@ -1,4 +1,8 @@
-"""How a backbone is pretrained. The defaults are the recipe of the `muse-nano` weights that ship."""
+"""How a backbone is pretrained.
+
+The defaults are the paper's where it speaks and DINO's or ours where it does not; recipes in `recipes/` set sizes and
+lengths of runs. `muse-nano`, the recipe of the weights that ship, is taken where none is named.
+"""
 
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +17,8 @@ from muse_core.models.backbone import BackboneSettings
 from muse_core.views.settings import ViewSettings
 
 Precision = Literal["auto", "fp32", "bf16"]
+DEFAULT_RECIPE = "muse-nano"
+
 TeacherMode = Literal["centre", "sinkhorn"]
 BatchNormMode = Literal["auto", "local", "sync", "frozen"]
 
@@ -100,6 +106,12 @@ class PretrainSettings(Settings):
     def _makes_sense(self) -> "PretrainSettings":
         if not (self.loss.lambda_image or self.loss.lambda_nu):
             raise ValueError("lambda_image and lambda_nu are both 0; nothing is left to learn")
+        still = self.optimiser.freeze_stages or self.optimiser.freeze_depthwise
+        if still and not self.backbone.imagenet:
+            raise ValueError(
+                "optimiser.freeze_stages or freeze_depthwise without backbone.imagenet would keep random weights; set "
+                "freeze_stages=0 and freeze_depthwise=false"
+            )
         ends = [phase.until for phase in self.phases]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ValueError(f"phases end at {ends}; needs ascending shares of the run, the last 1")
@@ -117,10 +129,16 @@ class PretrainSettings(Settings):
 def load_pretrain_settings(config: Path | None, overrides: list[str]) -> PretrainSettings:
     """Settings of a TOML file or of one of the recipes that ship, by name, with `key=value` overrides.
 
+    Args:
+        config: the file or name; None for `muse-nano`.
+        overrides: single settings.
+
     Raises:
         ConfigError: neither a file nor a name, or a setting that makes no sense.
     """
-    if config is not None and not config.exists():
+    if config is None:
+        config = shipped_recipes()[DEFAULT_RECIPE]
+    if not config.exists():
         shipped = shipped_recipes()
         if str(config) not in shipped:
             raise ConfigError(f"config {config}: no such file, and no recipe that ships ({', '.join(shipped)})")

@@ -54,7 +54,7 @@ from muse_core.pretrain.optimiser import StudentOptimiser
 from muse_core.pretrain.precision import resolved_precision
 from muse_core.pretrain.processes import Processes, joined_processes
 from muse_core.pretrain.resume import CHECKPOINT_NAME, identity, stored_run
-from muse_core.pretrain.settings import HeadSettings, PretrainSettings
+from muse_core.pretrain.settings import HeadSettings, PretrainSettings, load_pretrain_settings
 from muse_core.roi_dataset import RoiDataset
 from muse_core.run_paths import RunPaths, locked
 from muse_core.views.batch import ViewBatch
@@ -137,7 +137,7 @@ def pretrain(
         TrainingError: collapsed, or a loss that is no number; the last checkpoint stays.
         OutputError: `out` cannot be written or is in use.
     """
-    settings = settings or PretrainSettings()
+    settings = settings or load_pretrain_settings(None, [])
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
     keep_freed_memory()

@@ -20,6 +20,11 @@ def test_the_paper_s_large_field_of_view_is_reached_by_steps():
     assert sizes == [(224, 96), (512, 208)]
 
 
+def test_without_a_name_the_recipe_of_the_weights_that_ship_is_taken():
+    assert load_pretrain_settings(None, []) == load_pretrain_settings(Path("muse-nano"), [])
+    assert load_pretrain_settings(None, []).backbone.imagenet
+
+
 def test_a_misspelt_key_is_told_with_those_that_are_known():
     with pytest.raises(ConfigError, match=r"unknown key 'loss\.lambda_nuclei' \(known here: .*lambda_nu"):
         load_pretrain_settings(None, ["loss.lambda_nuclei=1"])
@@ -34,6 +39,7 @@ def test_a_config_that_is_neither_file_nor_name():
     ("override", "told"),
     [
         ("loss={lambda_image=0, lambda_nu=0}", "nothing is left to learn"),
+        ("backbone.imagenet=false", "would keep random weights; set freeze_stages=0"),
         ("phases=[{until=0.5, global_px=64, local_px=32}]", "the last 1"),
         ("phases=[{until=1, global_px=64, local_px=32}, {until=0.5, global_px=96, local_px=32}]", "ascending"),
     ],
