@@ -10,6 +10,7 @@ multiples of `grid_um` on the slide and bring `margin_um` around what they own.
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -28,9 +29,9 @@ from muse_core.learned_detector import Calibration, keep_freed_memory
 from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
 from muse_core.models.feature_sampling import sample_at
 from muse_core.models.folding import fold_norms
-from muse_core.models.ndc import NdcNet, Proposals
+from muse_core.models.ndc import NdcNet
+from muse_core.models.ndc_readout import NucleiRead, Readout, nuclei_by_heat, nuclei_by_proposals
 from muse_core.models.nuclei_found import NucleiFound
-from muse_core.models.point_nms import surest_apart
 
 FORMAT = "muse-ndc-2"
 WEIGHTS = Path(__file__).parent / "weights" / "muse-nano-ndc.safetensors"
@@ -41,7 +42,6 @@ MARGIN_UM = 64.0  # what lies farther away changes little
 _COARSEST_STRIDE = 32  # of the backbone's levels
 _COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
 _LEAST_CHANCE = 0.02  # nuclei below are none whatever the calibration
-_LEAST_ODDS = -6.0  # of a proposal by itself; the dense head's opinion is asked of the others only
 _CLIP = 1e-6
 
 
@@ -56,9 +56,8 @@ class NdcHead:
         kernel: of their first layer.
         dense_hidden: width of the dense head.
         min_distance_um: of two nuclei nearer than this the less sure one goes.
-        dense_heat: weight of the dense head's logit of a nucleus, added to that of 1 - p(background).
-        dense_class: weight of its logits of the classes, added to those of H_type.
-        calibration: from the chance of both to the score.
+        readout: `heat` or `proposals`, see `models.ndc_readout`.
+        calibration: from the chance of a nucleus to the score.
     """
 
     class_names: tuple[str, ...]
@@ -67,8 +66,7 @@ class NdcHead:
     kernel: int = 1
     dense_hidden: int = 64
     min_distance_um: float = 3.0
-    dense_heat: float = 1.0
-    dense_class: float = 1.0
+    readout: Readout = "heat"
     calibration: Calibration = field(default_factory=Calibration)
 
 
@@ -159,46 +157,34 @@ class NdcModel:
         height, width = pixels.shape[1:3]
         padded = _mirrored(pixels.to(self._device), self._step_px)
         batch = standardised(padded.permute(0, 3, 1, 2)).to(self._dtype)  # (B, H, W, 3) -> (B, 3, H, W)
-        proposals, feature_map = self._net.with_map(batch)
-        sides = (padded.shape[2], padded.shape[1])
-        return [
-            self._nuclei_of(proposals, feature_map, index, (width, height), sides, least_chance)
-            for index in range(len(pixels))
-        ]
+        feature_map = self._net.backbone(batch).map
+        answers = self._read(feature_map, (padded.shape[2], padded.shape[1]), (width, height), least_chance)
+        return [self._found(read, feature_map, index, padded.shape) for index, read in enumerate(answers)]
 
-    def _nuclei_of(
-        self,
-        proposals: Proposals,
-        feature_map: Tensor,
-        index: int,
-        size: tuple[int, int],
-        padded_size: tuple[int, int],
-        least_chance: float,
-    ) -> NucleiFound:
-        logits, xy = proposals.logits[index].float(), proposals.xy[index].float()
-        odds = torch.logsumexp(logits[:, :-1], 1) - logits[:, -1]  # logit of 1 - p(background)
-        limit = torch.tensor(size, device=xy.device)
-        kept = (odds >= _LEAST_ODDS) & (xy >= 0).all(1) & (xy < limit).all(1)
-        xy, odds, class_logits = xy[kept], odds[kept], logits[kept, :-1]
+    def _read(
+        self, feature_map: Tensor, padded_size: tuple[int, int], size: tuple[int, int], least_chance: float
+    ) -> Iterator[NucleiRead]:
+        """Nuclei of each image of a batch, by the head that the checkpoint is read by; the other one is spared."""
+        min_distance_px = self._head.min_distance_um / self.mpp
+        if self._head.readout == "heat":
+            for dense in self._net.h_dense(feature_map).float().split(1):
+                yield nuclei_by_heat(dense, size, min_distance_px=min_distance_px, least_chance=least_chance)
+            return
+        proposals = self._net.proposals(feature_map, padded_size)
+        for index in range(len(feature_map)):
+            yield nuclei_by_proposals(
+                proposals, index, size, min_distance_px=min_distance_px, least_chance=least_chance
+            )
 
-        def at_nuclei(maps: Tensor, points: Tensor) -> Tensor:
+    def _found(self, read: NucleiRead, feature_map: Tensor, index: int, padded: torch.Size) -> NucleiFound:
+        embedding = None
+        if self._embeddings:
+            points = torch.from_numpy(read.xy).to(feature_map.device)
             rows = torch.full((len(points),), index, dtype=torch.int64, device=points.device)
-            return sample_at(maps, points, rows, side_px=padded_size)
-
-        dense = at_nuclei(proposals.dense, xy).float()
-        chance = torch.sigmoid(odds + self._head.dense_heat * dense[:, -1]).cpu().numpy()
-        class_logits = class_logits + self._head.dense_class * dense[:, :-1]
-        points = xy.cpu().numpy()
-        likely = np.flatnonzero(chance >= least_chance)
-        min_distance = self._head.min_distance_um / self.mpp
-        rows = likely[surest_apart(points[likely], chance[likely], min_distance=min_distance)]
-        embedding = at_nuclei(feature_map, xy[rows]).float().cpu().numpy() if self._embeddings else None
-        return NucleiFound(
-            points[rows],
-            chance[rows],
-            torch.softmax(class_logits[rows], 1).cpu().numpy(),
-            None if embedding is None else embedding.astype(np.float16),
-        )
+            features = sample_at(feature_map, points, rows, side_px=(padded[2], padded[1]))
+            embedding = features.float().cpu().numpy().astype(np.float16)
+        probabilities = torch.softmax(read.class_logits.float(), 1).cpu().numpy()
+        return NucleiFound(read.xy, read.chance, probabilities, embedding)
 
     def _calibrated(self, found: NucleiFound) -> NucleiFound:
         score = self._head.calibration.score(found.score)

@@ -1,6 +1,7 @@
 """NDC checkpoints and the model around them; weights are random where answers need not be right."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from muse_core.errors import ConfigError, DatasetError
 from muse_core.learned_detector import WEIGHTS as DETECTOR_WEIGHTS
 from muse_core.learned_detector import Calibration
 from muse_core.models.backbone import BackboneSettings
+from muse_core.models.ndc_readout import nuclei_by_heat
 from muse_core.ndc_model import NdcCheckpoint, NdcHead, NdcModel, build_net, load_checkpoint, save_checkpoint
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import draw_patch
@@ -29,7 +31,7 @@ def image():
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
-    head = NdcHead(("a", "b"), 8, 16, 3, 24, 2.5, 0.5, 0.25, Calibration(0.4, 2.0))
+    head = NdcHead(("a", "b"), 8, 16, 3, 24, 2.5, "proposals", Calibration(0.4, 2.0))
     net = build_net(BACKBONE, head).eval()
     save_checkpoint(NdcCheckpoint(net, BACKBONE, head, {"init": "x"}), tmp_path / "a.safetensors")
     back = load_checkpoint(tmp_path / "a.safetensors")
@@ -119,3 +121,28 @@ def test_images_of_another_kind_are_refused(path, images):
 def test_a_score_that_is_none(path):
     with pytest.raises(ConfigError, match=r"min_score 1\.5"):
         NdcModel(path, min_score=1.5)
+
+
+def test_heat_s_tops_and_their_classes_are_read_where_they_lie():
+    dense = torch.full((1, 3, 32, 48), -6.0)
+    rows, columns = torch.meshgrid(torch.arange(32) * 2 + 1.0, torch.arange(48) * 2 + 1.0, indexing="ij")
+    for (x, y), class_id in (((21.0, 31.0), 0), ((61.4, 18.8), 1)):
+        near = torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18)
+        dense[0, -1] = torch.maximum(dense[0, -1], 12 * near - 6)
+        dense[0, class_id] += 4 * near
+    read = nuclei_by_heat(dense, (90, 62), min_distance_px=6, least_chance=0.3)
+    order = np.argsort(read.xy[:, 0])
+    assert read.xy[order] == pytest.approx(np.array([[21.0, 31.0], [61.4, 18.8]]), abs=0.15)
+    assert read.class_logits.argmax(1).numpy()[order].tolist() == [0, 1]
+    outside = nuclei_by_heat(dense, (50, 62), min_distance_px=6, least_chance=0.3)
+    assert len(outside.xy) == 1
+
+
+def test_a_checkpoint_may_be_read_by_its_proposals(path, tmp_path, image):
+    checkpoint = load_checkpoint(path)
+    other = tmp_path / "proposals.safetensors"
+    save_checkpoint(replace(checkpoint, head=replace(checkpoint.head, readout="proposals")), other)
+    (by_heat,), (by_proposals,) = NdcModel(path).find(image), NdcModel(other).find(image)
+    assert len(by_heat.xy) > 0
+    assert len(by_proposals.xy) > 0
+    assert not np.array_equal(by_heat.xy[:5], by_proposals.xy[:5])

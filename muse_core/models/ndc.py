@@ -71,23 +71,21 @@ class NdcNet(nn.Module):
 
     def forward(self, images: Tensor) -> Proposals:
         """(B, 3, H, W) standardised to proposals; sides as the backbone asks for, and multiples of the spacing."""
-        return self.with_map(images)[0]
+        return self.proposals(self.backbone(images).map, (images.shape[-1], images.shape[-2]))
 
-    def with_map(self, images: Tensor) -> tuple[Proposals, Tensor]:
-        """As a call, and the feature map (B, D, H / 4, W / 4) they were read from."""
-        feature_map = self.backbone(images).map
-        rows, columns = images.shape[-2] // self.spacing_px, images.shape[-1] // self.spacing_px
+    def proposals(self, feature_map: Tensor, size: tuple[int, int]) -> Proposals:
+        """What the heads say of a map (B, D, H / 4, W / 4) of images of width and height `size`."""
+        rows, columns = size[1] // self.spacing_px, size[0] // self.spacing_px
         features = _read_at_grid(feature_map, (rows, columns))
         offsets = self.h_reg(features).float() * self.spacing_px
         logits = self.h_type(features).float()
         grid_xy = grid_points(rows, columns, self.spacing_px, device=offsets.device)
-        proposals = Proposals(
+        return Proposals(
             grid_xy,
             grid_xy + offsets.flatten(2).transpose(1, 2),  # (B, 2, rows, columns) -> (B, P, 2)
             logits.flatten(2).transpose(1, 2),
             self.h_dense(feature_map).float(),
         )
-        return proposals, feature_map
 
 
 def _read_at_grid(feature_map: Tensor, size: tuple[int, int]) -> Tensor:

@@ -129,6 +129,7 @@ class FinetuneRun:
             kernel=model.kernel,
             dense_hidden=model.dense_hidden,
             min_distance_um=self.settings.min_distance_um,
+            readout="heat" if self.settings.loss.dense else "proposals",
         )
 
     def checkpoint(self, net: NdcNet) -> NdcCheckpoint:

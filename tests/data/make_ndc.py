@@ -14,5 +14,7 @@ def write_random_ndc(path: Path, *, seed: int = 0, class_names: tuple[str, ...] 
     backbone, head = BackboneSettings(preset="test_efficientnet"), NdcHead(class_names, hidden=8)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        save_checkpoint(NdcCheckpoint(build_net(backbone, head), backbone, head, {}), path)
+        net = build_net(backbone, head)
+        torch.nn.init.normal_(net.h_dense[-2].weight)  # heat that differs from place to place
+        save_checkpoint(NdcCheckpoint(net, backbone, head, {}), path)
     return path
