@@ -41,20 +41,20 @@ class FinetuneSettings(Settings):
     """How fine-tuning goes; lengths are px at the network's 0.5 µm/px."""
 
     seed: int = 0
-    steps: int = Field(900, ge=1)
-    batch_size: int = Field(6, ge=1)
-    side_px: int = Field(384, ge=64, multiple_of=32)  # of a sample; 1024, the paper's, where slides are at hand
+    steps: int = Field(2000, ge=1)
+    batch_size: int = Field(8, ge=1)
+    side_px: int = Field(256, ge=64, multiple_of=32)  # of a sample; the paper: 1024, where slides are at hand
     unlabelled_share: float = Field(
         0.34, ge=0, le=1
     )  # samples without labels beside each labelled one, if there are any
     learning_rate: float = Field(1.5e-3, gt=0)  # of decoder and heads, at its highest
     encoder_rate: float = Field(0.5, ge=0)  # share of it for the encoder, which has been trained before
-    freeze_depthwise: bool = True  # their weights' gradients are a third of a step's time, and ImageNet's serve
-    freeze_stages: int = Field(2, ge=0)  # of the encoder, besides the stem; they work at strides 2 and 4
+    freeze_depthwise: bool = False  # saves a quarter of a step's time
+    freeze_stages: int = Field(0, ge=0)  # of the encoder, besides the stem; 2 save a third of a step's time
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: int = Field(40, ge=0)
-    average_steps: int = Field(100, ge=1)  # the weights kept, and the teacher's, average over about so many steps
-    validate_every: int = Field(75, ge=1)
+    average_steps: int = Field(150, ge=1)  # the weights kept, and the teacher's, average over about so many steps
+    validate_every: int = Field(200, ge=1)
     threads: int = Field(0, ge=0)  # 0: as many as torch takes by itself
     min_distance_um: float = Field(3.0, gt=0)  # of two nuclei nearer than this the less sure one goes
     model: ModelSettings = ModelSettings()
