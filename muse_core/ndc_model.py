@@ -37,7 +37,7 @@ FORMAT = "muse-ndc-2"
 WEIGHTS = Path(__file__).parent / "weights" / "muse-nano-ndc.safetensors"
 
 NETWORK_MPP = 0.5
-MARGIN_UM = 64.0  # what lies farther away changes little
+MARGIN_UM = 96.0  # of nuclei farther from a cut none of 488 changed; at 64 um 0.4 % did
 
 _COARSEST_STRIDE = 32  # of the backbone's levels
 _COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
