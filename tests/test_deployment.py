@@ -83,6 +83,7 @@ class Installation:
         self.checkout = checkout
         self._stack = stack
         self._environment = os.environ | {
+            "PWD": str(checkout),  # as a shell there would say: where deployments run
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(checkout / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
