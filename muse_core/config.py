@@ -84,8 +84,10 @@ def _explain(error: ValidationError, kind: type[Settings], path: Path | None) ->
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key {key!r} (known here: {', '.join(_siblings(kind, problem['loc']))})")
-        else:
-            lines.append(f"{key} = {problem['input']!r}: {problem['msg']}")
+            continue
+        message = problem["msg"].removeprefix("Value error, ")
+        whole = isinstance(problem["input"], dict)  # a rule over several keys: the message names them
+        lines.append(": ".join(filter(None, (key, message))) if whole else f"{key} = {problem['input']!r}: {message}")
     return f"config {path or 'values'}: " + "; ".join(lines)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from muse_core.errors import ConfigError
 from muse_core.labelled_patches import BRCA_CLASS_NAMES
-from muse_core.learned_detector import NETWORK_MPP, keep_freed_memory, load_model, on_ink
+from muse_core.learned_detector import MIDDLE_SIGMA_PX, NETWORK_MPP, keep_freed_memory, load_model, on_ink
 from muse_core.learned_detector import WEIGHTS as DETECTOR_WEIGHTS
 from muse_core.models.detector import OUTPUT_STRIDE, STRIDE, fused
 from muse_core.models.heat import find_peaks
@@ -112,7 +112,12 @@ class DetectorModel:
         return torch.cat([torch.sigmoid(logits[:, :1]), torch.softmax(logits[:, 1:], 1)], 1)
 
     def _points(self, maps: NDArray[np.float32], rgb: NDArray[np.uint8]) -> NucleiFound:
-        peaks = find_peaks(maps[0], min_heat=_KEEP_HEAT, min_distance_px=self._min_distance_px)
+        peaks = find_peaks(
+            maps[0],
+            min_heat=_KEEP_HEAT,
+            min_distance_px=self._min_distance_px,
+            middle_sigma_px=MIDDLE_SIGMA_PX,
+        )
         peaks = peaks[~on_ink(rgb, peaks)]
         peaks[:, 2] = self._calibration.score(peaks[:, 2])
         peaks = peaks[peaks[:, 2] >= self._min_score]

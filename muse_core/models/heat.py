@@ -16,7 +16,7 @@ _REACH = 6  # heat-map px around a nucleus that its bump is drawn in
 _CLASS_FROM = 0.2  # heat above which a pixel also carries the nucleus' class
 _SMOOTHING = 0.8  # heat-map px; takes the steps of bfloat16 out, so that a bump has one top
 _CENTROID_REACH = 5  # heat-map px around a top whose heat says where the nucleus' middle is
-_CENTROID_SIGMA = 4.0  # heat-map px; how fast that heat's say falls off
+MIDDLE_SIGMA_PX = 6.0  # px of the image; how fast that heat's say falls off
 
 
 def draw_heat(
@@ -50,13 +50,16 @@ def draw_heat(
     return heat, classes
 
 
-def find_peaks(heat: NDArray[np.float32], *, min_heat: float, min_distance_px: float) -> NDArray[np.float32]:
+def find_peaks(
+    heat: NDArray[np.float32], *, min_heat: float, min_distance_px: float, middle_sigma_px: float = MIDDLE_SIGMA_PX
+) -> NDArray[np.float32]:
     """The tops of a heat map, to a fraction of a pixel, the higher of two that are too close.
 
     Args:
         heat: (H, W) float32, 0..1.
         min_heat: tops below this are left out.
         min_distance_px: of two tops nearer than this, in px of the image, the lower one goes.
+        middle_sigma_px: a nucleus lies at the middle of the heat about its top; this is how far about, px of the image.
 
     Returns:
         (N, 3) float32: x, y in px of the image, and the smoothed heat there; highest first.
@@ -68,12 +71,17 @@ def find_peaks(heat: NDArray[np.float32], *, min_heat: float, min_distance_px: f
     value = smooth[rows, columns]
     order = np.lexsort((columns, rows, -value))
     order = order[_thinned(np.column_stack([columns, rows])[order], min_distance_px / OUTPUT_STRIDE)]
-    xy = _centroids(heat, smooth, rows[order], columns[order])
+    xy = _centroids(heat, smooth, rows[order], columns[order], sigma=middle_sigma_px / OUTPUT_STRIDE)
     return np.column_stack([xy, value[order]]).astype(np.float32)
 
 
 def _centroids(
-    heat: NDArray[np.float32], smooth: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+    heat: NDArray[np.float32],
+    smooth: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    *,
+    sigma: float,
 ) -> NDArray[np.floating]:
     """The middle of the heat around each top, (N, 2) x, y in px of the image; rows and columns are of `smooth`.
 
@@ -88,8 +96,8 @@ def _centroids(
     at = log[rows, columns]
     top_x = _parabola_top(log[rows, columns - 1], at, log[rows, columns + 1])
     top_y = _parabola_top(log[rows - 1, columns], at, log[rows + 1, columns])
-    near_x = np.exp(-((reach - top_x[:, None]) ** 2) / (2 * _CENTROID_SIGMA**2))
-    near_y = np.exp(-((reach - top_y[:, None]) ** 2) / (2 * _CENTROID_SIGMA**2))
+    near_x = np.exp(-((reach - top_x[:, None]) ** 2) / (2 * sigma**2))
+    near_y = np.exp(-((reach - top_y[:, None]) ** 2) / (2 * sigma**2))
     mass = around * near_y[:, :, None] * near_x[:, None, :]
     total = np.maximum(mass.sum(axis=(1, 2)), 1e-9)
     dx, dy = (mass.sum(axis=1) @ reach) / total, (mass.sum(axis=2) @ reach) / total

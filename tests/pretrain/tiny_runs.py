@@ -1,5 +1,7 @@
 """Pretraining that takes a second: a drawn dataset, a tiny network of timm, views of 64 px."""
 
+from pathlib import Path
+
 from muse_core.config import load_settings
 from muse_core.pretrain.settings import PretrainSettings
 from tests.views.drawn_rois import roi_row, write_dataset
@@ -32,7 +34,8 @@ def tiny(*overrides):
 
 def arguments(*overrides):
     """The same as options of `muse pretrain`."""
-    return [word for override in (*OVERRIDES, *overrides) for word in ("--set", override)]
+    settings = [word for override in (*OVERRIDES, *overrides) for word in ("--set", override)]
+    return ["--config", str(Path(__file__).parent / "defaults.toml"), *settings]
 
 
 def drawn_dataset(out, count=10, **options):
