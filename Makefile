@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 demo: setup
-	PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/python -m flows.demo --out demo
+	PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=180 $(BIN)/python -m flows.demo --out demo
 
 test: setup
 	$(BIN)/python -m pytest
