@@ -39,7 +39,7 @@ class InferSettings(Settings):
     whole_images: bool = True
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
     edge_um: Annotated[float, Field(ge=0)] = 16.0
-    window_px: Annotated[int, Field(ge=256)] = 1536
+    window_px: Annotated[int, Field(ge=256)] = 1280
     seam_um: Annotated[float, Field(ge=0)] = 1.0
     group_tiles: Annotated[int, Field(ge=1)] = 16
     batch_tiles: Annotated[int, Field(ge=1)] | None = None
