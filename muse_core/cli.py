@@ -186,8 +186,6 @@ def demo(
 
     Example: `muse demo --out demo`
     """
-    from muse_core.infer import InferOptions, InferSettings  # these import torch: seconds
-
     terminal = open_terminal(as_json)
     paths = DemoPaths(out)
     clear_demo(out)
@@ -195,6 +193,8 @@ def demo(
     manifest = read_manifest(draw_demo(paths.input))
     quiet = replace(terminal, as_json=False)
     built = _build(quiet, manifest, BuildOptions(out=paths.dataset, workers=workers), BuildSettings())
+    from muse_core.infer import InferOptions, InferSettings  # not before: torch takes seconds and memory
+
     inferred = cli_infer.infer_all(quiet, manifest, InferOptions(out=paths.nuclei), InferSettings())
     refresh_report(paths.nuclei, paths.report)
     terminal.results.print(guide_text(paths), markup=False, highlight=False, soft_wrap=True)
