@@ -8,6 +8,7 @@ features (N, D), the nuclei of the first image first
 """
 
 import importlib
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,10 @@ def _load_state(net: nn.Module, path: Path) -> None:
     """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0][:200]
         raise ConfigError(
-            f"{path}: no weights can be read ({error}); safetensors or a .pth of tensors needed"
+            f"{path}: no weights can be read ({reason}); safetensors or a .pth of tensors needed"
         ) from None
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "classifier."))}
     try:
