@@ -1,5 +1,6 @@
 """Slides drawn once a session, and where the real ones are."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,3 +48,12 @@ def drawn(tmp_path_factory) -> tuple[Path, np.ndarray]:
     image, nuclei = tissue_image(5600, 4800, mpp=0.25, seed=7)
     path = draw_aperio(tmp_path_factory.mktemp("slides") / "drawn.svs", image, Drawing(mpp=(0.25, 0.25), tile_px=240))
     return path, nuclei
+
+
+@pytest.fixture(autouse=True)
+def no_handlers_are_left():
+    """A command run inside the test's process logs to a stream that is closed when the test ends."""
+    yield
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if type(one) is logging.StreamHandler]:
+        root.removeHandler(handler)
