@@ -6,7 +6,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
 from flows.gpu import GPU_LIMIT, gpu_slots
 from flows.pretrain_muse import pretrain_muse
-from tests.pretrain.tiny_runs import OVERRIDES, drawn_dataset
+from tests.pretrain.tiny_runs import DEFAULTS, OVERRIDES, drawn_dataset
 
 # Prefect's server and its database driver warn in ways that are not ours to mend.
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("prefect_server")]
@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("pr
 def test_a_backbone_and_its_summary(artifacts, tmp_path):
     drawn_dataset(tmp_path / "rois")
     out = tmp_path / "out"
-    answer = pretrain_muse(str(tmp_path / "rois"), out, overrides=(*OVERRIDES, "steps=2"), device="cpu")
+    overrides = (*OVERRIDES, "steps=2")
+    answer = pretrain_muse(str(tmp_path / "rois"), out, config=DEFAULTS, overrides=overrides, device="cpu")
     assert (answer["step"], answer["done"]) == (2, True)
     assert (out / "pretrain.log").read_text().rstrip().endswith("}")
     assert "Step 2 of 2" in str(artifacts()["pretrain-muse-summary"])

@@ -6,6 +6,7 @@ from muse_core.config import load_settings
 from muse_core.pretrain.settings import PretrainSettings
 from tests.views.drawn_rois import roi_row, write_dataset
 
+DEFAULTS = Path(__file__).parent / "defaults.toml"
 OVERRIDES = (
     "steps=6",
     "batch_size=4",
@@ -35,7 +36,7 @@ def tiny(*overrides):
 def arguments(*overrides):
     """The same as options of `muse pretrain`."""
     settings = [word for override in (*OVERRIDES, *overrides) for word in ("--set", override)]
-    return ["--config", str(Path(__file__).parent / "defaults.toml"), *settings]
+    return ["--config", str(DEFAULTS), *settings]
 
 
 def drawn_dataset(out, count=10, **options):
