@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 
 from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.files import whole_file
-from muse_core.models.detector import STRIDE, NucleusNet, fused
+from muse_core.models.detector import STRIDE, NucleusNet
+from muse_core.models.folding import made_to_run
 from muse_core.models.heat import find_peaks
 
 WEIGHTS = Path(__file__).parent / "weights" / "nucleus-detector.safetensors"
@@ -112,8 +113,7 @@ class LearnedDetector:
     def _use(self, model: DetectorModel) -> None:
         if self.device == "cpu":
             keep_freed_memory()
-        net = fused(model.net).requires_grad_(False)
-        self._net = net.to(device=self.device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net = made_to_run(model.net, device=self.device, dtype=torch.bfloat16)
         self._calibration = model.calibration
         self._min_distance_um = model.min_distance_um
 

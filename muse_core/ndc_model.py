@@ -28,7 +28,8 @@ from muse_core.files import whole_file
 from muse_core.learned_detector import Calibration, keep_freed_memory
 from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
 from muse_core.models.feature_sampling import sample_at
-from muse_core.models.folding import fold_norms
+from muse_core.models.folding import made_to_run
+from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
 from muse_core.models.ndc import NdcNet
 from muse_core.models.ndc_readout import NucleiRead, Readout, nuclei_by_heat, nuclei_by_proposals
 from muse_core.models.nuclei_found import NucleiFound
@@ -124,8 +125,12 @@ class NdcModel:
     def _use(self, checkpoint: NdcCheckpoint) -> None:
         if self._device == "cpu":
             keep_freed_memory()
-        net = fold_norms(checkpoint.net).requires_grad_(False)
-        self._net = net.to(device=self._device, dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = checkpoint.net
+        self._turned = pads_after(net)
+        if self._turned:
+            turn_kernels(net.backbone)
+            turn_kernels(net.h_dense)  # the other heads get the map upright
+        self._net = made_to_run(net, device=self._device, dtype=self._dtype)
         self._head = checkpoint.head
         self.mpp, self.margin_um = NETWORK_MPP, MARGIN_UM
         self._step_px = math.lcm(_COARSEST_STRIDE, checkpoint.net.backbone.side_multiple, checkpoint.head.spacing_px)
@@ -156,8 +161,8 @@ class NdcModel:
             )
         height, width = pixels.shape[1:3]
         padded = _mirrored(pixels.to(self._device), self._step_px)
-        batch = standardised(padded.permute(0, 3, 1, 2)).to(self._dtype)  # (B, H, W, 3) -> (B, 3, H, W)
-        feature_map = self._net.backbone(batch).map
+        upright = padded.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
+        feature_map = self._net.backbone(standardised(self._facing(upright)).to(self._dtype)).map
         answers = self._read(feature_map, (padded.shape[2], padded.shape[1]), (width, height), least_chance)
         return [self._found(read, feature_map, index, padded.shape) for index, read in enumerate(answers)]
 
@@ -167,21 +172,28 @@ class NdcModel:
         """Nuclei of each image of a batch, by the head that the checkpoint is read by; the other one is spared."""
         min_distance_px = self._head.min_distance_um / self.mpp
         if self._head.readout == "heat":
-            for dense in self._net.h_dense(feature_map).float().split(1):
-                yield nuclei_by_heat(dense, size, min_distance_px=min_distance_px, least_chance=least_chance)
+            dense = self._facing(self._net.h_dense(feature_map)).float()
+            for index in range(len(dense)):
+                yield nuclei_by_heat(
+                    dense[index : index + 1], size, min_distance_px=min_distance_px, least_chance=least_chance
+                )
             return
-        proposals = self._net.proposals(feature_map, padded_size)
+        proposals = self._net.proposals(self._facing(feature_map), padded_size)
         for index in range(len(feature_map)):
             yield nuclei_by_proposals(
                 proposals, index, size, min_distance_px=min_distance_px, least_chance=least_chance
             )
+
+    def _facing(self, maps: Tensor) -> Tensor:
+        """From the image's side to the network's, or back: by half a turn where the network is turned."""
+        return by_half_a_turn(maps) if self._turned else maps
 
     def _found(self, read: NucleiRead, feature_map: Tensor, index: int, padded: torch.Size) -> NucleiFound:
         embedding = None
         if self._embeddings:
             points = torch.from_numpy(read.xy).to(feature_map.device)
             rows = torch.full((len(points),), index, dtype=torch.int64, device=points.device)
-            features = sample_at(feature_map, points, rows, side_px=(padded[2], padded[1]))
+            features = sample_at(self._facing(feature_map), points, rows, side_px=(padded[2], padded[1]))
             embedding = features.float().cpu().numpy().astype(np.float16)
         probabilities = torch.softmax(read.class_logits.float(), 1).cpu().numpy()
         return NucleiFound(read.xy, read.chance, probabilities, embedding)

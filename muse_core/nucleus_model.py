@@ -18,7 +18,8 @@ from muse_core.errors import ConfigError
 from muse_core.labelled_patches import BRCA_CLASS_NAMES
 from muse_core.learned_detector import MIDDLE_SIGMA_PX, NETWORK_MPP, keep_freed_memory, load_model, on_ink
 from muse_core.learned_detector import WEIGHTS as DETECTOR_WEIGHTS
-from muse_core.models.detector import OUTPUT_STRIDE, STRIDE, fused
+from muse_core.models.detector import OUTPUT_STRIDE, STRIDE
+from muse_core.models.folding import made_to_run
 from muse_core.models.heat import find_peaks
 from muse_core.models.nuclei_found import NucleiFound as NucleiFound
 from muse_core.ndc_model import FORMAT as NDC_FORMAT
@@ -87,8 +88,7 @@ class DetectorModel:
         if self._device.type == "cpu":
             keep_freed_memory()
         self._dtype = best_dtype(self._device)
-        net = fused(model.net).requires_grad_(False)
-        self._net = net.to(device=self._device, dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net = made_to_run(model.net, device=self._device, dtype=self._dtype)
         self._calibration = model.calibration
         self._min_score = min_score
         self._min_distance_px = model.min_distance_um / NETWORK_MPP

@@ -167,4 +167,4 @@ def standardised(rgb: Tensor) -> Tensor:
     """RGB (B, 3, H, W) uint8 to float32 by ImageNet's mean and spread: what every preset's encoder takes."""
     mean = torch.tensor(IMAGENET_MEAN, device=rgb.device).view(3, 1, 1) * 255
     std = torch.tensor(IMAGENET_STD, device=rgb.device).view(3, 1, 1) * 255
-    return (rgb.float() - mean) / std
+    return (rgb.float() - mean).div_(std)

@@ -9,7 +9,6 @@ pads strided convolutions on one side, which costs a copy each and only moves th
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from muse_core.errors import ConfigError, DatasetError
 
@@ -137,18 +136,6 @@ class NucleusNet(nn.Module):
 
 def _twice(x: Tensor) -> Tensor:
     return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def fused(net: NucleusNet) -> NucleusNet:
-    """Fold each batch norm into its convolution, in place: the same answers with fewer passes over memory."""
-    net.eval()
-    for module in net.modules():
-        if isinstance(module, ConvNorm) and isinstance(module[1], nn.BatchNorm2d):
-            convolution = module[0]
-            assert isinstance(convolution, nn.Conv2d)
-            module[0] = fuse_conv_bn_eval(convolution, module[1])
-            module[1] = nn.Identity()
-    return net
 
 
 def load_imagenet_encoder(net: NucleusNet) -> None:
