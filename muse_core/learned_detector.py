@@ -251,7 +251,7 @@ def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
 
 
 def on_ink(rgb: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which points (N, 3) lie on green or cyan: the colour of surgical ink, of no nucleus in common stains.
+    """Which points (N, 2 or more) lie on green or cyan: the colour of surgical ink, of no nucleus in common stains.
 
     Haematoxylin takes green light away first, or, as a blue counterstain, red light but still more green than blue.
     """

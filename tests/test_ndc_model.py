@@ -146,3 +146,13 @@ def test_a_checkpoint_may_be_read_by_its_proposals(path, tmp_path, image):
     assert len(by_heat.xy) > 0
     assert len(by_proposals.xy) > 0
     assert not np.array_equal(by_heat.xy[:5], by_proposals.xy[:5])
+
+
+def test_no_nucleus_lies_on_green_ink(image):
+    model = NdcModel()
+    (before,) = model.find(image)
+    inked = image.copy()
+    inked[:, :, 64:] = inked[:, :, 64:] // 4 + np.array([0, 150, 20], np.uint8)  # nuclei show through
+    (after,) = model.find(inked)
+    assert (before.xy[:, 0] > 68).any()
+    assert not (after.xy[:, 0] > 68).any()

@@ -9,7 +9,7 @@ from muse_core.config import Settings, settings_hash
 from muse_core.tissue import TissueSettings
 
 # Raised by hand whenever code changes what inference writes for the same inputs, so that reruns redo it.
-INFER_VERSION = 2
+INFER_VERSION = 3
 
 
 class InferSettings(Settings):
@@ -27,7 +27,7 @@ class InferSettings(Settings):
             Larger ones waste less on margins, smaller ones need less memory and follow the tissue's outline.
         seam_um: two tiles see one nucleus at places nearer to each other than this; of such nuclei at their border one
             stays.
-        group_tiles: tiles that are kept together, and lost together by a kill; about 0.25 mm² each.
+        group_tiles: tiles that are kept together, and lost together by a kill; about 0.17 mm² each.
         batch_tiles: tiles a call of the network; None for one on a CPU and as many as fit on a GPU.
         offset_px: shifts the borders of tiles, px of the model (to measure what depends on them).
         embedding: whether each nucleus's features are kept, where the model has any.

@@ -33,7 +33,7 @@ class TileGrid:
         core_px: side of the cores.
         margin_px: least surroundings that the network sees around the part of a core that is worked on.
         grid_px: windows start at multiples of this.
-        offset_px: x, y of one core's corner.
+        offset_px: shifts the cores, which else begin at the area's left and top.
     """
 
     core_px: int
@@ -81,11 +81,12 @@ def plan_tiles(area: Sequence[Polygon], grid: TileGrid) -> list[Tile]:
     if whole.is_empty:
         return []
     shapely.prepare(whole)
+    origin = _origin(whole, grid)
     tiles: list[Tile] = []
-    for column, row in _on_curve(*_cells(whole, grid)):
+    for column, row in _on_curve(*_cells(whole, origin, grid.core_px)):
         core = Box(
-            grid.offset_px[0] + column * grid.core_px,
-            grid.offset_px[1] + row * grid.core_px,
+            origin[0] + column * grid.core_px,
+            origin[1] + row * grid.core_px,
             grid.core_px,
             grid.core_px,
         )
@@ -123,13 +124,20 @@ def _span(low: float, high: float, grid: TileGrid) -> tuple[int, int]:
     return start, math.ceil((high + grid.margin_px - start) / step) * step
 
 
-def _cells(whole: BaseGeometry, grid: TileGrid) -> tuple[range, range]:
+def _origin(whole: BaseGeometry, grid: TileGrid) -> tuple[int, int]:
+    """The corner of one core: with the area's own left and top, only cores at its right and bottom reach out of it."""
+    left, top, _, _ = whole.bounds
+    x, y = (math.floor(side / grid.grid_px) * grid.grid_px for side in (left, top))
+    return x + grid.offset_px[0], y + grid.offset_px[1]
+
+
+def _cells(whole: BaseGeometry, origin: tuple[int, int], core_px: int) -> tuple[range, range]:
     """Columns and rows of cores under the bounds of an area."""
     left, top, right, bottom = whole.bounds
-    (x, y), side = grid.offset_px, grid.core_px
+    x, y = origin
     return (
-        range(math.floor((left - x) / side), math.floor((right - x) / side) + 1),
-        range(math.floor((top - y) / side), math.floor((bottom - y) / side) + 1),
+        range(math.floor((left - x) / core_px), math.floor((right - x) / core_px) + 1),
+        range(math.floor((top - y) / core_px), math.floor((bottom - y) / core_px) + 1),
     )
 
 

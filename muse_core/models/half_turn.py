@@ -19,8 +19,10 @@ def turn_kernels(net: nn.Module) -> None:
     """Turn every kernel of a network of convolutions, in place, for images whose sides are even at each stride."""
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d):
-                setattr(module, name, _turned_convolution(child))
+            if isinstance(child, Conv2dSame):
+                setattr(module, name, _turned_and_padded(child))
+            elif isinstance(child, nn.Conv2d):
+                child.weight = _turned(child.weight)
             elif isinstance(child, nn.PixelShuffle):
                 setattr(module, name, nn.Sequential(_ReversedSubpixels(child.upscale_factor), child))
 
@@ -30,23 +32,23 @@ def by_half_a_turn(maps: Tensor) -> Tensor:
     return maps.flip((-2, -1))
 
 
-def _turned_convolution(conv: nn.Conv2d) -> nn.Conv2d:
-    padding = conv.padding
-    if isinstance(conv, Conv2dSame):
-        assert all(side % 2 for side in conv.kernel_size)
-        padding = (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
+def _turned(kernel: Tensor) -> nn.Parameter:
+    return nn.Parameter(by_half_a_turn(kernel.detach()), requires_grad=False)
+
+
+def _turned_and_padded(conv: Conv2dSame) -> nn.Conv2d:
+    height, width = conv.kernel_size
+    assert height % 2 == width % 2 == 1
     turned = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
+        (height, width),
         conv.stride,  # type: ignore[arg-type]
-        padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        conv.groups,
-        conv.bias is not None,
-        device="meta",
+        (height // 2, width // 2),
+        groups=conv.groups,
+        bias=conv.bias is not None,
     )
-    turned.weight = nn.Parameter(by_half_a_turn(conv.weight.detach()), requires_grad=False)
+    turned.weight = _turned(conv.weight)
     if conv.bias is not None:
         turned.bias = conv.bias
     return turned

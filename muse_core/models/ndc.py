@@ -100,6 +100,16 @@ def _read_at_grid(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
 
 
+class _Float32Conv(nn.Conv2d):
+    """A convolution in float32 whatever the network runs in: bfloat16 has too few numbers to order nuclei by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) of any type to (B, outputs, h, w) float32."""
+        assert self.bias is not None
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.conv2d(x.float(), self.weight.float(), self.bias.float())
+
+
 def _head(inputs: int, hidden: int, outputs: int, *, kernel: int, dropout: float) -> nn.Sequential:
     """An MLP as convolutions over the grid: all proposals in one go."""
     first = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2, bias=False)
@@ -112,7 +122,7 @@ def _head(inputs: int, hidden: int, outputs: int, *, kernel: int, dropout: float
 
 def _dense_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Map at stride 4 to `outputs` maps at stride 2: each map pixel says all four of its quarters."""
-    last = nn.Conv2d(hidden, outputs * SUBPIXELS, 1)
+    last = _Float32Conv(hidden, outputs * SUBPIXELS, 1)
     assert last.bias is not None
     nn.init.zeros_(last.bias)
     nn.init.constant_(last.bias[-SUBPIXELS:], -2.5)  # about the share of a picture that is nucleus: a calm beginning

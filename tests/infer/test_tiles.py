@@ -14,7 +14,9 @@ def square(left: float, top: float, side: float) -> Polygon:
 
 def test_one_small_area_is_one_tile_no_larger_than_it_needs():
     (tile,) = plan_tiles([square(600, 700, 100)], GRID)
-    assert (tile.core.x, tile.core.y, tile.core.width, tile.core.height) == (512, 512, 512, 512)
+    assert (tile.core.x, tile.core.y, tile.core.width, tile.core.height) == (592, 688, 512, 512), (
+        "from the area's corner on"
+    )
     # 600 - 128 = 472, the multiple of 16 below it is 464; from there to 700 + 128 are 364 px, two steps of 256.
     assert (tile.x, tile.width) == (464, 512)
     # 700 - 128 = 572 -> 560; to 800 + 128 = 928 are 368 px.
