@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-NEED_DATA = ("muse_ablation",)  # run by hand, with the data they are about
+NEED_DATA = ("muse_ablation", "ndc_arms")  # run by hand, with the data they are about
 
 
 def run(name: str) -> dict[str, Any]:

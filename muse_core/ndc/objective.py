@@ -11,6 +11,7 @@ from muse_core.losses.consistency import consistency_loss, pseudo_labels
 from muse_core.losses.regression import regression_loss
 from muse_core.models.heat import NO_CLASS
 from muse_core.models.ndc import Proposals
+from muse_core.ndc.pseudo_labels import pseudo_labelled
 from muse_core.ndc.samples import Sample
 from muse_core.ndc.settings import LossSettings
 from muse_core.ndc.targets import Targets, dense_targets
@@ -20,7 +21,10 @@ _NEAR_WEIGHT = 3.0  # heat of a nucleus' middle weighs 1 + this; as the detector
 
 @dataclass(frozen=True)
 class Losses:
-    """Parts of the objective, unweighted, and their weighted sum; parts that were not computed are 0."""
+    """Parts of the objective, unweighted, and their weighted sum; parts that were not computed are 0.
+
+    `cons` is the paper's L_cons of proposals and, where the dense head is trained, the same for it.
+    """
 
     total: Tensor
     reg: Tensor
@@ -36,7 +40,7 @@ def losses_of(
     *,
     weights: Tensor,
     settings: LossSettings,
-    teacher: Tensor | None = None,
+    teacher: Proposals | None = None,
     cons_share: float = 0.0,
 ) -> Losses:
     """Weighted sum of L_reg, L_type, L_cons and the dense task.
@@ -47,7 +51,7 @@ def losses_of(
         samples: of the batch.
         weights: (C + 1,) of classes and background.
         settings: weights of the terms and their details.
-        teacher: (B, P, C + 1) logits of the teacher; None while L_cons is off.
+        teacher: what the teacher says of the same pictures with their own colours; None while L_cons is off.
         cons_share: 0..1, how far L_cons is ramped up.
     """
     n_classes = proposals.logits.shape[-1] - 1
@@ -59,15 +63,23 @@ def losses_of(
     dense = _dense_loss(proposals, samples, settings) if settings.dense else logits.new_zeros(())
     cons = logits.new_zeros(())
     if teacher is not None and bool(targets.unlabelled.any()):
-        outside = targets.unlabelled
-        classes, sure = pseudo_labels(
-            teacher.flatten(0, 1)[outside].softmax(-1),
-            nucleus_confidence=settings.nucleus_confidence,
-            background_confidence=settings.background_confidence,
-        )
-        cons = consistency_loss(logits[outside], classes, sure, weights)
+        cons = _cons_loss(logits, teacher, targets.unlabelled, weights=weights, settings=settings)
+        if settings.dense:
+            pseudo = pseudo_labelled(samples, teacher.dense, settings)
+            cons = cons + settings.dense * _dense_loss(proposals, pseudo, settings)
     total = settings.reg * reg + settings.type * kind + settings.cons * cons_share * cons + settings.dense * dense
     return Losses(total, reg, kind, cons, dense)
+
+
+def _cons_loss(
+    logits: Tensor, teacher: Proposals, outside: Tensor, *, weights: Tensor, settings: LossSettings
+) -> Tensor:
+    classes, sure = pseudo_labels(
+        teacher.logits.flatten(0, 1)[outside].softmax(-1),
+        nucleus_confidence=settings.nucleus_confidence,
+        background_confidence=settings.background_confidence,
+    )
+    return consistency_loss(logits[outside], classes, sure, weights)
 
 
 def _dense_loss(proposals: Proposals, samples: list[Sample], settings: LossSettings) -> Tensor:

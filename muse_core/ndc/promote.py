@@ -78,8 +78,7 @@ def run_id(dataset: str, data: Path, *, init: str, unlabelled: str | None, setti
         ConfigError: unknown dataset.
         DatasetError: the data are not what the layout says.
     """
-    found = data_of(dataset, data, unlabelled=[], settings=settings)
-    regions = LabelledRegions(dataset, "", found.class_names, [*found.labelled, *found.validation])
+    regions = _all_labelled(dataset, data, split="", settings=settings)
     start = sha256(Path(init).read_bytes()).hexdigest() if Path(init).is_file() else init
     parts = (regions.measure.labels_id, start, unlabelled, settings_hash(settings))
     return sha256(repr(parts).encode()).hexdigest()[:_ID_DIGITS]
@@ -121,10 +120,8 @@ def score_of_folds(answer: Mapping[str, Any], dataset: str, data: Path, *, setti
         ConfigError: unknown dataset.
         DatasetError: the data are not what the layout says.
     """
-    found = data_of(dataset, data, unlabelled=[], settings=settings)
     split = f"{answer['folds']} folds by case"
-    labelled = LabelledRegions(dataset, split, found.class_names, [*found.labelled, *found.validation])
-    return _score_in(answer, labelled)
+    return _score_in(answer, _all_labelled(dataset, data, split=split, settings=settings))
 
 
 def promote(
@@ -160,6 +157,12 @@ def promote(
         elif WEIGHTS.exists() and set((shipped := NdcModel(WEIGHTS)).class_names) & set(labelled.class_names):
             register_if_better(registry, WEIGHTS, (_scored(shipped, labelled),))
     return register_if_better(registry, checkpoint, scores)
+
+
+def _all_labelled(dataset: str, data: Path, *, split: str, settings: FinetuneSettings) -> LabelledRegions:
+    """What is learned from and what is chosen by, together."""
+    found = data_of(dataset, data, unlabelled=[], settings=settings)
+    return LabelledRegions(dataset, split, found.class_names, [*found.labelled, *found.validation])
 
 
 def _known(registry: Path, measure: Measure) -> bool:

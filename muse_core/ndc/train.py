@@ -177,7 +177,7 @@ class FinetuneRun:
         teacher = None
         if settings.cons and share and batch.has_unlabelled_tissue:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                teacher = self.average(batch.plain_images()).logits
+                teacher = self.average(batch.plain_images())
         return losses_of(
             proposals,
             targets,

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from muse_core.models.ndc import Proposals, grid_points
 from muse_core.ndc.objective import losses_of
+from muse_core.ndc.pseudo_labels import pseudo_labelled
 from muse_core.ndc.samples import Sample
 from muse_core.ndc.settings import LossSettings
 from muse_core.ndc.targets import dense_targets, targets_of
@@ -34,7 +35,9 @@ def _proposals(seed=0):
     return Proposals(grid, xy, logits, torch.zeros(1, 3, SIDE // 4, SIDE // 4))
 
 
-def _losses(proposals, sample, **keywords):
+def _losses(proposals, sample, teacher=None, **keywords):
+    if teacher is not None:
+        keywords["teacher"] = _proposals()._replace(logits=teacher)
     targets = targets_of(proposals, [sample], spacing_px=SPACING, distance_weight=0.1)
     return losses_of(proposals, targets, [sample], weights=WEIGHTS, **({"settings": SETTINGS} | keywords))
 
@@ -112,3 +115,54 @@ def test_without_nuclei_there_is_background_to_learn_and_nothing_breaks():
     assert losses.reg.item() == 0
     assert losses.type.item() > 0
     losses.total.backward()
+
+
+SURE = 5.0  # a logit; its sigmoid is 0.993
+
+
+def _dense_teacher(heat_at):
+    """Says class 0 everywhere, and a nucleus of such a heat at each (row, column) of the map at stride 2."""
+    dense = torch.zeros(1, 3, 32, 32)
+    dense[:, 0], dense[:, -1] = SURE, -20.0
+    for (row, column), logit in heat_at.items():
+        # a bump, as a top is looked for in the smoothed heat
+        dense[0, -1, row - 1 : row + 2, column - 1 : column + 2] = logit
+    return dense
+
+
+def test_the_dense_head_learns_from_what_the_teacher_is_sure_of():
+    sample = _sample([(12, 12)], [1])
+    dense = _dense_teacher({(10, 25): SURE, (22, 25): 0.0, (5, 5): SURE})  # sure, doubtful, in the annotated region
+    (pseudo,) = pseudo_labelled([sample], dense, SETTINGS)
+    np.testing.assert_allclose(pseudo.xy, [[11, 11], [51, 21]], atol=0.5)
+    assert pseudo.class_ids.tolist() == [0, 0]
+    assert pseudo.annotated[21, 51]
+    assert not pseudo.annotated[45, 51], "doubtful"
+    assert not pseudo.annotated[:, :38].any(), "the annotated region, and what a nucleus of it reaches"
+    assert pseudo.annotated[:, 40:].mean() > 0.8
+
+
+def test_dense_loss_by_hand():
+    """Heat 0.5 and both classes alike everywhere: log 2 of cross entropy with any heat, and log 2 of the classes."""
+    proposals = _proposals()._replace(dense=torch.zeros(1, 3, 32, 32, requires_grad=True))
+    settings = SETTINGS.model_copy(update={"dense": 1.0})
+    losses = _losses(proposals, _sample([(12, 12), (20, 40)], [1, 0]), settings=settings)
+    assert losses.dense.item() == pytest.approx(2 * math.log(2), rel=1e-5)
+    losses.dense.backward()
+    pulled = proposals.dense.grad[0].abs().sum(0) > 0
+    assert bool(pulled[:, :16].all())
+    assert not bool(pulled[:, 16:].any())
+
+
+def test_l_cons_of_the_dense_head_pulls_outside_the_region_alone():
+    settings = SETTINGS.model_copy(update={"dense": 1.0})
+    proposals = _proposals()._replace(dense=torch.zeros(1, 3, 32, 32, requires_grad=True))
+    sample = _sample([(12, 12)], [1])
+    teacher = _proposals()._replace(dense=_dense_teacher({(10, 25): SURE, (22, 25): 0.0}))
+    targets = targets_of(proposals, [sample], spacing_px=SPACING, distance_weight=0.1)
+    keywords = {"weights": WEIGHTS, "settings": settings, "teacher": teacher, "cons_share": 1.0}
+    losses_of(proposals, targets, [sample], **keywords).cons.backward()
+    heat = proposals.dense.grad[0, -1]
+    assert not bool(heat[:, :19].any())
+    assert heat[10, 25] < 0 < heat[2, 30], "up at the nucleus, down where there is none"
+    assert heat[22, 25] == 0, "nothing where the teacher is in doubt"
