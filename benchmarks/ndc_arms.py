@@ -3,7 +3,7 @@
     python -m benchmarks.ndc_arms --data DIR --unlabelled ROIS [--seeds 3] [--steps 250] [--pretrained CKPT]
 
 Each arm fine-tunes `nano` by the recipe that ships, but shorter, on the labelled dataset's training split: from
-random weights, from ImageNet's weights, from MUSE's, and from MUSE's with L_cons on tissue without labels. Printed is what
+random weights, from ImageNet's, from MUSE's, and from MUSE's with L_cons on tissue without labels. Printed is what
 validation says by the rule of MCSpatNet within 6 px, at the step and threshold that validation chose: mean and standard
 deviation over seeds. Runs are kept in --out and not repeated; one thread each.
 """

@@ -38,7 +38,7 @@ def finetune(
     out: Out,
     init: Annotated[
         str,
-        typer.Option(metavar="CKPT|imagenet|none", help="Where to start: a file of muse, muse-nano-ndc, or these."),
+        typer.Option(metavar="CKPT|imagenet|none", help="Where to start: a file, muse-nano, muse-nano-ndc, or these."),
     ] = "imagenet",
     unlabelled: Annotated[
         str | None, typer.Option(metavar="DIR", help="Tissue without labels for L_cons: ROI dataset or images.")

@@ -25,6 +25,7 @@ from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_back
 from muse_core.models.encoder import VitEncoder
 
 FORMAT = "muse-backbone-1"
+MUSE_NANO = Path(__file__).parents[1] / "weights" / "muse-nano.safetensors"  # the backbone that ships
 
 _POSITIONS = "encoder.encoder.pos_embed"
 _RELEASED = "module.backbone."  # of keys under `teacher`: DINO's wrappers

@@ -10,7 +10,7 @@ from torch import nn
 from muse_core.errors import ConfigError
 from muse_core.learned_detector import load_model
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
-from muse_core.models.backbone_file import load_backbone, read_backbone_file
+from muse_core.models.backbone_file import MUSE_NANO, load_backbone, read_backbone_file
 from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from muse_core.models.ndc import SUBPIXELS, NdcNet
 from muse_core.ndc.settings import ModelSettings
@@ -18,6 +18,7 @@ from muse_core.ndc_model import FORMAT as NDC_FORMAT
 from muse_core.ndc_model import WEIGHTS as NDC_WEIGHTS
 from muse_core.ndc_model import load_checkpoint
 
+_SHIPPED = {path.stem: path for path in (NDC_WEIGHTS, MUSE_NANO)}
 _DETECTOR_FORMAT = "muse-nucleus-detector"
 _DETECTOR_SCALE, _DETECTOR_SHIFT = 128.0, 127.0  # it takes (x - 127) / 128 of 0..255
 
@@ -34,8 +35,8 @@ def start_from(init: str, class_names: tuple[str, ...], settings: ModelSettings)
     """The network that a run begins with.
 
     Args:
-        init: `none`, `imagenet`, `muse-nano-ndc` for the weights that ship, or a file: a backbone of `muse pretrain` or
-            the released MUSE weights, a checkpoint of `muse finetune` (its heads are kept where the classes are the
+        init: `none`, `imagenet`, `muse-nano` or `muse-nano-ndc` for weights that ship, or a file: a backbone of
+            `muse pretrain` or the released MUSE weights, a checkpoint of `muse finetune` (its heads are kept where the classes are the
             same), or weights of `muse train-detector` (its encoder, up to stride 16).
         class_names: of the data.
         settings: of the heads; those of an NDC checkpoint win.
@@ -46,7 +47,7 @@ def start_from(init: str, class_names: tuple[str, ...], settings: ModelSettings)
     if init in ("none", "imagenet"):
         backbone = BackboneSettings(imagenet=init == "imagenet")
         return _around(build_backbone(backbone), backbone, class_names, settings)
-    path = NDC_WEIGHTS if init == NDC_WEIGHTS.stem else Path(init)
+    path = _SHIPPED.get(init, Path(init))
     if not path.exists():
         raise ConfigError(f"--init {init}: no such file; give a checkpoint, imagenet or none")
     form = _format_of(path)

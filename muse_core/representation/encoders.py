@@ -21,15 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-import muse_core
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.models.backbone import NETWORKS, BackboneSettings, MuseBackbone, build_backbone, sample_at, standardised
-from muse_core.models.backbone_file import load_backbone
+from muse_core.models.backbone_file import MUSE_NANO, load_backbone
 from muse_core.models.encoder import ConvEncoder, Encoder, EncoderOptions, encoder_of
 from muse_core.models.feature_sampling import SamplingMode
 from muse_core.models.imagenet import load_imagenet_nano
 
-MUSE_NANO = Path(muse_core.__file__).parent / "weights" / "muse-nano.safetensors"
 
 Images = NDArray[np.uint8]  # (B, H, W, 3) RGB
 Points = Sequence[NDArray[np.float32]]  # an image each: (n, 2) x, y in px of it
