@@ -6,9 +6,8 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
 
-from flows.slides import do_slides, done_slide, publish
+from flows.slides import do_slides, done_slide, final_state, publish_slides
 from muse_core.build_cohort import BuildOptions, open_build
 from muse_core.build_report import write_summary
 from muse_core.build_settings import BuildSettings
@@ -19,19 +18,7 @@ from muse_core.manifest import Manifest, ManifestRow, read_manifest, with_mpp
 from muse_core.slide_records import SlideRecord
 
 KEY = "build-tcga-nu"
-SHOWN_COLUMNS = (
-    "slide_id",
-    "project",
-    "status",
-    "reason",
-    "n_rois",
-    "n_nuclei",
-    "tissue_mm2",
-    "mpp_x",
-    "reader",
-    "seconds",
-    "message",
-)
+SHOWN_COLUMNS = ("n_rois", "n_nuclei", "tissue_mm2", "mpp_x", "reader")
 
 
 @task(task_run_name="build {row.slide_id}", cache_policy=NO_CACHE)
@@ -94,9 +81,5 @@ def build_tcga_nu(
     with open_build(options, settings) as run:
         records = do_slides(run, checked.rows, build_slide, key=KEY)
         summary = run.finish(checked, records)
-    publish(records, write_summary(run.paths, summary), key=KEY, columns=SHOWN_COLUMNS)
-    if summary.slides_failed:
-        return Failed(
-            message=f"{summary.slides_failed} slides failed; everything else is kept. See the slides artifact."
-        )
-    return summary.as_json()
+    publish_slides(records, write_summary(run.paths, summary), key=KEY, columns=SHOWN_COLUMNS)
+    return final_state(summary)

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from flows.artifacts import publish
 from flows.gpu import gpu_slots, gpus_wanted
 from muse_core.device import resolve_device
 from muse_core.errors import MuseError
@@ -77,8 +77,8 @@ def evaluate_muse(
             else:
                 failures[name] = str(state.message)
     rows = [row for answer in answers.values() for row in score_rows(answer)]
-    create_table_artifact(table=rows, key=f"{KEY}-scores", description="percent; published figures are of test splits")
-    create_markdown_artifact(markdown=scores_text(answers.values(), failures), key=f"{KEY}-summary")
+    description = "percent; published figures are of test splits"
+    publish(rows, scores_text(answers.values(), failures), key=KEY, of="scores", description=description)
     if failures:
         return Failed(message=f"{', '.join(failures)} failed; the other scores are kept. See the summary artifact.")
     return answers

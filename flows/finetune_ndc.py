@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.artifacts import publish
 from flows.training import as_options, train
 from muse_core.config import load_settings
 from muse_core.model_registry import Decision, ModelScore
@@ -106,7 +106,6 @@ def _publish(decision: Decision, scores: list[ModelScore], out: Path, registry: 
     """Show what was compared and decided: `finetune-ndc-scores` and `finetune-ndc-summary`."""
     rows = [_row("candidate", score) for score in scores]
     rows += [_row("in use before", decision.in_use)] if decision.in_use else []
-    create_table_artifact(table=rows, key=f"{KEY}-scores", description="F1 by the main rule, 0 to 1")
     title = "The new checkpoint is in use" if decision.taken else "The checkpoint in use stays"
     text = (
         f"# {title}\n\n{decision.reason[0].upper()}{decision.reason[1:]}.\n\n"
@@ -114,7 +113,7 @@ def _publish(decision: Decision, scores: list[ModelScore], out: Path, registry: 
         f"{decision.current.registered})\n"
         f"- The new one's curves, confusion and scores: `{out}` (`curves.png`, `confusion.png`, `training.json`)\n"
     )
-    create_markdown_artifact(markdown=text, key=f"{KEY}-summary")
+    publish(rows, text, key=KEY, of="scores", description="F1 by the main rule, 0 to 1")
 
 
 def _row(name: str, score: ModelScore) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
 
 from flows.gpu import gpus_wanted
-from flows.slides import do_slides, done_slide, publish
+from flows.slides import do_slides, done_slide, final_state, publish_slides
 from muse_core.cohort import CohortRun
 from muse_core.config import load_settings
 from muse_core.device import resolve_device
@@ -30,10 +29,6 @@ from muse_core.slide_records import SlideRecord
 
 KEY = "infer-slides"
 SHOWN_COLUMNS = (
-    "slide_id",
-    "project",
-    "status",
-    "reason",
     "n_nuclei",
     "tissue_mm2",
     "seconds_per_mm2",
@@ -43,8 +38,6 @@ SHOWN_COLUMNS = (
     "n_failed_tiles",
     "mpp_x",
     "checkpoint",
-    "seconds",
-    "message",
 )
 
 
@@ -124,11 +117,7 @@ def infer_slides(
         records = do_slides(run, found.rows, infer_slide, key=KEY, gpus=gpus_wanted(options.device, workers))
         summary = run.finish(found, records)
     page = report_cohort(out, report)
-    publish(records, summary_text(summary, out) + "\n" + digest_text(out), key=KEY, columns=SHOWN_COLUMNS)
+    publish_slides(records, summary_text(summary, out) + "\n" + digest_text(out), key=KEY, columns=SHOWN_COLUMNS)
     if page is not None:
         create_link_artifact(page.absolute().as_uri(), link_text="Report of all slides", key=f"{KEY}-report")
-    if summary.slides_failed:
-        return Failed(
-            message=f"{summary.slides_failed} slides failed; everything else is kept. See the slides artifact."
-        )
-    return summary.as_json()
+    return final_state(summary)

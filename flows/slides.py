@@ -7,26 +7,24 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect import Task, get_run_logger, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from prefect.tasks import exponential_backoff
 
+from flows.artifacts import publish
 from flows.gpu import gpu_slots
 from muse_core.acquire import Acquired
 from muse_core.cohort import CohortRun, do_all
 from muse_core.errors import AcquireError
 from muse_core.manifest import ManifestRow
-from muse_core.slide_records import SlideRecord, read_record
+from muse_core.slide_records import CohortSummary, SlideRecord, read_record
 from muse_core.uris import public_uri
 
 SHOWN_ROWS = 1000  # an artifact is one database row; the whole table is slides.parquet
+_FIRST_COLUMNS = ("slide_id", "project", "status", "reason")
+_LAST_COLUMNS = ("seconds", "message")
 
 SlideTask = Task[[CohortRun, ManifestRow], SlideRecord | State[Any]]
 
@@ -106,10 +104,26 @@ def _record_of(slide_task: SlideTask, run: CohortRun, row: ManifestRow) -> Slide
     return record
 
 
-def publish(records: Sequence[SlideRecord], text: str, *, key: str, columns: Sequence[str]) -> None:
-    """Show the slides, failed ones first, and the summary in the Prefect UI: `<key>-slides`, `<key>-summary`."""
+def publish_slides(records: Sequence[SlideRecord], text: str, *, key: str, columns: Sequence[str]) -> None:
+    """Show the slides, failed ones first, and the summary in the Prefect UI: `<key>-slides`, `<key>-summary`.
+
+    Args:
+        records: the slides.
+        text: the summary, Markdown.
+        key: of the flow's artifacts.
+        columns: of the slides table that this flow fills, shown between those that every flow does.
+    """
+    shown = (*_FIRST_COLUMNS, *columns, *_LAST_COLUMNS)
     ordered = sorted(records, key=lambda record: (record.status != "failed", record.slide_id))
-    table = [{column: record.row.get(column) for column in columns} for record in ordered[:SHOWN_ROWS]]
+    rows = [{column: record.row.get(column) for column in shown} for record in ordered[:SHOWN_ROWS]]
     failed = sum(record.status == "failed" for record in records)
-    create_table_artifact(table=table, key=f"{key}-slides", description=f"{len(records)} slides, {failed} failed")
-    create_markdown_artifact(markdown=text, key=f"{key}-summary")
+    publish(rows, text, key=key, of="slides", description=f"{len(records)} slides, {failed} failed")
+
+
+def final_state(summary: CohortSummary) -> dict[str, Any] | State[Any]:
+    """What the flow ends with: its counts, or failed where a slide was."""
+    if summary.slides_failed:
+        return Failed(
+            message=f"{summary.slides_failed} slides failed; everything else is kept. See the slides artifact."
+        )
+    return summary.as_json()
