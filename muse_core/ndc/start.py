@@ -36,8 +36,8 @@ def start_from(init: str, class_names: tuple[str, ...], settings: ModelSettings)
 
     Args:
         init: `none`, `imagenet`, `muse-nano` or `muse-nano-ndc` for weights that ship, or a file: a backbone of
-            `muse pretrain` or the released MUSE weights, a checkpoint of `muse finetune` (its heads are kept where the classes are the
-            same), or weights of `muse train-detector` (its encoder, up to stride 16).
+            `muse pretrain` or the released MUSE weights, a checkpoint of `muse finetune` (its heads are kept where the
+            classes are the same), or weights of `muse train-detector` (its encoder, up to stride 16).
         class_names: of the data.
         settings: of the heads; those of an NDC checkpoint win.
 

@@ -28,7 +28,6 @@ from muse_core.models.encoder import ConvEncoder, Encoder, EncoderOptions, encod
 from muse_core.models.feature_sampling import SamplingMode
 from muse_core.models.imagenet import load_imagenet_nano
 
-
 Images = NDArray[np.uint8]  # (B, H, W, 3) RGB
 Points = Sequence[NDArray[np.float32]]  # an image each: (n, 2) x, y in px of it
 NucleusEncoder = Callable[[Images, Points], Any]  # -> (N, D) features, as a tensor or an array
