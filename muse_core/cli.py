@@ -361,7 +361,7 @@ def _slide_progress(terminal: Terminal, total: int, things: str = "slides") -> I
 def _give_up(error: MuseError, status: int) -> NoReturn:
     sys.stderr.write(f"muse: {error}\n")
     if "--json" in sys.argv:
-        print_json({**BuildSummary().as_json(), "error": str(error), "reason": error.reason})
+        print_json({"error": str(error), "reason": error.reason})
     sys.exit(status)
 
 

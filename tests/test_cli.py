@@ -109,6 +109,22 @@ def test_a_wrong_setting_is_one_line_before_anything_starts(drawn, tmp_path, arg
     assert not (tmp_path / "out" / "rois").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "status", "reason", "word"),
+    [
+        (["build-tcga-nu", "--manifest", "gone.csv", "--out", "o"], 1, "manifest_invalid", "gone.csv"),
+        (["pretrain", "--rois", "gone", "--out", "o"], 1, "dataset_invalid", "gone"),
+        (["evaluate", "knn", "--dataset", "nobodys", "--data", "d"], 2, "config_invalid", "nobodys"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_went_wrong_is_the_json_of_any_command(tmp_path, command, status, reason, word):
+    done = muse(*command, "--json", cwd=tmp_path)
+    assert_one_line(done, status, word)
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line) == {"error": done.stderr.strip().removeprefix("muse: "), "reason": reason}
+
+
 def test_wrong_usage_is_exit_status_2(tmp_path):
     assert muse("build-tcga-nu", "--out", tmp_path).returncode == 2
     assert muse("no-such-command").returncode == 2
