@@ -128,7 +128,7 @@ def evaluate_finetune(
 ) -> None:
     """Accuracy of the whole network fine-tuned on the train split: ten epochs, which on a CPU take a while.
 
-    Example: `muse evaluate finetune --dataset brca-m2c --data data/brca_m2c --checkpoint muse.safetensors`
+    Example: `muse evaluate finetune --dataset brca-m2c --data data/brca_m2c --checkpoint muse-backbone.safetensors`
     """
     from muse_core.representation import EvaluationRequest, FinetuneSettings, evaluate_finetune
 

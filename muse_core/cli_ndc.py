@@ -55,7 +55,7 @@ def finetune(
 ) -> None:
     """Fine-tune a network that finds and names nuclei: labelled patches, or a lab's own dots, to a checkpoint.
 
-    Example: `muse finetune --dataset brca-m2c --data data/brca_m2c --init runs/muse/muse.safetensors --out runs/ndc`
+    Example: `muse finetune --dataset puma --data data/puma --init runs/muse/muse-backbone.safetensors --out runs/ndc`
 
     Example: `muse finetune --dataset lab --data dots --init muse-nano-ndc --out runs/ours`
     """
