@@ -23,18 +23,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Made here with the usual mode, so that the kernel applies the umask; its safe makers allow the owner alone.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        mended = as_output_error(error, path)
-        if mended is error:
-            raise
-        raise mended from error
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Made here with the usual mode, so that the kernel applies the umask; safe makers allow the owner alone.
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with suppress(NotADirectoryError):  # the folder is a file, as was told
             temporary.unlink(missing_ok=True)
@@ -44,6 +40,22 @@ def sweep_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder of ours and below; nobody else may be writing there."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Tell a write to `path` that fails inside the block as what it means for a person.
+
+    Raises:
+        OutputError: the disk is full (reason disk_full) or the folder cannot be written (output_unwritable).
+    """
+    try:
+        yield
+    except OSError as error:
+        mended = as_output_error(error, path)
+        if mended is error:
+            raise
+        raise mended from error
 
 
 def as_output_error(error: OSError, path: Path) -> OSError:

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from muse_core.config import Settings
 from muse_core.errors import ConfigError, OutputError
-from muse_core.files import as_output_error, whole_file
+from muse_core.files import output_errors, whole_file
 
 CURRENT_NAME = "current.json"
 HISTORY_NAME = "history.jsonl"
@@ -241,12 +241,9 @@ def _note(folder: Path, decision: Decision, checkpoint: Path) -> None:
     values = decision.model_dump(mode="json", include={"taken", "reason", "candidate", "in_use"})
     values |= {"source": str(checkpoint), "decided": datetime.now(UTC).isoformat(timespec="seconds")}
     path = folder / HISTORY_NAME
-    try:
-        with path.open("ab", buffering=0) as file:
-            file.write((json.dumps(values) + "\n").encode())
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise as_output_error(error, path) from error
+    with output_errors(path), path.open("ab", buffering=0) as file:
+        file.write((json.dumps(values) + "\n").encode())
+        os.fsync(file.fileno())
 
 
 def _sha256(path: Path) -> str:

@@ -2,13 +2,13 @@
 
 import json
 import logging
+import os
+import socket
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from muse_core.files import whole_file
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from muse_core.files import output_errors, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ class MetricsLog:
         path: the JSON lines.
         tensorboard: folder for TensorBoard's event files; without the package there are none, with a line in the log.
         step: the checkpoint's, 0 for a new run.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
     """
 
     def __init__(self, path: Path, tensorboard: Path, *, step: int) -> None:
@@ -36,21 +39,53 @@ class MetricsLog:
         kept = [row for row in read_metrics(path) if row["step"] <= step]
         with whole_file(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self._writer = _open_tensorboard(tensorboard, step)
+        self._events = _open_tensorboard(tensorboard, step)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one step's numbers; `step` is among them."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._writer is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._writer.add_scalar(name, value, row["step"])  # type: ignore[no-untyped-call]
+        """Write one step's numbers; `step` is among them.
 
-    def close(self) -> None:
-        """Flush what TensorBoard holds back."""
-        if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+        Raises:
+            OutputError: the disk is full or the folder cannot be written.
+        """
+        with output_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._events is not None:
+            numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
+            self._events.append(row["step"], numbers)
+
+
+class _EventFile:
+    """TensorBoard's file, written here and now: its own writer does it in a thread, whose errors end as tracebacks.
+
+    Args:
+        folder: gets the file.
+        purged: the step from which on TensorBoard forgets what earlier files of the folder say; None for nothing.
+
+    Raises:
+        ImportError: there is no TensorBoard.
+        OutputError: the disk is full or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, purged: int | None) -> None:
+        self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._write({"file_version": "brain.Event:2"})
+        if purged is not None:
+            self._write({"step": purged, "session_log": {"status": "START"}})
+
+    def append(self, step: int, numbers: dict[str, float]) -> None:
+        """Add a step's numbers by their names."""
+        values = [{"tag": name, "simple_value": value} for name, value in numbers.items()]
+        self._write({"step": step, "summary": {"value": values}})
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        """Add an event with these fields of its protocol buffer."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with output_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                RecordWriter(file).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -66,13 +101,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _open_tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
+def _open_tensorboard(folder: Path, step: int) -> _EventFile | None:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return _EventFile(folder, purged=step + 1 if step else None)
     except ImportError:
         logger.warning("%s: not written, as tensorboard is not installed (pip install 'muse-nuclei[train]')", folder)
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
 
 
 def draw_curves(metrics: Path, path: Path) -> None:

@@ -171,8 +171,6 @@ def _train(
             run.save(out)
             draw_curves(out / METRICS_NAME, out / CURVES_NAME)
             saved_at = time.monotonic()
-    if log is not None:
-        log.close()
     run.processes.wait()
     n_parameters = sum(parameter.numel() for parameter in run.teacher.backbone.parameters())
     return PretrainResult(out / BACKBONE_NAME, run.step, run.steps, loss, run.seconds, n_parameters)

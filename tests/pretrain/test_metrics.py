@@ -1,5 +1,10 @@
 import json
+import resource
+from contextlib import contextmanager
 
+import pytest
+
+from muse_core.errors import OutputError
 from muse_core.pretrain.metrics import MetricsLog, draw_curves, read_metrics
 
 
@@ -11,7 +16,6 @@ def write(tmp_path, step, steps):
     log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", step=step)
     for row in rows(*steps):
         log.append(row)
-    log.close()
 
 
 def test_a_resumed_run_measures_anew_what_came_after_its_checkpoint(tmp_path):
@@ -29,6 +33,46 @@ def test_the_lines_are_json_and_tensorboard_has_the_same(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [2, 4]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss_image")] == [(2, 0.5), (4, 0.25)]
+
+
+def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write(tmp_path, 0, (2, 4, 6))
+    write(tmp_path, 2, (4, 8))
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss_image")] == [2, 4, 8]
+
+
+@contextmanager
+def disk_full_above(size):
+    """A limit on file size fails with EFBIG where a full disk fails with ENOSPC; the code takes both as full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"step": 2, "note": "x" * 9000}, "metrics.jsonl"),
+        ({"step": 2, **{f"{number:0500}": 1 for number in range(10)}}, "events.out"),
+    ],
+    ids=["metrics", "events"],
+)
+def test_a_full_disk_is_an_output_error(tmp_path, row, name):
+    log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", step=0)
+    size = len(json.dumps(row)) + 1  # what TensorBoard has of the second row is a little longer
+    with disk_full_above(min(size, 8000)), pytest.raises(OutputError, match="no space left on the disk") as caught:
+        log.append(row)
+    assert caught.value.reason == "disk_full"
+    assert name in str(caught.value)
+    write(tmp_path, 0, (2, 4))
+    assert read_metrics(tmp_path / "metrics.jsonl") == rows(2, 4), "the line that was cut short is gone"
 
 
 def test_curves_are_a_picture(tmp_path):
