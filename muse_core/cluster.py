@@ -149,7 +149,7 @@ def _local_cluster(count: int | None) -> LocalCluster:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",  # None takes port 8787 all the same
             memory_limit=memory_limit_bytes() // n_workers,
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,  # of workers: a heartbeat that the end of a run cuts off is an ERROR to Dask
         )
 
 
