@@ -44,7 +44,7 @@ class TrainDetectorSettings(Settings):
     """How the detector is trained. The defaults are the recipe of the weights that ship."""
 
     seed: int = 0
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1500, ge=1)
     batch_size: int = Field(12, ge=1)
     side_px: int = Field(256, ge=64, multiple_of=STRIDE)  # of a training picture
     learning_rate: float = Field(2e-3, gt=0)  # of the decoder, at its highest
@@ -124,7 +124,7 @@ def train_detector(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    run = _Run(settings, out, n_classes=len(train[0].class_names))
+    run = _Run(settings, out, class_names=train[0].class_names)
     _write_text(out / CONFIG_NAME, settings.model_dump_json(indent=1))
     if resume:
         run.load()
@@ -141,10 +141,10 @@ def train_detector(
 class _Run:
     """The state of a training run: network, its running average, optimiser, step and history."""
 
-    def __init__(self, settings: TrainDetectorSettings, out: Path, *, n_classes: int) -> None:
+    def __init__(self, settings: TrainDetectorSettings, out: Path, *, class_names: tuple[str, ...]) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self.out = settings, out
-        self.net = NucleusNet(n_classes)
+        self.settings, self.out, self.class_names = settings, out, class_names
+        self.net = NucleusNet(len(class_names))
         if settings.imagenet:
             load_imagenet_encoder(self.net)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -205,7 +205,7 @@ class _Run:
 
     def model(self, net: NucleusNet, calibration: Calibration | None = None) -> DetectorModel:
         """A detector's model around one of this run's networks."""
-        return DetectorModel(net, calibration or Calibration(), self.settings.min_distance_um)
+        return DetectorModel(net, calibration or Calibration(), self.settings.min_distance_um, self.class_names)
 
     def progress(self) -> Progress:
         """Where the run stands."""

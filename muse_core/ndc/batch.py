@@ -10,7 +10,7 @@ from torch import Tensor
 
 from muse_core.models.backbone import standardised
 from muse_core.ndc.regions import Region
-from muse_core.ndc.samples import Sample, draw_sample
+from muse_core.ndc.samples import Sample, draw_sample, joined
 from muse_core.ndc.settings import FinetuneSettings
 
 _UNLABELLED = 1 << 19  # keeps the orders of labelled and unlabelled regions apart
@@ -45,7 +45,19 @@ def batch_of_step(
     if unlabelled and settings.unlabelled_share:
         count = max(1, round(settings.batch_size * settings.unlabelled_share))
         regions += _turn(unlabelled, step, count, [settings.seed, _UNLABELLED])
-    return Batch([draw_sample(region, settings.side_px, settings.augment, rng) for region in regions])
+    samples = [draw_sample(region, settings.side_px, settings.augment, rng) for region in regions]
+    return Batch(
+        _with_mosaics(samples[: settings.batch_size], settings.mosaic_share, rng) + samples[settings.batch_size :]
+    )
+
+
+def _with_mosaics(samples: list[Sample], share: float, rng: np.random.Generator) -> list[Sample]:
+    """Some of the samples joined with the one after them."""
+    after = samples[1:] + samples[:1]
+    return [
+        joined(sample, other, rng) if rng.random() < share else sample
+        for sample, other in zip(samples, after, strict=True)
+    ]
 
 
 def _turn(regions: Sequence[Region], step: int, count: int, key: list[int]) -> list[Region]:

@@ -50,6 +50,25 @@ def draw_sample(region: Region, side_px: int, augment: AugmentSettings, rng: np.
     return Sample(image, plain.image, plain.xy, plain.class_ids, plain.seen, plain.annotated)
 
 
+def joined(one: Sample, other: Sample, rng: np.random.Generator) -> Sample:
+    """Two samples of one side, joined at a straight cut somewhere in the middle half, upright or level."""
+    side_px = len(one.seen)
+    at = round(side_px * rng.uniform(0.25, 0.75))
+    beyond = np.zeros((side_px, side_px), bool)
+    beyond[at:] = True
+    axis = int(rng.integers(2))  # of x, y
+    beyond = beyond.T if axis == 0 else beyond
+    mine, theirs = one.xy[:, axis] < at, other.xy[:, axis] >= at
+    return Sample(
+        np.where(beyond[..., None], other.image, one.image),
+        np.where(beyond[..., None], other.plain, one.plain),
+        np.concatenate([one.xy[mine], other.xy[theirs]]),
+        np.concatenate([one.class_ids[mine], other.class_ids[theirs]]),
+        np.where(beyond, other.seen, one.seen),
+        np.where(beyond, other.annotated, one.annotated),
+    )
+
+
 def _cut(region: Region, side_px: int, augment: AugmentSettings, rng: np.random.Generator) -> Sample:
     """Place, scale, turn and mirror in one resampling."""
     mpp = NETWORK_MPP * math.exp(rng.normal(0, augment.scale_sd))

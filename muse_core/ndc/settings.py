@@ -44,6 +44,8 @@ class FinetuneSettings(Settings):
     steps: int = Field(2000, ge=1)
     batch_size: int = Field(8, ge=1)
     side_px: int = Field(256, ge=64, multiple_of=32)  # of a sample; the paper: 1024, where slides are at hand
+    # Of labelled samples with another's tissue beyond a straight cut: a nucleus' class must not hang on tissue far off.
+    mosaic_share: float = Field(0.5, ge=0, le=1)
     unlabelled_share: float = Field(
         0.34, ge=0, le=1
     )  # samples without labels beside each labelled one, if there are any

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muse_core.geometry import inside
-from muse_core.models.heat import draw_heat
+from muse_core.models.heat import NO_CLASS, draw_heat
 from muse_core.models.ndc import Proposals
 from muse_core.ndc.assign import assign
 from muse_core.ndc.samples import Sample
@@ -92,18 +92,18 @@ def _grown(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
 def dense_targets(samples: Sequence[Sample], *, sigma_px: float) -> tuple[Tensor, Tensor, Tensor]:
     """Targets of the dense head, at stride 2.
 
+    Nuclei just outside the annotated region or the picture count, too: their heat reaches into it.
+
     Returns:
         heat: (B, h, w) float32, 0..1, how near a nucleus is.
-        classes: (B, h, w) int64, `heat.NO_CLASS` away from nuclei.
+        classes: (B, h, w) int64, `heat.NO_CLASS` away from nuclei and outside the annotated region.
         known: (B, h, w) bool, the annotated region.
     """
     heats, classes, known = [], [], []
     for sample in samples:
-        within = _within(sample)
-        heat, class_map = draw_heat(
-            sample.xy[within], sample.class_ids[within], len(sample.annotated), sigma_px=sigma_px
-        )
+        heat, class_map = draw_heat(sample.xy, sample.class_ids, len(sample.annotated), sigma_px=sigma_px)
+        annotated = sample.annotated[1::2, 1::2]
         heats.append(heat)
-        classes.append(class_map)
-        known.append(sample.annotated[1::2, 1::2])
+        classes.append(np.where(annotated, class_map, NO_CLASS))
+        known.append(annotated)
     return tuple(torch.from_numpy(np.stack(maps)) for maps in (heats, classes, known))  # type: ignore[return-value]

@@ -3,7 +3,7 @@ import pytest
 
 from muse_core.detector_augment import AugmentSettings
 from muse_core.ndc.regions import Region, regions_of, unlabelled_region
-from muse_core.ndc.samples import draw_sample
+from muse_core.ndc.samples import Sample, draw_sample, joined
 from tests.data.make_patches import draw_patch
 
 PLAIN = AugmentSettings(scale_sd=0, rotate_share=0, stain_share=0, blur_share=0, sharpen_share=0, noise_share=0)
@@ -116,3 +116,21 @@ def test_a_picture_without_tissue_has_no_nucleus_and_is_known_all_over():
     sample = draw_sample(regions_of([draw_patch(300, 30, 0)])[0], 256, augment, np.random.default_rng(0))
     assert len(sample.xy) == len(sample.class_ids) == 0
     assert sample.annotated.all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_joined_samples_keep_each_its_own_side_of_the_cut(seed):
+    side_px = 64
+    rng = np.random.default_rng(seed)
+    xy = rng.uniform(0, side_px, (200, 2))
+    seen = np.ones((side_px, side_px), bool)
+    black, white = (np.full((side_px, side_px, 3), value, np.uint8) for value in (0, 255))
+    one = Sample(black, black, xy, np.zeros(200, np.int64), seen, ~seen)
+    other = Sample(white, white, xy, np.ones(200, np.int64), seen, seen)
+    found = joined(one, other, rng)
+    columns, rows = found.xy.astype(int).T
+    is_other = found.image[rows, columns, 0] == 255
+    assert np.array_equal(is_other, found.class_ids == 1)
+    assert np.array_equal(found.annotated, found.image[..., 0] == 255)
+    assert len(found.xy) == 200, "both samples hold the same places, and each place lies on one side"
+    assert 0.2 < found.annotated.mean() < 0.8
