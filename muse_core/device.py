@@ -1,10 +1,16 @@
 """Where pixels are decoded and networks run: `auto` to a device that answers."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from muse_core.errors import ConfigError
 
+if TYPE_CHECKING:
+    import torch
+
 DEVICES = ("cpu", "cuda")
+_CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def resolve_device(device: str) -> str:
@@ -39,3 +45,24 @@ def gpu_count() -> int:
     import torch
 
     return int(torch.cuda.device_count())
+
+
+def best_dtype(device: "torch.device | str", *, cpuinfo: Path = _CPUINFO) -> "torch.dtype":
+    """bfloat16 where the device computes with it, else float32: emulated, it is slower than what it replaces.
+
+    Args:
+        device: where a network runs.
+        cpuinfo: what the kernel says of the CPU.
+    """
+    import torch
+
+    place = torch.device(device)
+    if place.type == "cuda":
+        with torch.cuda.device(place):
+            known = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if known else torch.float32
+    try:
+        flags = set(cpuinfo.read_text(encoding="ascii", errors="ignore").split())
+    except OSError:
+        return torch.float32
+    return torch.bfloat16 if flags & _BFLOAT16_FLAGS else torch.float32

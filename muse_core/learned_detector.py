@@ -3,16 +3,17 @@
     from muse_core.learned_detector import LearnedDetector
     nuclei = LearnedDetector()(rgb, mpp=0.25)  # (N, 3): x, y in px of rgb, score
 
-The network sees 0.5 µm/px, in bfloat16. Its answers depend a little on where its grid of 16 px lies, so tiles should
-start at multiples of `grid_um` on the slide, read at the slide's own µm/px or a whole multiple of it: then a nucleus
-comes out the same in every tile that holds it and `margin_um` around it.
+The network sees 0.5 µm/px, in bfloat16 where the processor has it, else in float32. Its answers depend a little on
+where its grid of 16 px lies, so tiles should start at multiples of `grid_um` on the slide, read at the slide's own
+µm/px or a whole multiple of it: then a nucleus comes out the same in every tile that holds it and `margin_um` around
+it.
 """
 
 import ctypes
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,8 +24,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from muse_core.device import best_dtype
 from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.files import whole_file
+from muse_core.labelled_patches import BRCA_CLASS_NAMES
 from muse_core.models.detector import STRIDE, NucleusNet
 from muse_core.models.folding import made_to_run
 from muse_core.models.heat import find_peaks
@@ -37,7 +40,8 @@ COARSEST_MPP = 1.0  # at 1 µm/px a lymphocyte is 7 px wide; coarser, nuclei are
 FINEST_MPP = 0.02  # no light microscope has finer pixels, so the number is a mistake
 _SCALE_TOLERANCE = 0.06  # relative; nuclei that much smaller or larger cost less than 0.004 of F1 on validation
 _FORMAT = "muse-nucleus-detector-1"
-_TILE_PX = 2304  # network px that a tile owns at most: bounds the memory to about a GB
+_UNNAMED_DATASET = "brca-m2c"  # of files that don't name their classes; of another dataset they stay unnamed
+_TILE_PX = 2304  # network px that a tile owns at most: bounds the memory to about a GB in bfloat16
 # Source: mallopt(3), <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 29  # more than a layer's output on the largest tile
@@ -70,11 +74,13 @@ class DetectorModel:
         net: in eval mode.
         calibration: heat to score.
         min_distance_um: nuclei nearer than this are one.
+        class_names: of the network's class maps; empty where nobody named them.
     """
 
     net: NucleusNet
     calibration: Calibration = Calibration()
     min_distance_um: float = 3.0
+    class_names: tuple[str, ...] = ()
 
 
 class LearnedDetector:
@@ -107,13 +113,14 @@ class LearnedDetector:
         detector.weights, detector.device, detector.min_score = Path("memory"), device, min_score
         copy = NucleusNet(model.net.head.out_channels - 1, width=model.net.from16.out_channels)
         copy.load_state_dict(model.net.state_dict())
-        detector._use(DetectorModel(copy, model.calibration, model.min_distance_um))
+        detector._use(replace(model, net=copy))
         return detector
 
     def _use(self, model: DetectorModel) -> None:
         if self.device == "cpu":
             keep_freed_memory()
-        self._net = made_to_run(model.net, device=self.device, dtype=torch.bfloat16)
+        self._dtype = best_dtype(self.device)
+        self._net = made_to_run(model.net, device=self.device, dtype=self._dtype)
         self._calibration = model.calibration
         self._min_distance_um = model.min_distance_um
 
@@ -173,7 +180,7 @@ class LearnedDetector:
         image = (
             torch.from_numpy(padded).to(self.device).permute(2, 0, 1)[None]
         )  # (H, W, 3) -> (1, 3, H, W), channels last
-        logits = self._net(image.to(torch.bfloat16))[0, 0]
+        logits = self._net(image.to(self._dtype))[0, 0]
         return np.asarray(torch.sigmoid(logits).cpu().numpy(), np.float32)
 
 
@@ -209,6 +216,8 @@ def save_model(model: DetectorModel, path: Path, *, notes: dict[str, str] | None
         "calibration": json.dumps(asdict(model.calibration)),
         "min_distance_um": str(model.min_distance_um),
     }
+    if model.class_names:
+        about["class_names"] = json.dumps(model.class_names)
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={**(notes or {}), **about})
 
@@ -234,7 +243,24 @@ def load_model(path: Path) -> DetectorModel:
     lacking = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
     if lacking or missing.unexpected_keys:
         raise ConfigError(f"detector weights {path}: tensors differ from this version's network: {lacking[:3]}")
-    return DetectorModel(net.eval(), Calibration(**json.loads(about["calibration"])), float(about["min_distance_um"]))
+    calibration = Calibration(**json.loads(about["calibration"]))
+    return DetectorModel(net.eval(), calibration, float(about["min_distance_um"]), _class_names(about, path))
+
+
+def _class_names(about: dict[str, str], path: Path) -> tuple[str, ...]:
+    """What a file says its classes are; files of versions that named none are BRCA-M2C's where nothing speaks against.
+
+    Raises:
+        ConfigError: not as many names as classes.
+    """
+    n_classes = int(about["n_classes"])
+    if "class_names" not in about:
+        of_brca = about.get("dataset", _UNNAMED_DATASET) == _UNNAMED_DATASET and n_classes == len(BRCA_CLASS_NAMES)
+        return BRCA_CLASS_NAMES if of_brca else ()
+    names = tuple(str(name) for name in json.loads(about["class_names"]))
+    if len(names) != n_classes:
+        raise ConfigError(f"detector weights {path}: {len(names)} names of {n_classes} classes; the file is damaged")
+    return names
 
 
 def _check(rgb: NDArray[np.uint8], mpp: float) -> None:

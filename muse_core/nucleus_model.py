@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from muse_core.device import best_dtype
 from muse_core.errors import ConfigError
-from muse_core.labelled_patches import BRCA_CLASS_NAMES
 from muse_core.learned_detector import MIDDLE_SIGMA_PX, NETWORK_MPP, keep_freed_memory, load_model, on_ink
 from muse_core.learned_detector import WEIGHTS as DETECTOR_WEIGHTS
 from muse_core.models.detector import OUTPUT_STRIDE, STRIDE
@@ -72,14 +72,16 @@ class DetectorModel:
         min_score: nuclei below are left out.
 
     Raises:
-        ConfigError: the file is missing or is not a detector's weights.
+        ConfigError: the file is missing, is not a detector's weights, or does not say what its classes are.
     """
 
     takes_tensors = True  # on its device, so that tiles decoded on a GPU stay there
 
     def __init__(self, weights: Path, *, device: str, min_score: float = 0.5) -> None:
         model = load_model(weights)
-        self.class_names: tuple[str, ...] = BRCA_CLASS_NAMES
+        if not model.class_names:
+            raise ConfigError(f"checkpoint {weights}: no names of its classes; train it anew with muse train-detector")
+        self.class_names = model.class_names
         self.mpp = NETWORK_MPP
         self.margin_um = DETECTOR_MARGIN_UM
         self.grid_um = STRIDE * NETWORK_MPP
@@ -151,7 +153,7 @@ def load_nucleus_model(
     path = path or shipped_weights()
     form = _format_of(path)
     if form == NDC_FORMAT:
-        return NdcModel(path, device=device, min_score=min_score, embeddings=embeddings)
+        return NdcModel(path, device=device, min_score=min_score, embeddings=embeddings, dtype=best_dtype(device))
     if form.startswith("muse-nucleus-detector"):
         if embeddings:
             raise ConfigError(f"checkpoint {path}: a detector has no embeddings; give a checkpoint of muse finetune")
@@ -182,17 +184,6 @@ def hash_of(path: Path) -> str:
             f"checkpoint {path}: cannot be read ({error.strerror}); give a file of muse finetune"
         ) from None
     return digest.hexdigest()[:_ID_DIGITS]
-
-
-def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes with it, else float32: emulated, it is slower than what it replaces."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return torch.float32
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
 def _format_of(path: Path) -> str:

@@ -1,11 +1,14 @@
+import json
 import pickle
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from muse_core.errors import ConfigError, DatasetError, MppError
+from muse_core.labelled_patches import BRCA_CLASS_NAMES
 from muse_core.learned_detector import (
     WEIGHTS,
     Calibration,
@@ -179,14 +182,44 @@ def test_the_half_score_stands_at_its_heat():
 
 def test_a_model_survives_its_file(tmp_path, patch):
     torch.manual_seed(3)
-    model = DetectorModel(NucleusNet(n_classes=2).eval(), Calibration(0.07, 1.5), 2.0)
+    model = DetectorModel(NucleusNet(n_classes=2).eval(), Calibration(0.07, 1.5), 2.0, ("tumour", "other"))
     save_model(model, tmp_path / "w.safetensors", notes={"dataset": "drawn"})
     loaded = load_model(tmp_path / "w.safetensors")
     assert loaded.calibration == model.calibration
     assert loaded.min_distance_um == 2.0
+    assert loaded.class_names == ("tumour", "other")
     np.testing.assert_array_equal(
         LearnedDetector.of_model(model)(patch.image, 0.5), LearnedDetector(tmp_path / "w.safetensors")(patch.image, 0.5)
     )
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "dataset", "names"),
+    [(3, None, BRCA_CLASS_NAMES), (3, "brca-m2c", BRCA_CLASS_NAMES), (3, "puma", ()), (2, None, ())],
+)
+def test_classes_that_a_file_does_not_name(tmp_path, n_classes, dataset, names):
+    notes = {"dataset": dataset} if dataset else {}
+    save_model(DetectorModel(NucleusNet(n_classes=n_classes).eval()), tmp_path / "w.safetensors", notes=notes)
+    assert load_model(tmp_path / "w.safetensors").class_names == names
+
+
+def test_the_weights_that_ship_name_their_classes():
+    with safe_open(WEIGHTS, framework="pt") as file:
+        assert json.loads(file.metadata()["class_names"]) == list(BRCA_CLASS_NAMES)
+
+
+def test_as_many_names_as_classes_are_needed(tmp_path):
+    model = DetectorModel(NucleusNet(n_classes=2).eval(), class_names=("tumour",))
+    save_model(model, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match="1 names of 2 classes"):
+        load_model(tmp_path / "w.safetensors")
+
+
+def test_a_processor_without_bfloat16_runs_in_float32(detector, patch, monkeypatch):
+    monkeypatch.setattr("muse_core.learned_detector.best_dtype", lambda device: torch.float32)
+    plain = LearnedDetector()
+    assert {parameter.dtype for parameter in plain._net.parameters()} == {torch.float32}
+    assert _different(plain(patch.image, 0.5), detector(patch.image, 0.5)) <= 0.02
 
 
 def test_a_detector_travels_to_other_processes(detector, patch):

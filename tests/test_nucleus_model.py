@@ -3,8 +3,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from muse_core.device import best_dtype
 from muse_core.errors import ConfigError
-from muse_core.learned_detector import WEIGHTS, LearnedDetector
+from muse_core.learned_detector import WEIGHTS, LearnedDetector, save_model
+from muse_core.learned_detector import DetectorModel as TrainedDetector
+from muse_core.models.detector import NucleusNet
+from muse_core.ndc_model import WEIGHTS as NDC_WEIGHTS
 from muse_core.nucleus_model import DetectorModel, hash_of, load_nucleus_model, shipped_weights
 from tests.data.make_patches import draw_patch
 
@@ -74,6 +78,38 @@ def test_files_that_are_no_model_are_refused_in_one_line(tmp_path):
         load_nucleus_model(other, device="cpu")
     with pytest.raises(ConfigError, match="no embeddings"):
         load_nucleus_model(WEIGHTS, device="cpu", embeddings=True)
+
+
+def test_classes_are_those_that_the_weights_name(tmp_path, patch):
+    of_ocelot, unnamed = tmp_path / "ocelot.safetensors", tmp_path / "unnamed.safetensors"
+    net = NucleusNet(n_classes=2).eval()
+    save_model(TrainedDetector(net, class_names=("tumour", "other")), of_ocelot)
+    save_model(TrainedDetector(net), unnamed)
+    model = load_nucleus_model(of_ocelot, device="cpu", min_score=0.0)
+    (found,) = model.find(patch.image[np.newaxis])
+    assert model.class_names == ("tumour", "other")
+    assert found.probabilities.shape[1] == 2
+    with pytest.raises(ConfigError, match=r"unnamed\.safetensors: no names of its classes"):
+        load_nucleus_model(unnamed, device="cpu")
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, NDC_WEIGHTS])
+def test_networks_run_in_the_arithmetic_that_the_processor_has(weights, patch, monkeypatch):
+    best = load_nucleus_model(weights, device="cpu")
+    monkeypatch.setattr("muse_core.nucleus_model.best_dtype", lambda device: torch.float32)
+    plain = load_nucleus_model(weights, device="cpu")
+    assert {parameter.dtype for parameter in plain._net.parameters()} == {torch.float32}
+    (one,), (other,) = (model.find(patch.image[np.newaxis]) for model in (best, plain))
+    assert len(one.xy) == pytest.approx(len(other.xy), rel=0.05)
+
+
+def test_bfloat16_only_where_the_processor_says_so(tmp_path):
+    flags = tmp_path / "cpuinfo"
+    flags.write_text("flags\t\t: fpu avx2 avx512f\n")
+    assert best_dtype("cpu", cpuinfo=flags) == torch.float32
+    flags.write_text("flags\t\t: fpu avx2 avx512_bf16\n")
+    assert best_dtype("cpu", cpuinfo=flags) == torch.bfloat16
+    assert best_dtype("cpu", cpuinfo=tmp_path / "none") == torch.float32
 
 
 def test_a_checkpoint_that_is_missing_is_one_line(tmp_path):
