@@ -20,11 +20,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.files import whole_file
 from muse_core.learned_detector import Calibration, keep_freed_memory, on_ink
 from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
 from muse_core.models.feature_sampling import sample_at
@@ -33,6 +31,7 @@ from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
 from muse_core.models.ndc import NdcNet
 from muse_core.models.ndc_readout import NucleiRead, Readout, nuclei_by_heat, nuclei_by_proposals
 from muse_core.models.nuclei_found import NucleiFound
+from muse_core.models.tensor_file import save_tensors
 
 FORMAT = "muse-ndc-2"
 WEIGHTS = Path(__file__).parent / "weights" / "muse-nano-ndc.safetensors"
@@ -94,6 +93,8 @@ class NdcModel:
     Raises:
         ConfigError: the file is missing or no NDC checkpoint, or min_score is not in 0..1.
     """
+
+    takes_tensors = True
 
     def __init__(
         self,
@@ -164,9 +165,8 @@ class NdcModel:
         upright = padded.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
         feature_map = self._net.backbone(standardised(self._facing(upright)).to(self._dtype)).map
         answers = self._read(feature_map, (padded.shape[2], padded.shape[1]), (width, height), least_chance)
-        host = pixels.cpu().numpy()
         return [
-            self._found(_off_ink(read, host[index]), feature_map, index, padded.shape)
+            self._found(_off_ink(read, pixels[index]), feature_map, index, padded.shape)
             for index, read in enumerate(answers)
         ]
 
@@ -207,7 +207,7 @@ class NdcModel:
         return NucleiFound(found.xy, score, found.probabilities, found.embedding)
 
 
-def _off_ink(read: NucleiRead, rgb: NDArray[np.uint8]) -> NucleiRead:
+def _off_ink(read: NucleiRead, rgb: Tensor) -> NucleiRead:
     kept = ~on_ink(rgb, read.xy)
     return NucleiRead(read.xy[kept], read.chance[kept], read.class_logits[torch.from_numpy(kept)])
 
@@ -265,8 +265,7 @@ def save_checkpoint(checkpoint: NdcCheckpoint, path: Path) -> None:
         "head": json.dumps(asdict(checkpoint.head)),
         "notes": json.dumps(checkpoint.notes),
     }
-    with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    save_tensors(path, tensors, metadata=metadata)
 
 
 def load_checkpoint(path: Path) -> NdcCheckpoint:

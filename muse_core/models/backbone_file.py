@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from muse_core.errors import ConfigError
-from muse_core.files import whole_file
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
 from muse_core.models.encoder import VitEncoder
+from muse_core.models.tensor_file import save_tensors
 
 FORMAT = "muse-backbone-1"
 MUSE_NANO = Path(__file__).parents[1] / "weights" / "muse-nano.safetensors"  # the backbone that ships
@@ -83,8 +82,7 @@ def save_backbone(
         if not name.endswith(_COUNTER)
     }
     metadata = {"format": FORMAT, "settings": settings.model_dump_json(), "notes": json.dumps(notes)}
-    with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    save_tensors(path, tensors, metadata=metadata)
 
 
 def load_backbone(path: Path, *, image_px: int | None = None, legacy_positions: bool = False) -> MuseBackbone:

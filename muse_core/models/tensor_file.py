@@ -1,0 +1,45 @@
+"""Tensors in safetensors files, written whole or not at all."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from muse_core.errors import OutputError
+from muse_core.files import whole_file
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
+    """Replace `path` by a whole new file, or leave the old one as it was.
+
+    Args:
+        path: the file.
+        tensors: contiguous, by name.
+        metadata: what else a reader needs, by name.
+
+    Raises:
+        OutputError: no space is left (reason disk_full), or the folder cannot be written.
+    """
+    with whole_file(path) as temporary:
+        _write(temporary, dict(tensors), dict(metadata))
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """`save_file`, whose errors of the operating system are raised as such.
+
+    Raises:
+        OSError: with its errno.
+    """
+    mode = path.stat().st_mode  # the library replaces the file by one of the owner's alone
+    try:
+        save_file(tensors, path, metadata=metadata)
+        path.chmod(mode)
+    except SafetensorError as error:
+        _, found, code = str(error).partition("os error ")
+        number = code.partition(")")[0]
+        if found and number.isdigit():
+            raise OSError(int(number), os.strerror(int(number)), str(path)) from error
+        raise OutputError(f"{path}: cannot be written ({error})") from error
