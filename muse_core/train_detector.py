@@ -8,10 +8,14 @@ import copy
 import json
 import logging
 import math
+import pickle
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,12 +42,24 @@ CURVES_NAME = "curves.png"
 CONFIG_NAME = "config.json"
 
 _GRADIENT_NORM = 5.0
+# What torch.load raises of a file that is cut short, altered or holds code.
+_BROKEN = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
 class TrainDetectorSettings(Settings):
     """How the detector is trained. The defaults are the recipe of the weights that ship."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     steps: int = Field(1500, ge=1)
     batch_size: int = Field(12, ge=1)
     side_px: int = Field(256, ge=64, multiple_of=STRIDE)  # of a training picture
@@ -108,7 +124,7 @@ def train_detector(
         data: its folder.
         out: a folder; made if need be.
         settings: the recipe; None for that of the weights that ship.
-        resume: go on from `out`'s last state, if there is one of the same settings.
+        resume: go on from `out`'s last state, if there is one of the same settings and data.
         on_progress: called now and then.
 
     Returns:
@@ -116,7 +132,8 @@ def train_detector(
 
     Raises:
         DatasetError: the data are not what the layout says, or the loss is no longer a number.
-        ConfigError: the state in `out` is of other settings, or ImageNet weights are asked for and not installed.
+        ConfigError: the state in `out` is of other settings or data or is damaged, or ImageNet weights are asked for
+            and not installed.
         OutputError: `out` cannot be written.
     """
     settings = settings or TrainDetectorSettings()
@@ -124,7 +141,7 @@ def train_detector(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    run = _Run(settings, out, class_names=train[0].class_names)
+    run = _Run(settings, out, data=fingerprint(dataset, [*train, *validation]), class_names=train[0].class_names)
     _write_text(out / CONFIG_NAME, settings.model_dump_json(indent=1))
     if resume:
         run.load()
@@ -141,9 +158,9 @@ def train_detector(
 class _Run:
     """The state of a training run: network, its running average, optimiser, step and history."""
 
-    def __init__(self, settings: TrainDetectorSettings, out: Path, *, class_names: tuple[str, ...]) -> None:
+    def __init__(self, settings: TrainDetectorSettings, out: Path, *, data: str, class_names: tuple[str, ...]) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self.out, self.class_names = settings, out, class_names
+        self.settings, self.out, self.data, self.class_names = settings, out, data, class_names
         self.net = NucleusNet(len(class_names))
         if settings.imagenet:
             load_imagenet_encoder(self.net)
@@ -217,6 +234,7 @@ class _Run:
         """Write the state that `load` goes on from."""
         state = {
             "settings": settings_hash(self.settings),
+            "data": self.data,
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
             "best": self.best.state_dict(),
@@ -229,18 +247,51 @@ class _Run:
             torch.save(state, temporary)
 
     def load(self) -> None:
-        """Go on from the state in `out`, if there is one."""
+        """Go on from the state in `out`, if there is one.
+
+        Raises:
+            ConfigError: it is damaged, or of other settings or data.
+        """
         path = self.out / STATE_NAME
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["settings"] != settings_hash(self.settings):
-            raise ConfigError(f"{path}: of a run with other settings; give those, another --out, or leave out --resume")
+        state = _stored_state(path)
+        for what, own in (("settings", settings_hash(self.settings)), ("data", self.data)):
+            if state.get(what) != own:
+                raise ConfigError(
+                    f"{path}: of a run with other {what}; give those, another --out, or leave out --resume"
+                )
         for name in ("net", "average", "best", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds, self.best_f1 = state["numbers"]
         self.losses = list(state["losses"])
         self.validations = [(int(step), float(f1)) for step, f1 in state["validations"]]
+
+
+def fingerprint(dataset: str, patches: Iterable[LabelledPatch]) -> str:
+    """Twelve hex digits that change with a dataset's name, images and labels."""
+    digest = sha256(dataset.encode())
+    for patch in patches:
+        digest.update(json.dumps([patch.name, patch.mpp, *patch.image.shape, *patch.class_names]).encode())
+        for values in (patch.image, patch.xy, patch.class_ids):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _stored_state(path: Path) -> dict[str, Any]:
+    """What `_Run.save` wrote.
+
+    Raises:
+        ConfigError: the file is cut short or altered, or is another's.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except _BROKEN as error:
+        why = str(error).partition("\n")[0].split(". ")[0]
+        raise ConfigError(f"{path}: cannot be read ({why}); it is damaged: leave out --resume to begin anew") from None
+    if not isinstance(state, dict):
+        raise ConfigError(f"{path}: no state of a training run; leave out --resume to begin anew")
+    return state
 
 
 def _learning_share(step: int, settings: TrainDetectorSettings) -> float:

@@ -68,6 +68,30 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path):
         train_detector("brca-m2c", data, tmp_path / "cut", settings=TINY, resume=True)
 
 
+@pytest.fixture(scope="module")
+def stored(data, tmp_path_factory):
+    """The state of a run."""
+    out = tmp_path_factory.mktemp("run")
+    train_detector("brca-m2c", data, out, settings=TINY)
+    return (out / "training.pt").read_bytes()
+
+
+def test_labels_that_changed_are_not_gone_on_with(stored, tmp_path):
+    other = tmp_path / "other"
+    write_brca(other, train=4, val=1)
+    (tmp_path / "training.pt").write_bytes(stored)
+    with pytest.raises(ConfigError, match="other data"):
+        train_detector("brca-m2c", other, tmp_path, settings=TINY, resume=True)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"junk"])
+def test_a_damaged_state_is_one_line(data, stored, damage, tmp_path):
+    (tmp_path / "training.pt").write_bytes(damage(stored))
+    with pytest.raises(ConfigError, match=r"training\.pt: cannot be read .* damaged: leave out --resume") as told:
+        train_detector("brca-m2c", data, tmp_path, settings=TINY, resume=True)
+    assert "\n" not in str(told.value)
+
+
 def test_it_learns(data, tmp_path):
     settings = TINY.model_copy(
         update={
@@ -87,6 +111,8 @@ def test_it_learns(data, tmp_path):
 def test_settings_refuse_what_makes_no_sense():
     with pytest.raises(ConfigError, match="side_px"):
         load_settings(TrainDetectorSettings, overrides=["side_px=100"])
+    with pytest.raises(ConfigError, match="seed"):
+        load_settings(TrainDetectorSettings, overrides=["seed=-1"])
     with pytest.raises(ConfigError, match=r"'augment\.blur'"):
         load_settings(TrainDetectorSettings, overrides=["augment.blur=1"])
 
