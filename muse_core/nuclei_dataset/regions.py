@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
@@ -41,7 +42,7 @@ def bounds_origin(provenance: Mapping[str, Any]) -> tuple[float, float]:
 def read_regions(
     path: Path, provenance: Mapping[str, Any], *, origin_level0: tuple[float, float] | None = None
 ) -> Iterator[Region]:
-    """Each area of a file; points and lines are passed over.
+    """Each area of a file; points, lines and features without a geometry are passed over.
 
     Args:
         path: GeoJSON in px of the image as QuPath shows it.
@@ -53,9 +54,10 @@ def read_regions(
     """
     offset = bounds_origin(provenance) if origin_level0 is None else origin_level0
     for feature in _features(path):
-        properties = feature.get("properties") or {}
+        properties = feature.get("properties")
+        properties = properties if isinstance(properties, dict) else {}
         area = _area(feature, path)
-        if area.area > 0:
+        if area is not None and area.area > 0:
             moved = shapely.transform(area, lambda xy: xy + offset)
             yield Region(moved, _text(properties.get("name")), _class_of(properties))
 
@@ -74,9 +76,14 @@ def _features(path: Path) -> list[dict[str, Any]]:
     return features
 
 
-def _area(feature: dict[str, Any], path: Path) -> BaseGeometry:
+def _area(feature: dict[str, Any], path: Path) -> BaseGeometry | None:
+    if feature.get("type") == "Feature" and feature.get("geometry") is None:
+        return None  # as GeoJSON has it for what lies nowhere
     try:
-        geometry = shape(feature.get("geometry") or feature)
+        with np.errstate(invalid="ignore"):  # what is no number is told below
+            geometry = shape(feature.get("geometry") or feature)
+        if not np.isfinite(shapely.get_coordinates(geometry)).all():
+            raise ValueError("a coordinate is no number")
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
         raise DatasetError(f"{path}: not a GeoJSON geometry: {feature!s:.60}: {error}") from None
     return shapely.make_valid(geometry)

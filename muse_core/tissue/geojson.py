@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
@@ -105,13 +106,17 @@ def _geometries(content: object, path: Path) -> Iterator[tuple[dict[str, Any], B
 
 def _shape(geometry: object, path: Path) -> BaseGeometry:
     try:
-        made = shape(geometry)
+        with np.errstate(invalid="ignore"):  # what is no number is told below
+            made = shape(geometry)
+        if not np.isfinite(shapely.get_coordinates(made)).all():
+            raise ValueError("a coordinate is no number")
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
         raise DatasetError(f"{path}: not a GeoJSON geometry: {geometry!s:.60}: {error}") from None
     return made
 
 
 def _is_ignored(feature: dict[str, Any]) -> bool:
-    classification = (feature.get("properties") or {}).get("classification") or {}
+    properties = feature.get("properties")
+    classification = properties.get("classification") if isinstance(properties, dict) else None
     name = classification.get("name") if isinstance(classification, dict) else classification
     return str(name or "").endswith("*")

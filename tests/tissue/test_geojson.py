@@ -87,6 +87,10 @@ class TestGeoJson:
         (tmp_path / "t.geojson").write_text(json.dumps(solid), encoding="utf-8-sig")
         assert read_tissue(tmp_path / "t.geojson", slide_info()).polygons[0].area == pytest.approx(200**2)
 
+    def test_properties_that_are_none_do_no_harm(self, tmp_path):
+        (tmp_path / "t.geojson").write_text(json.dumps({**feature(SQUARE_GEOMETRY), "properties": "abc"}))
+        assert read_tissue(tmp_path / "t.geojson", slide_info()).polygons[0].area == pytest.approx(200**2)
+
     @pytest.mark.parametrize(
         ("text", "error", "says"),
         [
@@ -94,6 +98,7 @@ class TestGeoJson:
             ("3", DatasetError, "not GeoJSON"),
             ('{"type": "Circle"}', DatasetError, "not a GeoJSON geometry"),
             ('{"type": "Polygon", "coordinates": [[[1, 2]]]}', DatasetError, "not a GeoJSON geometry"),
+            ('{"type": "Polygon", "coordinates": [[[0, 0], [NaN, 9], [9, 9], [0, 0]]]}', DatasetError, "is no number"),
             ('{"type": "FeatureCollection", "features": []}', TissueError, "holds no polygon"),
             (json.dumps({"type": "Point", "coordinates": [1, 2]}), TissueError, "holds no polygon"),
             (json.dumps(shapely.geometry.mapping(shapely.box(2000, 0, 2100, 10))), TissueError, "lies on slide a.svs"),
