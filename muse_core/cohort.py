@@ -24,7 +24,7 @@ from distributed import KilledWorker
 
 from muse_core.acquire import Acquired, AcquireSettings, SlideStore, acquire, local_path
 from muse_core.cluster import WorkerError, Workers
-from muse_core.errors import AcquireError, MuseError, OutputError, TissueError, WorkersLostError
+from muse_core.errors import AcquireError, DatasetError, MuseError, OutputError, TissueError, WorkersLostError
 from muse_core.files import safe_name
 from muse_core.manifest import Manifest, ManifestRow
 from muse_core.run_paths import RunPaths
@@ -96,6 +96,8 @@ class CohortRun(ABC):
         known = read_record(self.paths.record(row.slide_id))
         try:
             inputs_hash = self._inputs_hash(row)
+        except MuseError as error:
+            return self._settle(row, known, "", self._failure(row.slide_id, error, {}))
         except OSError as error:
             values = self._failure(row.slide_id, AcquireError(f"{public_uri(row.uri)}: {error.strerror or error}"), {})
             return self._settle(row, known, "", values)
@@ -112,7 +114,7 @@ class CohortRun(ABC):
             return None  # without its hash, for which a file may be read whole
         try:
             done = self._is_finished(known, self._inputs_hash(row))
-        except OSError:
+        except (OSError, MuseError):
             return None  # who does it will be told why
         return replace(known, reused=True) if done else None
 
@@ -138,6 +140,13 @@ class CohortRun(ABC):
     @abstractmethod
     def _inputs_hash(self, row: ManifestRow) -> str:
         """What a slide's rows depend on, as a short text."""
+
+    def _check_wanted(self, row: ManifestRow) -> None:  # noqa: B027  (most runs want every slide)
+        """Whether a slide is to be worked on at all; asked before it is fetched.
+
+        Raises:
+            TissueError: not, reason no_regions; what an earlier run made of the slide is kept.
+        """
 
     @abstractmethod
     def _work(self, row: ManifestRow, acquired: Acquired, inputs_hash: str, tell: Tell) -> dict[str, Any]:
@@ -184,6 +193,7 @@ class CohortRun(ABC):
         """The values of the slide's row, whatever happens to it."""
         facts: dict[str, Any] = dict.fromkeys(self.counted, 0)
         try:
+            self._check_wanted(row)
             with self.store.slide(row, fetch) as acquired:
                 facts |= {"size": acquired.size} | ({"md5": acquired.md5} if acquired.md5 else {})
                 return {"status": "done", **facts, **self._work(row, acquired, inputs_hash, tell)}
@@ -204,8 +214,9 @@ class CohortRun(ABC):
     def _settle(
         self, row: ManifestRow, known: SlideRecord | None, inputs_hash: str, values: dict[str, Any]
     ) -> SlideRecord:
-        """Put on record what became of a slide; where it failed, what an earlier run made of it stays."""
-        if values["status"] == "failed" and known is not None and known.status == "done":
+        """Put on record what became of a slide; where nothing did, what an earlier run made of it stays."""
+        untouched = values["status"] == "failed" or values.get("reason") == "no_regions"
+        if untouched and known is not None and known.status == "done":
             return self._still_there(known, values)
         parts = values.pop("parts", ())
         if values["status"] != "done":
@@ -216,9 +227,9 @@ class CohortRun(ABC):
         return record
 
     def _still_there(self, known: SlideRecord, values: dict[str, Any]) -> SlideRecord:
-        """The record of a slide that was done once and now failed: its parts stay, and so does its record on disk."""
+        """The record of a slide that was done once and now was not: its parts stay, and so does its record on disk."""
         kept = f"{values['message']}; the {self._held(known)} of an earlier run are kept"
-        row = {**known.row, "status": "failed", "reason": values["reason"], "message": kept}
+        row = {**known.row, "status": values["status"], "reason": values["reason"], "message": kept}
         return SlideRecord(row, known.inputs_hash)
 
 
@@ -259,7 +270,8 @@ def hash_of_inputs(row: ManifestRow, *, depends_on: list[Any], edited: Path | No
         edited: a file of polygons that a person gave for this slide.
 
     Raises:
-        OSError: the slide's file or the polygons cannot be looked at.
+        OSError: the slide's file cannot be looked at.
+        DatasetError: the polygons cannot be read.
     """
     path = local_path(row)
     # With a checksum it plays no part where the slide lies, nor how its URL is signed today.
@@ -268,8 +280,20 @@ def hash_of_inputs(row: ManifestRow, *, depends_on: list[Any], edited: Path | No
     if path is not None and row.md5 is None and os.path.exists(path):  # False for impossible names
         parts += [path.stat().st_size, path.stat().st_mtime_ns]
     if edited is not None:
-        parts.append(sha256(edited.read_bytes()).hexdigest())
+        parts.append(hash_of_polygons(edited))
     return sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def hash_of_polygons(path: Path) -> str:
+    """The sha256 of a file of polygons, 64 hex digits.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
 
 
 def edited_polygons(folder: Path | None, slide_id: str) -> Path | None:

@@ -68,7 +68,7 @@ class MppError(MuseError, ValueError):
 
 
 class TissueError(MuseError, ValueError):
-    """Nothing to work on: no_tissue, or no_rois where the tissue has no room for one."""
+    """Nothing to work on: no_tissue; no_rois where the tissue has no room for one; no_regions where none was drawn."""
 
     default_reason = "no_tissue"
 

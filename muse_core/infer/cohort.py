@@ -18,14 +18,14 @@ from typing import Any
 
 from muse_core.acquire import Acquired, SlideStore, local_path
 from muse_core.cluster import Workers, open_workers, tried, value_of
-from muse_core.cohort import CohortRun, Tell, edited_polygons, hash_of_inputs
-from muse_core.errors import ConfigError
+from muse_core.cohort import CohortRun, Tell, edited_polygons, hash_of_inputs, hash_of_polygons
+from muse_core.errors import ConfigError, TissueError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.infer.checksums import Checksums
 from muse_core.infer.crew import share_one_heap
 from muse_core.infer.job import InferJob, InferResult
 from muse_core.infer.settings import InferSettings
-from muse_core.infer.slide import infer_slide, plan_slide
+from muse_core.infer.slide import check_model, infer_slide, plan_slide
 from muse_core.infer.summary import InferSummary, shares_of, summary_text
 from muse_core.machine import cpu_count
 from muse_core.manifest import Manifest, ManifestRow
@@ -72,6 +72,7 @@ class InferRun(CohortRun):
         self._checksums = Checksums(self.paths.out / "checksums")
         self._model_hash = hash_of(options.checkpoint or shipped_weights())
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")  # the next slide, while tiles of one are done
+        self._done_mm2 = 0.0  # by this run; of a slide taken up again its share
         self._seconds: dict[str, float] = {}
         self._gpu_use: list[tuple[float, float]] = []  # share, and seconds it was over
 
@@ -96,10 +97,9 @@ class InferRun(CohortRun):
         summary = summarise(mine, InferSummary())
         summary.slides_earlier = earlier
         summary.seconds = time.monotonic() - self.started
-        done_mm2 = sum(record.row.get("tissue_mm2") or 0.0 for record in mine if not record.reused)
-        if done_mm2:
-            summary.seconds_per_mm2 = summary.seconds / done_mm2
-            summary.mm2_per_hour = 3600 * done_mm2 / summary.seconds
+        if self._done_mm2:
+            summary.seconds_per_mm2 = summary.seconds / self._done_mm2
+            summary.mm2_per_hour = 3600 * self._done_mm2 / summary.seconds
         for name, share in shares_of(self._seconds).items():
             setattr(summary, name, share)
         if self._gpu_use:
@@ -113,6 +113,11 @@ class InferRun(CohortRun):
             path.write_text(json.dumps(summary.as_json(), indent=2), encoding="utf-8")
         return summary
 
+    def _check_wanted(self, row: ManifestRow) -> None:
+        if self.options.regions is not None and self._regions(row) is None:
+            name = f"{safe_name(row.slide_id)}.geojson"
+            raise TissueError(f"{self.options.regions}: no {name}, so nothing is looked at", reason="no_regions")
+
     def _work(self, row: ManifestRow, acquired: Acquired, inputs_hash: str, tell: Tell) -> dict[str, Any]:
         job = self._job(row, acquired, inputs_hash)
         plan = value_of(self._planner.submit(tried, plan_slide, job))
@@ -121,11 +126,14 @@ class InferRun(CohortRun):
         watch = (tell,) if self.options.workers == 0 else ()
         result: InferResult = value_of(self.workers.executor.submit(tried, infer_slide, job, plan, *watch))
         part = self._commit(row, job)
-        seconds = time.monotonic() - begun
+        now_seconds = time.monotonic() - begun
+        seconds = now_seconds + result.earlier_seconds
+        if result.n_tiles:
+            self._done_mm2 += plan.tissue_mm2 * (1 - result.n_earlier_tiles / result.n_tiles)
         for name, spent in result.seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + spent
         if result.gpu_use is not None:
-            self._gpu_use.append((result.gpu_use, seconds))
+            self._gpu_use.append((result.gpu_use, now_seconds))
         failed = result.failed
         return {
             **result.facts,
@@ -192,7 +200,9 @@ class InferRun(CohortRun):
     def _inputs_hash(self, row: ManifestRow) -> str:
         depends_on: list[Any] = [self.settings.tables_hash(), self._model_hash, self.options.device]
         if (regions := self._regions(row)) is not None:
-            depends_on.append(hash_of(regions))
+            depends_on.append(hash_of_polygons(regions))
+        elif self.options.regions is not None:
+            depends_on.append("no regions")
         edited = edited_polygons(self.options.tissue_folder, row.slide_id)
         return hash_of_inputs(self._with_checksum(row), depends_on=depends_on, edited=edited)
 
@@ -210,10 +220,11 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Infer
 
     Raises:
         OutputError: the folder is locked, read-only or full.
-        ConfigError: the checkpoint, the regions or the tissue folder is of no use.
+        ConfigError: the checkpoint, the regions or the tissue folder is of no use, or no model for these settings.
     """
     _check(options)
     share_one_heap()  # before any thread has a heap of its own
+    check_model(options.checkpoint, settings)
     paths = RunPaths(options.out)
     with ExitStack() as stack:
         stack.enter_context(locked(paths))

@@ -25,15 +25,25 @@ class Sizes:
     batch_tiles: int
 
 
-def crew_for(job: InferJob) -> Sizes:
-    """A finder a core on a CPU; on a GPU a few finders, and the cores read."""
-    if job.device == "cpu":
+def crew_for(job: InferJob, device: str) -> Sizes:
+    """A finder a core on a CPU; on a GPU a few finders, and the cores read.
+
+    Args:
+        job: the slide.
+        device: that the network is on: `cpu`, `cuda` or `cuda:N`.
+    """
+    if device == "cpu":
         readers = max(1, job.threads // 2)  # reading takes a tenth of the time that the network takes
         return Sizes(Crew(readers, job.threads, readers), job.settings.batch_tiles or 1)
-    free_bytes = torch.cuda.get_device_properties(torch.device(job.device)).total_memory // 2
-    fits = free_bytes // (_GPU_FINDERS * _GPU_BYTES_A_PX * job.settings.window_px**2)
+    fits = _free_bytes(torch.device(device)) // 2 // (_GPU_FINDERS * _GPU_BYTES_A_PX * job.settings.window_px**2)
     batch = job.settings.batch_tiles or int(min(_GPU_MOST_TILES, max(1, fits)))
     return Sizes(Crew(max(1, job.threads), _GPU_FINDERS, max(2, job.threads // 2)), batch)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """What no process holds of a GPU's memory, and what this one holds for its next tensors."""
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def share_one_heap() -> None:

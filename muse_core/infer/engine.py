@@ -8,7 +8,7 @@ with a one-threaded network, for threads that share one network's layers wait fo
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ class Steps(Generic[Image, Found]):
 
 def run_groups(
     groups: Sequence[Sequence[Sequence[Tile]]], steps: Steps[Image, Found], crew: Crew, clock: Clock
-) -> Iterator[list[Found]]:
+) -> Generator[list[Found], None, None]:
     """What is found in each group of batches, group by group in their order.
 
     Args:
@@ -83,7 +83,7 @@ def run_groups(
         clock: gets the seconds of `read` and `network`, and of `waiting`: finders without an image.
 
     Raises:
-        Exception: whatever a step raises; nothing further is begun.
+        Exception: whatever a step raises; nothing further is begun. Closing the generator early waits for what is.
     """
     readers = ThreadPoolExecutor(crew.readers, thread_name_prefix="read")
     finders = ThreadPoolExecutor(crew.finders, thread_name_prefix="find")

@@ -70,7 +70,8 @@ def read_done(files: GroupFiles) -> GroupDone | None:
     """What a staged group came to; None where it is not staged whole."""
     try:
         values = json.loads(files.done.read_text(encoding="utf-8"))
-        return GroupDone(int(values["n_tiles"]), [(int(number), str(text)) for number, text in values["failed"]])
+        failed = [(int(number), str(text)) for number, text in values["failed"]]
+        return GroupDone(int(values["n_tiles"]), failed, float(values["seconds"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

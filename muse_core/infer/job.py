@@ -84,10 +84,12 @@ class GroupDone:
     Attributes:
         n_tiles: tiles in it.
         failed: (tile number, message) of tiles that could not be read.
+        seconds: from when the group before it was done, or the work on the slide begun, until it was.
     """
 
     n_tiles: int
     failed: list[tuple[int, str]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class InferResult:
         failed: messages of tiles that could not be read.
         seconds: by what they were spent on, in this run.
         gpu_use: mean share of time that the GPU was busy, where there is one and its driver tells.
+        n_earlier_tiles: those that earlier runs had staged.
+        earlier_seconds: what those took.
     """
 
     facts: dict[str, Any]
@@ -109,3 +113,5 @@ class InferResult:
     failed: list[str]
     seconds: dict[str, float]
     gpu_use: float | None = None
+    n_earlier_tiles: int = 0
+    earlier_seconds: float = 0.0

@@ -6,8 +6,10 @@ infer_slide   groups of tiles -> staged nuclei, then the slide's part beside the
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -22,10 +24,11 @@ from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
 from muse_core.acquire.partial import md5_of
+from muse_core.cohort import hash_of_polygons
 from muse_core.errors import ConfigError, MppError, MuseError, SlideReadError, TissueError
 from muse_core.files import whole_file
 from muse_core.geometry import Frame, frame_at, level0_to_um
-from muse_core.infer.crew import cpu_threads, crew_for, give_back_memory, share_one_heap
+from muse_core.infer.crew import Sizes, cpu_threads, crew_for, give_back_memory, share_one_heap
 from muse_core.infer.engine import Clock, Steps, run_groups
 from muse_core.infer.gpu import GpuUse, one_gpu
 from muse_core.infer.groups import (
@@ -40,6 +43,7 @@ from muse_core.infer.groups import (
 )
 from muse_core.infer.job import GroupDone, InferJob, InferPlan, InferResult
 from muse_core.infer.seams import SeamPoints, place_in_core
+from muse_core.infer.settings import InferSettings
 from muse_core.infer.tiles import Tile, TileGrid, in_batches, in_groups, plan_tiles
 from muse_core.nuclei_dataset import (
     NucleiHeader,
@@ -52,7 +56,7 @@ from muse_core.nuclei_dataset import (
 from muse_core.nucleus_model import Images, NucleiFound, NucleusModel, load_nucleus_model, shipped_weights
 from muse_core.slide import Slide, SlideInfo, open_slide
 from muse_core.slide_records import package_versions, slide_facts
-from muse_core.tissue import Tissue, find_tissue, read_tissue, tissue_area_mm2, write_tissue
+from muse_core.tissue import Tissue, find_tissue, read_tissue, write_tissue
 
 IMAGE_READER = "pillow"  # of PNG and JPEG images
 _TRIM_CALLS = 4  # of the network between two clearings of the heap: each costs a tenth of a call, rarer ones 0.2 GiB
@@ -69,7 +73,7 @@ def plan_slide(job: InferJob) -> InferPlan:
 
     Raises:
         SlideReadError, MppError: the file or its µm/px is of no use.
-        TissueError: there is no tissue.
+        TissueError: there is no tissue, or no region lies on the slide.
         DatasetError: given polygons are none.
     """
     if job.staged_plan.exists() and job.staged_tissue.exists():
@@ -114,7 +118,7 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
             job.path, mpp_override=job.mpp_override, reader=str(plan.facts["reader"]), device=device
         ) as slide:
             work = _SlideWork(job, plan, slide, model, clock)
-            work.run(tell or (lambda _: None))
+            earlier = work.run(tell or (lambda _: None), crew_for(job, device))
     done = [read_done(group) for group in work.files]
     failed = [text for one in done if one for _, text in one.failed]
     if failed and len(failed) == work.n_tiles:
@@ -122,7 +126,28 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
     with clock("write"):
         n_nuclei = work.merge()
     facts = {**plan.facts, "model_id": model.model_id, "model_mpp": model.mpp, "device": job.device}
-    return InferResult(facts, n_nuclei, work.n_tiles, failed, clock.seconds, gpu.share)
+    tiles_before, seconds_before = sum(one.n_tiles for one in earlier), sum(one.seconds for one in earlier)
+    return InferResult(facts, n_nuclei, work.n_tiles, failed, clock.seconds, gpu.share, tiles_before, seconds_before)
+
+
+def check_model(checkpoint: Path | None, settings: InferSettings) -> None:
+    """Make sure that a model and the settings go together, before any slide is fetched for them.
+
+    Raises:
+        ConfigError: the checkpoint is no model's, has no features to keep, or needs wider margins than tiles have.
+    """
+    _grid(load_nucleus_model(checkpoint, device="cpu", embeddings=settings.embedding), settings)
+
+
+def _grid(model: NucleusModel, settings: InferSettings) -> TileGrid:
+    margin_px, grid_px = _ceil(model.margin_um / model.mpp), _ceil(model.grid_um / model.mpp)
+    core_px = (settings.window_px - 2 * margin_px) // grid_px * grid_px
+    if core_px <= 0:
+        raise ConfigError(
+            f"window_px {settings.window_px}: margins of {margin_px} px leave nothing of it; "
+            f"{2 * margin_px + grid_px} or more needed"
+        )
+    return TileGrid(core_px, margin_px, grid_px, settings.offset_px)
 
 
 def _check_mpp(slide: Slide, coarsest: float) -> None:
@@ -136,6 +161,16 @@ def _check_mpp(slide: Slide, coarsest: float) -> None:
 
 
 def _tissue(slide: Slide, job: InferJob) -> Tissue:
+    """The tissue that is looked at: with regions what lies in them, which may be none."""
+    tissue = _whole_tissue(slide, job)
+    if job.regions is None:
+        return tissue
+    inside = shapely.intersection(_work_in_regions(job.regions, slide.info), shapely.union_all(list(tissue.polygons)))
+    polygons = tuple(part for part in shapely.get_parts(inside) if part.area > 0)
+    return Tissue(polygons, source=f"{tissue.source}, in {job.regions.name}")
+
+
+def _whole_tissue(slide: Slide, job: InferJob) -> Tissue:
     if job.tissue_edited:
         return read_tissue(job.tissue_edited, slide.info)
     if slide.info.reader == IMAGE_READER and job.settings.whole_images:
@@ -152,24 +187,30 @@ def _regions(path: Path, info: SlideInfo) -> BaseGeometry:
     return shapely.difference(shapely.union_all(wanted), shapely.union_all(ignored))
 
 
+def _work_in_regions(path: Path, info: SlideInfo) -> BaseGeometry:
+    work = shapely.intersection(_regions(path, info), _whole(info))
+    if work.is_empty:
+        raise TissueError(f"{path}: no region lies on slide {info.path.name}; draw at least one")
+    return work
+
+
+def _whole(info: SlideInfo) -> Polygon:
+    return shapely.box(0, 0, info.width_level0, info.height_level0)
+
+
 class _Area:
     """Where nuclei are looked for, and where they are in tissue; level-0 px."""
 
     def __init__(self, slide: Slide, job: InferJob) -> None:
         info = slide.info
-        tissue = read_tissue(job.staged_tissue, info)
-        self.tissue = shapely.union_all(list(tissue.polygons))
-        whole = shapely.box(0, 0, info.width_level0, info.height_level0)
+        staged = read_regions(job.staged_tissue, {}, origin_level0=(0.0, 0.0))  # with regions there may be none
+        self.tissue = shapely.union_all([one.area_level0 for one in staged])
+        self.tissue_mm2 = float(self.tissue.area) * info.mpp.x * info.mpp.y * 1e-6
         if job.regions is not None:
-            self.work = shapely.intersection(_regions(job.regions, info), whole)
-            if self.work.is_empty:
-                raise TissueError(f"{job.regions}: no region lies on slide {info.path.name}; draw at least one")
-            inside = shapely.intersection(self.work, self.tissue)
-            self.tissue_mm2 = float(inside.area) * info.mpp.x * info.mpp.y * 1e-6
+            self.work = _work_in_regions(job.regions, info)
         else:
             edge_px = job.settings.edge_um / min(info.mpp.x, info.mpp.y)
-            self.work = shapely.intersection(self.tissue.buffer(edge_px), whole)
-            self.tissue_mm2 = tissue_area_mm2(tissue, info.mpp.x, info.mpp.y)
+            self.work = shapely.intersection(self.tissue.buffer(edge_px), _whole(info))
         shapely.prepare(self.tissue)
         shapely.prepare(self.work)
 
@@ -186,40 +227,47 @@ class _SlideWork:
         )
         self._one_at_a_time = Lock()
         self._calls = count(1)
+        self._begun = time.monotonic()
         self._frame = frame_at(0.0, 0.0, model.mpp, mpp)
         self._mpp = mpp
         self._seam_px = settings.seam_um / model.mpp
         about = _provenance(job, plan, slide.info, model)
         self._header = NucleiHeader(job.slide_id, job.project, mpp, model.class_names, about, _embedding_size(model))
-        margin_px, grid_px = _ceil(model.margin_um / model.mpp), _ceil(model.grid_um / model.mpp)
-        core_px = (settings.window_px - 2 * margin_px) // grid_px * grid_px
-        if core_px <= 0:
-            raise ConfigError(
-                f"window_px {settings.window_px}: margins of {margin_px} px leave nothing of it; "
-                f"{2 * margin_px + grid_px} or more needed"
-            )
-        grid = TileGrid(core_px, margin_px, grid_px, settings.offset_px)
-        self._tiles = plan_tiles(_in_frame(self._area.work, self._frame), grid)
+        self._tiles = plan_tiles(_in_frame(self._area.work, self._frame), _grid(model, settings))
         self.n_tiles = len(self._tiles)
         self._groups = in_groups(self._tiles, settings.group_tiles)
         self.files = [GroupFiles(job.folder, number) for number in range(len(self._groups))]
 
-    def run(self, tell: Tell) -> None:
-        """Stage the groups that are not staged yet; a writer's thread keeps one behind the network."""
-        missing = [number for number, files in enumerate(self.files) if read_done(files) is None]
+    def run(self, tell: Tell, sizes: Sizes) -> list[GroupDone]:
+        """Stage the groups that are not staged whole yet; a writer's thread keeps one behind the network.
+
+        A group with tiles that could not be read is done again: what kept them from it may have passed.
+
+        Returns:
+            The groups that earlier runs staged.
+        """
+        earlier = {n: done for n, files in enumerate(self.files) if (done := read_done(files)) and not done.failed}
+        missing = [number for number in range(len(self.files)) if number not in earlier]
         tell(sum(len(group) for number, group in enumerate(self._groups) if number not in missing))
-        crew = crew_for(self._job)
-        groups = [in_batches(self._groups[number], crew.batch_tiles) for number in missing]
+        groups = [in_batches(self._groups[number], sizes.batch_tiles) for number in missing]
+        steps = Steps(self._read, self._find)
         writing: Future[None] | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-            found = run_groups(groups, Steps(self._read, self._find), crew.crew, self._clock)
+        # Closed before the slide is: after a failed write its readers and finders would still be at work.
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+            closing(run_groups(groups, steps, sizes.crew, self._clock)) as found,
+        ):
             for number, batches in zip(missing, found, strict=True):
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(self._write, number, [tile for batch in batches for tile in batch])
+                now = time.monotonic()
+                results = [tile for batch in batches for tile in batch]
+                writing = writer.submit(self._write, number, results, now - self._begun)
+                self._begun = now
                 tell(len(self._groups[number]))
             if writing is not None:
                 writing.result()
+        return list(earlier.values())
 
     def merge(self) -> int:
         """Write the slide's part from its groups and seams; how many nuclei it holds."""
@@ -295,14 +343,14 @@ class _SlideWork:
         )
         return taken(nuclei, inside & ~at_border), SeamNuclei(taken(nuclei, seam), points)
 
-    def _write(self, number: int, results: list[tuple[Tile, TileNuclei | SlideReadError]]) -> None:
+    def _write(self, number: int, results: list[tuple[Tile, TileNuclei | SlideReadError]], seconds: float) -> None:
         with self._clock("write"):
             failed = [(tile.number, str(found)) for tile, found in results if isinstance(found, SlideReadError)]
             found = [found for _, found in sorted(results, key=lambda pair: pair[0].number) if isinstance(found, tuple)]
             empty = self._placed(results[0][0], self._nothing())
             certain = join_nuclei([empty[0], *(one[0] for one in found)])
             seam = join_seams([empty[1], *(one[1] for one in found)])
-            write_group(self.files[number], self._header, certain, seam, GroupDone(len(results), failed))
+            write_group(self.files[number], self._header, certain, seam, GroupDone(len(results), failed, seconds))
 
     def _nothing(self) -> NucleiFound:
         size, n_classes = self._header.embedding_size, len(self._model.class_names)
@@ -336,11 +384,18 @@ def _ceil(length: float) -> int:
     return int(np.ceil(length - 1e-9))
 
 
+def _file_of(path: Path | None) -> dict[str, str] | None:
+    """A file of polygons by its name and content."""
+    return None if path is None else {"file": path.name, "sha256": hash_of_polygons(path)}
+
+
 def _provenance(job: InferJob, plan: InferPlan, info: SlideInfo, model: NucleusModel) -> dict[str, object]:
     bounds = info.bounds_level0
     return {
         **{key: plan.facts[key] for key in ("md5", "size", "reader", "reader_check", "mpp_source")},
         "bounds_level0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
+        "regions": _file_of(job.regions),
+        "tissue_edited": _file_of(job.tissue_edited),
         "inputs_hash": job.inputs_hash,
         "checkpoint": (job.checkpoint or shipped_weights()).name,
         "model_id": model.model_id,  # a hash of the weights

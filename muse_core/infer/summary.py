@@ -19,6 +19,7 @@ class InferSummary(CohortSummary):
 
     n_tiles: int = 0
     n_failed_tiles: int = 0
+    slides_with_failed_tiles: int = 0
     mm2_per_hour: float | None = None
     read_share: float | None = None
     network_share: float | None = None
@@ -31,7 +32,9 @@ class InferSummary(CohortSummary):
         """Count one slide."""
         super().add(record)
         self.n_tiles += record.row.get("n_tiles") or 0
-        self.n_failed_tiles += record.row.get("n_failed_tiles") or 0
+        failed_tiles = record.row.get("n_failed_tiles") or 0
+        self.n_failed_tiles += failed_tiles
+        self.slides_with_failed_tiles += failed_tiles > 0
 
 
 def shares_of(seconds: dict[str, float]) -> dict[str, float]:
@@ -51,7 +54,7 @@ def summary_text(summary: InferSummary, out: Path) -> str:
         f"# {summary.slides_done} of {total} slides done",
         "",
         f"- {summary.n_nuclei:,} nuclei on {summary.tissue_mm2:,.2f} mm² of tissue",
-        f"- {summary.slides_reused} slides were finished by an earlier run, {summary.slides_skipped} hold no tissue to "
+        f"- {summary.slides_reused} slides were finished by an earlier run, {summary.slides_skipped} hold nothing to "
         f"work on, {summary.slides_failed} failed",
         f"- {_pace(summary)}",
         "",
@@ -59,7 +62,8 @@ def summary_text(summary: InferSummary, out: Path) -> str:
         f"Slides, one row each: {out / 'slides.parquet'}",
     ]
     if summary.n_failed_tiles:
-        lines.insert(4, f"- {summary.n_failed_tiles} of {summary.n_tiles} tiles could not be read; see slides.parquet")
+        found = f"{summary.n_failed_tiles} of {summary.n_tiles} tiles, of {summary.slides_with_failed_tiles} slides"
+        lines.insert(4, f"- {found}, could not be read; see slides.parquet, and the README on how to try them again")
     if summary.slides_earlier:
         lines += ["", f"The folder and its tables also hold {summary.slides_earlier} slides of earlier manifests."]
     if summary.failures:

@@ -30,15 +30,26 @@ class Note:
     text: str
 
 
-def notes_on(slide: Mapping[str, Any], scan: SlideScan) -> list[Note]:
+def notes_on(slide: Mapping[str, Any], scan: SlideScan, provenance: Mapping[str, Any]) -> list[Note]:
     """Remarks on a slide, those to look at first.
 
     Args:
         slide: its row of the slides table; columns may be missing.
         scan: its nuclei.
+        provenance: of its part.
     """
-    found = [*_of_reading(slide), *_of_scale(slide), *_of_nuclei(slide, scan)]
+    found = [*_of_area(provenance), *_of_reading(slide), *_of_scale(slide), *_of_nuclei(slide, scan)]
     return sorted(found, key=lambda note: note.kind == "good")
+
+
+def _of_area(provenance: Mapping[str, Any]) -> list[Note]:
+    notes = []
+    if regions := provenance.get("regions"):
+        text = f"Only the regions of {regions['file']} were looked at; tissue and densities are of what lies in them."
+        notes.append(Note("look", text))
+    if edited := provenance.get("tissue_edited"):
+        notes.append(Note("look", f"The tissue was not found but given, by {edited['file']}."))
+    return notes
 
 
 def _of_reading(slide: Mapping[str, Any]) -> list[Note]:

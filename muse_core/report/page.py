@@ -215,7 +215,7 @@ def _section(cohort: _Cohort, slide_id: str) -> dict[str, Any]:
         "n_nuclei": total,
         "per_mm2": int(scan.in_tissue.sum()) / mm2 if mm2 else None,
         "score": mean_score(scan),
-        "notes": notes_on(slide, scan),
+        "notes": notes_on(slide, scan, part.provenance),
         "doubtful": [_nucleus(one, names, jpegs) for one in scan.doubtful if one.nucleus_id in jpegs],
         "crop_um": cohort.settings.crop_um,
         "provenance": _provenance(part.provenance, slide),

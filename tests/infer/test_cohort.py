@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from hashlib import md5, sha256
 from pathlib import Path
@@ -14,12 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shapely
 import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.spatial import cKDTree
+from typer.testing import CliRunner
 
+from muse_core import nucleus_model
+from muse_core.cli import app
 from muse_core.cohort import do_all
 from muse_core.config import load_settings
 from muse_core.errors import ConfigError, OutputError, SlideReadError
@@ -29,6 +35,8 @@ from muse_core.infer import slide as slide_module
 from muse_core.learned_detector import WEIGHTS
 from muse_core.models.backbone import BackboneSettings
 from muse_core.ndc_model import NdcCheckpoint, NdcHead, build_net, save_checkpoint
+from muse_core.nuclei_dataset import NucleiDataset
+from muse_core.report.view import view_of
 from muse_core.schemas import INFERRED_SLIDES, nuclei_schema
 from muse_core.slide import open_slide
 from muse_core.slide.cucim_reader import CucimReader
@@ -221,6 +229,56 @@ def test_a_bad_tile_costs_its_own_nuclei_only(tmp_path):
     assert (distance[far] * 0.25 < 2).mean() > 0.85
 
 
+def test_a_slide_taken_up_again_does_what_failed_anew_and_counts_the_time_of_both_runs(
+    inferred, small, tmp_path, monkeypatch
+):
+    write, read_tile = slide_module.write_group, slide_module._SlideWork._read_tile
+
+    def write_or_die(files, *arguments):
+        if files.number == 2:
+            raise Killed
+        write(files, *arguments)
+
+    def read_or_fail(self, tile):
+        return SlideReadError("the disk is away") if tile.number == 0 else read_tile(self, tile)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slide_module, "write_group", write_or_die)
+        patch.setattr(slide_module._SlideWork, "_read_tile", read_or_fail)
+        with pytest.raises(Killed):
+            infer(small[0], tmp_path, "window_px=512", "group_tiles=2")
+    (good,) = tmp_path.glob(".staging/*/*/group-00001.json")
+    good.write_text(json.dumps(json.loads(good.read_text()) | {"seconds": 5000.0}))
+    summary = infer(small[0], tmp_path, "window_px=512", "group_tiles=2")
+    assert nuclei(tmp_path) == nuclei(inferred)
+    row = slide_rows(tmp_path)["small"]
+    assert (row["status"], row["reason"], row["n_failed_tiles"]) == ("done", None, 0)
+    assert 5000 < row["seconds"] < 5600
+    assert row["seconds_per_mm2"] == pytest.approx(row["seconds"] / row["tissue_mm2"])
+    done_mm2 = summary.seconds / summary.seconds_per_mm2
+    assert done_mm2 == pytest.approx(row["tissue_mm2"] * (1 - 2 / row["n_tiles"])), "two tiles had been done"
+
+
+def test_no_thread_is_left_at_work_after_a_write_that_failed(small, tmp_path, monkeypatch):
+    def full(*_):
+        raise OutputError("no room")
+
+    monkeypatch.setattr(slide_module, "write_group", full)
+    with pytest.raises(OutputError) as caught:  # its traceback holds on to what was running
+        infer(small[0], tmp_path, "window_px=384", "group_tiles=1")
+    assert caught.tb is not None
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("read", "find", "write"))]
+
+
+def test_tiles_that_could_not_be_read_are_an_exit_status_and_a_line(tmp_path):
+    image, _ = tissue_image(900, 800, mpp=0.25, seed=4)
+    path = draw_aperio(tmp_path / "s.svs", image, Drawing(factors=(1, 4), tile_px=240, broken_tile=(1, 1)))
+    arguments = ["infer", "--slides", path, "--out", tmp_path / "o", "--checkpoint", WEIGHTS, "--set", "window_px=384"]
+    done = CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu"])
+    assert done.exit_code == 1
+    assert re.search(r"\d of \d+ tiles, of 1 slides, could not be read", done.stdout)
+
+
 def test_a_read_that_fails_once_is_tried_on_a_fresh_handle_and_costs_nothing(inferred, small, tmp_path, monkeypatch):
     read, failing = CucimReader.read, []
 
@@ -292,8 +350,62 @@ def test_regions_limit_the_work(inferred, small, tmp_path):
     distance, _ = cKDTree(found).query(inside)
     assert (distance * 0.25 < 1).mean() > 0.99
     assert slide_rows(tmp_path / "out")["small"]["tissue_mm2"] == pytest.approx((side * 0.25e-3) ** 2, rel=0.05)
+    (part,) = parts(tmp_path / "out")
+    digest = sha256((tmp_path / "r.geojson").read_bytes()).hexdigest()
+    about = json.loads(pq.read_schema(part).metadata[b"muse"])
+    assert (about["regions"], about["tissue_edited"]) == ({"file": "r.geojson", "sha256": digest}, None)
+    view = view_of(NucleiDataset(tmp_path / "out"), "small", tmp_path / "out" / "tissue" / "small.geojson")
+    inside = shapely.box(left, top, left + side, top + side).buffer(0.02)
+    assert inside.covers(shapely.transform(view.tissue_um, lambda xy: xy / 0.25)), "where nobody looked is no tissue"
     with pytest.raises(ConfigError, match="no such file"):
         infer(small[0], tmp_path / "out", regions=tmp_path / "none.geojson")
+
+
+def whole_box(folder: Path, name: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.geojson").write_text(shapely.to_geojson(shapely.box(0, 0, 5000, 5000)))
+
+
+def test_a_slide_without_regions_in_a_folder_of_them_is_skipped_and_keeps_what_it_had(tiny, tmp_path):
+    manifest, out = write_manifest(tmp_path / "m.csv", f"A,C,P,{tiny},,,", f"B,C,P,{tiny},,,"), tmp_path / "out"
+    whole_box(tmp_path / "r", "A")
+    summary = infer(manifest, out, regions=tmp_path / "r")
+    assert (summary.slides_done, summary.slides_skipped) == (1, 1)
+    assert {name: row["reason"] for name, row in slide_rows(out).items()} == {"A": None, "B": "no_regions"}
+    assert "no B.geojson" in slide_rows(out)["B"]["message"]
+    assert infer(manifest, out, regions=tmp_path / "r").slides_reused == 2
+    assert infer(write_manifest(tmp_path / "b.csv", f"B,C,P,{tiny},,,"), out).slides_done == 1
+    assert infer(manifest, out, regions=tmp_path / "r").slides_skipped == 1
+    assert "nuclei of an earlier run are kept" in slide_rows(out)["B"]["message"]
+    assert len(parts(out)) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that nobody can read")
+def test_regions_that_cannot_be_read_fail_their_slide_alone(tiny, tmp_path):
+    manifest, out = write_manifest(tmp_path / "m.csv", f"A,C,P,{tiny},,,", f"B,C,P,{tiny},,,"), tmp_path / "out"
+    whole_box(tmp_path / "r", "A")
+    (tmp_path / "r" / "B.geojson").symlink_to("/proc/self/mem")
+    summary = infer(manifest, out, regions=tmp_path / "r")
+    assert (summary.slides_done, summary.slides_failed) == (1, 1)
+    row = slide_rows(out)["B"]
+    assert row["reason"] == "dataset_invalid"
+    assert "B.geojson: cannot be read" in row["message"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [((), "cannot be read"), (("embedding=true",), "no embeddings"), (("window_px=256",), "wide")],
+)
+def test_a_model_of_no_use_is_told_before_any_slide(tmp_path, overrides, says, monkeypatch):
+    (tmp_path / "ckpt.txt").write_text("no weights")
+    if says == "wide":
+        monkeypatch.setattr(nucleus_model, "DETECTOR_MARGIN_UM", 100.0)
+        says = "leave nothing of it"
+    checkpoint = WEIGHTS if overrides else tmp_path / "ckpt.txt"
+    options = InferOptions(out=tmp_path / "out", checkpoint=checkpoint)
+    with pytest.raises(ConfigError, match=says), open_infer(options, load_settings(InferSettings, None, overrides)):
+        pass
+    assert not (tmp_path / "out").exists()
 
 
 def test_regions_count_from_the_scanners_bounds_and_leave_out_what_qupath_ignores(small, tmp_path):

@@ -17,13 +17,13 @@ def scan(n=10_000, *, in_tissue=1.0, score=0.85, sure=1.0):
     )
 
 
-def to_look_at(row, scan):
-    return [note.text for note in notes_on(row, scan) if note.kind == "look"]
+def to_look_at(row, scan, about=None):
+    return [note.text for note in notes_on(row, scan, about or {}) if note.kind == "look"]
 
 
 def test_a_good_slide_has_nothing_to_look_at():
     assert to_look_at(slide_row("S1", tissue_mm2=3.0), scan()) == []
-    assert any("All 12 tiles" in note.text for note in notes_on(slide_row("S1"), scan()))
+    assert any("All 12 tiles" in note.text for note in notes_on(slide_row("S1"), scan(), {}))
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,11 @@ def test_what_is_odd_is_said_and_nothing_else(row, nuclei, words):
 def test_mean_score():
     assert mean_score(scan(score=0.7)) == pytest.approx(0.7)
     assert mean_score(scan(n=0)) is None
+
+
+def test_an_area_that_a_person_gave_is_said():
+    about = {"regions": {"file": "r.geojson", "sha256": "0"}, "tissue_edited": {"file": "S1.geojson", "sha256": "1"}}
+    found = to_look_at(slide_row("S1", tissue_mm2=3.0), scan(), about)
+    assert len(found) == 2
+    assert "Only the regions of r.geojson" in found[0]
+    assert "given, by S1.geojson" in found[1]

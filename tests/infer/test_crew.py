@@ -1,0 +1,27 @@
+"""How many tiles a call of the network, by the memory that is free."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from muse_core.infer.crew import crew_for
+from muse_core.infer.job import InferJob
+from muse_core.infer.settings import InferSettings
+
+GIB = 2**30
+
+
+def job(device: str) -> InferJob:
+    here = Path()
+    return InferJob("S", "P", here, None, None, "", here, here, None, None, None, device, 4, InferSettings())
+
+
+@pytest.mark.parametrize(("free", "kept", "tiles"), [(70 * GIB, 0, 12), (7 * GIB, 0, 1), (7 * GIB, 63 * GIB, 12)])
+def test_a_gpu_that_others_use_gets_smaller_batches(monkeypatch, free, kept, tiles):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device), (free, 80 * GIB))[1])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: kept + GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: GIB)
+    assert crew_for(job("cuda"), "cuda:3").batch_tiles == tiles
+    assert asked == [torch.device("cuda:3")], "the GPU that was picked"
