@@ -88,8 +88,7 @@ def run(job: Job) -> dict[str, Any]:
     choices = [f"seed={job.seed}", f"steps={job.steps}", "run.threads=1", *STARTS[job.start], *(job.overrides or ())]
     settings = load_pretrain_settings(None, choices)
     if job.overrides is None:
-        torch.manual_seed(job.seed)
-        encoder = load_encoder(None, "nano-imagenet" if job.start == "imagenet" else "nano")
+        encoder = load_encoder(None, "nano-imagenet" if job.start == "imagenet" else "nano", seed=job.seed)
     else:
         encoder = load_encoder(pretrain(job.rois, job.folder, settings=settings, resume=True).backbone)
     trained = time.perf_counter() - started

@@ -41,7 +41,7 @@ Mpp = Annotated[float, typer.Option(metavar="F", help="um/px of the tiles; publi
 Fov = Annotated[int, typer.Option(metavar="PX", help="Side of the tiles, px; published: 224 and 512.")]
 CoordinatesChoice = Annotated[
     Literal["exact", "official"],
-    typer.Option(help="official: cut to whole pixels and looked up as the published scripts do."),
+    typer.Option(help="official: cut, positions resampled and maps read as the published scripts do."),
 ]
 Device = Annotated[str, typer.Option(help="Where the encoder runs: auto, cpu or cuda.")]
 Picture = Annotated[Path | None, typer.Option(metavar="F.png", help="Draw nearest neighbours of a few nuclei here.")]

@@ -9,6 +9,7 @@ features (N, D), the nuclei of the first image first
 
 import importlib
 import pickle
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch.nn import functional
 
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.models.backbone import NETWORKS, BackboneSettings, MuseBackbone, build_backbone, sample_at, standardised
-from muse_core.models.backbone_file import MUSE_NANO, load_backbone
+from muse_core.models.backbone_file import MUSE_NANO, backbone_of, read_backbone_file
 from muse_core.models.encoder import ConvEncoder, Encoder, EncoderOptions, encoder_of
 from muse_core.models.feature_sampling import SamplingMode
 from muse_core.models.imagenet import load_imagenet_nano
@@ -32,7 +33,21 @@ Images = NDArray[np.uint8]  # (B, H, W, 3) RGB
 Points = Sequence[NDArray[np.float32]]  # an image each: (n, 2) x, y in px of it
 NucleusEncoder = Callable[[Images, Points], Any]  # -> (N, D) features, as a tensor or an array
 
+SEED = 2025  # Source: linear_knn_eval.py, https://github.com/alibaba-damo-academy/MUSE
 _IMAGENET, _RANDOM = "-imagenet", ":random"
+# What reading a file that is cut short, altered or holds code raises.
+_BROKEN = (
+    OSError,
+    SafetensorError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
 class MapEncoder(nn.Module):
@@ -97,6 +112,7 @@ def load_encoder(
     image_px: int = 224,
     device: str = "cpu",
     mode: SamplingMode | None = None,
+    seed: int = SEED,
 ) -> NucleusEncoder | MapEncoder:
     """The encoder of a command line: a MUSE checkpoint, or a name with or without weights; MUSE nano where neither is.
 
@@ -105,22 +121,31 @@ def load_encoder(
         name: see the module's text.
         image_px: side of the tiles.
         device: where it runs; a callable looks after itself.
-        mode: how maps are read; None for what the model wants.
+        mode: how maps are read; None for what the model wants. With `official` a released transformer's positions are
+            resampled even where their number stays, as the published scripts do: that is what their scores are of.
+        seed: of what starts at random.
 
     Raises:
         ConfigError: nothing of that name, or a file that is not what it should be.
     """
     if name is not None:
-        encoder = encoder_named(name, weights=checkpoint, image_px=image_px, mode=mode)
+        encoder = encoder_named(name, weights=checkpoint, image_px=image_px, seed=seed, mode=mode)
     elif checkpoint is None and not MUSE_NANO.exists():
         raise ConfigError("no MUSE weights ship with this installation; give --checkpoint CKPT or --encoder NAME")
     else:
-        encoder = MapEncoder(load_backbone(checkpoint or MUSE_NANO, image_px=image_px), mode=mode)
+        found = read_backbone_file(checkpoint or MUSE_NANO)
+        legacy = mode == "official" and found.settings.geometry == "official"
+        encoder = MapEncoder(backbone_of(found, image_px=image_px, legacy_positions=legacy), mode=mode)
     return encoder.to(device).eval() if isinstance(encoder, MapEncoder) else encoder
 
 
 def encoder_named(
-    name: str, *, weights: Path | None = None, image_px: int = 224, seed: int = 2025, mode: SamplingMode | None = None
+    name: str,
+    *,
+    weights: Path | None = None,
+    image_px: int = 224,
+    seed: int = SEED,
+    mode: SamplingMode | None = None,
 ) -> NucleusEncoder | MapEncoder:
     """The encoder of a name, in eval mode.
 
@@ -174,11 +199,15 @@ def _load_state(net: nn.Module, path: Path) -> None:
     """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except _BROKEN as error:
         reason = str(error).partition("\n")[0][:200]
         raise ConfigError(
             f"{path}: no weights can be read ({reason}); safetensors or a .pth of tensors needed"
         ) from None
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ConfigError(
+            f"{path}: no state dict but {type(state).__name__}; tensors by name needed, as timm's save them"
+        )
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "classifier."))}
     try:
         net.load_state_dict(state)

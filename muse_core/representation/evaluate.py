@@ -13,7 +13,7 @@ from typing import Any
 from muse_core.errors import ConfigError
 from muse_core.labelled_patches import DOT_OFFSETS_PX, LabelledPatch, read_labelled_patches
 from muse_core.representation.accuracy import accuracy_percent, accuracy_report
-from muse_core.representation.encoders import MapEncoder, NucleusEncoder
+from muse_core.representation.encoders import SEED, MapEncoder, NucleusEncoder
 from muse_core.representation.features import NucleusFeatures, extract_features
 from muse_core.representation.finetune import FinetuneSettings, finetune, predict_tiles
 from muse_core.representation.knn import KS, nearest, usable_ks, vote
@@ -21,7 +21,6 @@ from muse_core.representation.linear import LinearSettings, predict, train_linea
 from muse_core.representation.tiles import Coordinates, TileSettings, cut_tiles
 
 SCORED_SPLITS = ("val", "test")
-SEED = 2025  # Source: linear_knn_eval.py, https://github.com/alibaba-damo-academy/MUSE
 
 OnTiles = Callable[[str, int, int], None]  # split, tiles done, nuclei in them
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from muse_core.files import whole_file
-from muse_core.representation.evaluate import SEED, ScoredFeatures
+from muse_core.representation.encoders import SEED
+from muse_core.representation.evaluate import ScoredFeatures
 from muse_core.representation.knn import nearest
 from muse_core.representation.tiles import cut_tiles
 

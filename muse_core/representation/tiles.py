@@ -5,7 +5,8 @@ of its grid square, and shows as much around it as the field of view has more th
 comes from the image around it where the dataset has one, and is mirrored where it has not.
 
     exact     coordinates as they are; centres where the reader puts them
-    official  every step cut to whole pixels of the slide, then of the tile, as the published scripts do
+    official  every step cut to whole pixels of the slide, then of the tile, as the published scripts do; how maps are
+              read and a released transformer's positions are loaded follows (see `encoders.load_encoder`)
 """
 
 import math

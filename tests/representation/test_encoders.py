@@ -80,6 +80,31 @@ def test_weights_of_a_file_and_of_another_network(tmp_path):
         encoder_named("timm:resnet18", weights=tmp_path / "bad.pth")
 
 
+@pytest.mark.parametrize("held", [torch.zeros(3), [torch.zeros(3)], {1: torch.zeros(3)}])
+def test_a_file_without_names_of_tensors_is_one_line(tmp_path, held):
+    torch.save(held, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match=r"x\.pth: no state dict but .*; tensors by name needed"):
+        encoder_named("timm:resnet18", weights=tmp_path / "x.pth")
+
+
+def test_the_seed_is_what_starts_at_random():
+    one, same, other = (load_encoder(name="nano", image_px=64, seed=seed).state_dict() for seed in (1, 1, 2))
+    name = max(one, key=lambda key: one[key].numel())
+    torch.testing.assert_close(one[name], same[name])
+    assert not torch.allclose(one[name], other[name])
+
+
+@pytest.mark.parametrize("geometry", ["official", "exact"])
+def test_official_coordinates_resample_the_positions_of_released_weights(tmp_path, geometry):
+    settings = BackboneSettings(preset="vit-s16", image_px=64, geometry=geometry)
+    save_backbone(build_backbone(settings), settings, tmp_path / "vit.safetensors", notes={})
+    own, read = (
+        load_encoder(tmp_path / "vit.safetensors", image_px=64, mode=mode).net.encoder.encoder.pos_embed
+        for mode in (None, "official")
+    )
+    assert torch.equal(own, read) == (geometry == "exact")
+
+
 def test_a_network_of_half_a_pixel_shift_is_read_where_its_pixels_are():
     encoder = MapEncoder(encoder_named("timm:resnet18:random").net)
     level = torch.arange(8.0).expand(1, 1, 8, 8)  # stride 8: pixel j lies at 8 j + 1.5
