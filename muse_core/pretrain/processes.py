@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from muse_core.errors import ConfigError
 
@@ -77,3 +78,20 @@ def joined_processes(device: str) -> Iterator[Processes]:
         yield Processes(distributed.get_rank(), world_size, own)
     finally:
         distributed.destroy_process_group()
+
+
+def averaging_gradients(network: nn.Module) -> DistributedDataParallel:
+    """The network, with gradients that are averaged over all processes in its backward pass.
+
+    A convolution of images that lie channels last gives its kernels' gradients with other strides than the kernels have
+    along axes of length 1. Nothing lies elsewhere for that, but it is looked at by torch, which warns of it.
+    """
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(_with_plain_strides)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(network)
+
+
+def _with_plain_strides(gradient: Tensor) -> Tensor:
+    """The gradient in contiguous memory and with the strides of that along every axis; a copy only where it must be."""
+    return gradient.flatten().view(gradient.shape)

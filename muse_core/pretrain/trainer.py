@@ -52,7 +52,7 @@ from muse_core.pretrain.monitors import CollapseWatch, health_of
 from muse_core.pretrain.network import Bottlenecks, MuseNetwork, Student, Targets
 from muse_core.pretrain.optimiser import StudentOptimiser
 from muse_core.pretrain.precision import resolved_precision
-from muse_core.pretrain.processes import Processes, joined_processes
+from muse_core.pretrain.processes import Processes, averaging_gradients, joined_processes
 from muse_core.pretrain.resume import CHECKPOINT_NAME, identity, stored_run
 from muse_core.pretrain.settings import HeadSettings, PretrainSettings, load_pretrain_settings
 from muse_core.roi_dataset import RoiDataset
@@ -260,7 +260,7 @@ class _Run:
             temperature=loss.student_temperature,
             chunk_rows=loss.chunk_rows,
         )
-        return DistributedDataParallel(student) if self.processes.world_size > 1 else student
+        return averaging_gradients(student) if self.processes.world_size > 1 else student
 
     @property
     def progress(self) -> float:

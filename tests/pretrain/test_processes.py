@@ -109,6 +109,7 @@ def test_two_processes_make_the_step_of_one(dataset, batch_size, tmp_path, reque
         for process in running:
             _, said = process.communicate(timeout=WAIT_S)
             assert process.returncode == 0, said
+            assert "Warning" not in said
     one, two = (state(tmp_path / name).tensors for name in ("one", "two"))
     for name in one:
         # Adam divides by the gradient's size: where that is rounding error, so is the direction of the first steps.
