@@ -17,9 +17,16 @@ KEY = "finetune-ndc"
 
 
 @task(task_run_name="read labels", cache_policy=NO_CACHE)
-def name_run(dataset: str, data: Path, init: str, unlabelled: str | None, settings: FinetuneSettings) -> str:
+def name_run(
+    dataset: str,
+    data: Path,
+    init: str,
+    unlabelled: str | None,
+    unlabelled_mpp: float | None,
+    settings: FinetuneSettings,
+) -> str:
     """Read and check the labels; the name of a run that learns from exactly these."""
-    name = run_id(dataset, data, init=init, unlabelled=unlabelled, settings=settings)
+    name = run_id(dataset, data, init=init, unlabelled=unlabelled, unlabelled_mpp=unlabelled_mpp, settings=settings)
     get_run_logger().info("%s: run %s", data, name)
     return name
 
@@ -78,8 +85,18 @@ def finetune_ndc(
         `checkpoint`, its `mean_class_f1`, whether it was `taken`, the `reason`, and `in_use`, the registry's file.
     """
     settings = load_settings(FinetuneSettings, config, overrides)  # a mistake shows before anything is trained
-    out = out / name_run(dataset, data, init, unlabelled, settings)
-    arguments: tuple[str, ...] = ("finetune", "--dataset", dataset, "--data", str(data), "--init", init, "--resume")
+    out = out / name_run(dataset, data, init, unlabelled, unlabelled_mpp, settings)
+    arguments: tuple[str, ...] = (
+        "finetune",
+        "--dataset",
+        dataset,
+        "--data",
+        str(data),
+        "--init",
+        init,
+        "--resume",
+        "-v",
+    )
     if unlabelled is not None:
         arguments += ("--unlabelled", unlabelled)
     if unlabelled_mpp is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.progress import (
@@ -21,9 +21,21 @@ from muse_core.cli_detector import Data
 from muse_core.cli_evaluate import evaluate_app
 from muse_core.config import load_settings
 from muse_core.errors import ConfigError
-from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Verbose, open_terminal, print_json
+from muse_core.terminal import (
+    STOPPED,
+    AsJson,
+    ConfigFile,
+    Out,
+    Overrides,
+    Terminal,
+    Verbose,
+    open_terminal,
+    print_json,
+    stop_requests,
+)
 
 if TYPE_CHECKING:
+    from muse_core.ndc import finetune as tuning
     from muse_core.ndc import train as training
 
 _FILE_WIDTH = 120  # characters, of a table that does not go to a terminal
@@ -55,36 +67,70 @@ def finetune(
 ) -> None:
     """Fine-tune a network that finds and names nuclei: labelled patches, or a lab's own dots, to a checkpoint.
 
+    SIGTERM or Ctrl-C writes the state and ends with status 130.
+
     Example: `muse finetune --dataset puma --data data/puma --init runs/muse/muse-backbone.safetensors --out runs/ndc`
 
     Example: `muse finetune --dataset lab --data dots --init muse-nano-ndc --out runs/ours`
     """
-    from muse_core.ndc import finetune as tuning
     from muse_core.ndc import sources
+    from muse_core.ndc.finetune import cross_validate
+    from muse_core.ndc.finetune import finetune as train
     from muse_core.ndc.settings import FinetuneSettings
 
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(FinetuneSettings, config, overrides or ())
     tissue = sources.unlabelled_regions(unlabelled, mpp=unlabelled_mpp) if unlabelled else []
     learned_from = sources.data_of(dataset, data, unlabelled=tissue, settings=settings)
-    with _bar(terminal, settings.steps) as tell:
+    with stop_requests(terminal) as should_stop, _bar(terminal, settings.steps) as tell:
         if folds:
-            answer = tuning.cross_validate(
+            answer = cross_validate(
                 learned_from,
                 out,
                 folds=folds,
                 init=init,
                 settings=settings,
+                resume=resume,
+                should_stop=should_stop,
                 on_progress=lambda fold, state: tell(state, f"fold {fold + 1} of {folds}, "),
             )
-            _print_scores(terminal, answer, f"{folds} folds by case, {answer['n_patches']} regions")
-            _last_line(terminal, answer)
-            return
-        result = tuning.finetune(
-            learned_from, out, init=init, settings=settings, resume=resume, on_progress=lambda state: tell(state, "")
-        )
+        else:
+            result = train(
+                learned_from,
+                out,
+                init=init,
+                settings=settings,
+                resume=resume,
+                should_stop=should_stop,
+                on_progress=lambda state: tell(state, ""),
+            )
+    if folds:
+        _tell_folds(terminal, answer, out)
+    else:
+        _tell_run(terminal, result)
+
+
+def _tell_folds(terminal: Terminal, answer: dict[str, Any] | None, out: Path) -> None:
+    if answer is None:
+        _tell_stopped(terminal, {"out": str(out)})
+        return
+    _print_scores(terminal, answer, f"{answer['folds']} folds by case, {answer['n_patches']} regions")
+    _last_line(terminal, {"done": True, **answer})
+
+
+def _tell_run(terminal: Terminal, result: "tuning.FinetuneResult") -> None:
+    facts = {"step": result.step, "steps": result.steps, "seconds": result.seconds}
+    if result.step < result.steps:
+        _tell_stopped(terminal, facts)
+        return
     _print_scores(terminal, result.scores, f"{result.checkpoint} on validation, {result.seconds:.0f} s of training")
-    _last_line(terminal, {"checkpoint": str(result.checkpoint), "seconds": result.seconds, **result.scores})
+    _last_line(terminal, {"checkpoint": str(result.checkpoint), "done": True, **facts, **result.scores})
+
+
+def _tell_stopped(terminal: Terminal, facts: dict[str, Any]) -> NoReturn:
+    terminal.results.print("stopped early; the same command with --resume goes on from there", soft_wrap=True)
+    _last_line(terminal, {"done": False, **facts})
+    raise typer.Exit(STOPPED)
 
 
 @evaluate_app.command("ndc")

@@ -1,7 +1,6 @@
 """`muse pretrain`; what needs torch is imported when it runs: that takes seconds."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +18,20 @@ from rich.progress import (
 )
 
 from muse_core.device import resolve_device
-from muse_core.terminal import AsJson, Out, Overrides, Terminal, Verbose, open_terminal, print_json
+from muse_core.terminal import (
+    STOPPED,
+    AsJson,
+    Out,
+    Overrides,
+    Terminal,
+    Verbose,
+    open_terminal,
+    print_json,
+    stop_requests,
+)
 
 if TYPE_CHECKING:
     from muse_core.pretrain import trainer
-
-STOPPED = 130  # as after Ctrl-C: the run is not done, the same command with --resume goes on
 
 
 def pretrain(
@@ -56,7 +63,7 @@ def pretrain(
     first = os.environ.get("RANK", "0") == "0"
     terminal = open_terminal(as_json, verbose and first)
     settings = load_pretrain_settings(config, overrides or [])
-    with _stop_requests(terminal) as should_stop, _bar(terminal, shown=first) as tell:
+    with stop_requests(terminal) as should_stop, _bar(terminal, shown=first) as tell:
         result = train(
             rois,
             out,
@@ -112,24 +119,3 @@ def _bar(terminal: Terminal, *, shown: bool) -> Iterator[Callable[["trainer.Prog
             progress.update(task, completed=state.step, total=state.steps, note=note)
 
         yield tell
-
-
-@contextmanager
-def _stop_requests(terminal: Terminal) -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGTERM or Ctrl-C into a request; the second has the effect it had before."""
-    asked: list[int] = []
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(signum: int, frame: object) -> None:
-        asked.append(signum)
-        for name, handler in before.items():
-            signal.signal(name, handler)
-        terminal.notes.print("stopping after this step, with a checkpoint")
-
-    for name in before:
-        signal.signal(name, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+
+STOPPED = 130  # as after Ctrl-C: the run is not done, the same command with --resume goes on
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")]
@@ -53,3 +58,24 @@ def print_json(values: dict[str, Any]) -> None:
     """One JSON object as the last line of standard output."""
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def stop_requests(terminal: Terminal) -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGTERM or Ctrl-C into a request; the second has the effect it had before."""
+    asked: list[int] = []
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(signum: int, frame: object) -> None:
+        asked.append(signum)
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        terminal.notes.print("stopping after this step, with a checkpoint")
+
+    for name in before:
+        signal.signal(name, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

@@ -12,14 +12,18 @@ import torch
 from muse_core.config import settings_hash
 from muse_core.errors import ConfigError
 from muse_core.files import whole_file
+from muse_core.models.nuclei_found import NucleiFound
 from muse_core.ndc.figures import draw_confusion, draw_curves
 from muse_core.ndc.judge import best_cut, calibrated, find_on_regions, judged
 from muse_core.ndc.regions import Region
+from muse_core.ndc.scores import MAIN_RULE, JudgedPatch, counts_of, score_counts
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from
+from muse_core.ndc.state import STATE_NAME, identity_of, stored_state
 from muse_core.ndc.summary import summary_of
 from muse_core.ndc.train import FinetuneData, FinetuneRun, Progress
 from muse_core.ndc_model import NdcCheckpoint, NdcModel, save_checkpoint
+from muse_core.run_paths import RunPaths, locked
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +40,17 @@ class FinetuneResult:
     """What a run made.
 
     Attributes:
-        checkpoint: the safetensors file.
-        scores: by every rule on validation, as `muse evaluate ndc` gives them.
+        checkpoint: the safetensors file; it is written at the end alone.
+        scores: by every rule on validation, as `muse evaluate ndc` gives them; empty before the end.
         seconds: of all sittings together.
+        step, steps: done, and to do in all; fewer are done where the run was asked to stop.
     """
 
     checkpoint: Path
     scores: dict[str, object]
     seconds: float
+    step: int
+    steps: int
 
 
 def finetune(
@@ -53,6 +60,7 @@ def finetune(
     init: str = "imagenet",
     settings: FinetuneSettings | None = None,
     resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> FinetuneResult:
     """Train on labelled regions, select and calibrate on validation, and write everything into `out`.
@@ -62,16 +70,41 @@ def finetune(
         out: a folder; made if need be.
         init: see `start.start_from`.
         settings: the recipe; None for that of the weights that ship.
-        resume: go on from `out`'s last state, if there is one of the same settings.
+        resume: go on from `out`'s last state, if there is one of a run that was begun with the same.
+        should_stop: asked after each step; once it says yes, the state is written and the run ends early.
         on_progress: called now and then.
 
     Raises:
-        ConfigError: a start that cannot be had, or a state of other settings.
+        ConfigError: a start that cannot be had, or `out` holds a run that is not to be resumed or was begun otherwise.
         TrainingError: the loss is no longer a number.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written or is in use.
     """
     settings = settings or FinetuneSettings()
-    run = _trained(data, out, init, settings, resume, on_progress)
+    with locked(RunPaths(out)):
+        run = _begun(data, out, init=init, settings=settings, resume=resume)
+        run.run(on_progress, should_stop)
+        scores = _finished(run, init) if run.step == settings.steps else {}
+    return FinetuneResult(out / CHECKPOINT_NAME, scores, run.history.seconds, run.step, settings.steps)
+
+
+def _begun(data: FinetuneData, out: Path, *, init: str, settings: FinetuneSettings, resume: bool) -> FinetuneRun:
+    """A run at its first step, or where its state in `out` left it; nothing is written before that is allowed."""
+    identity = identity_of(data, init=init, settings=settings)
+    stored = stored_state(out, identity, resume=resume)
+    torch.manual_seed(settings.seed)
+    start = start_from(init, data.class_names, settings.model)
+    run = FinetuneRun(start.net, start.backbone, data, settings=settings, out=out, identity=identity)
+    if stored is not None:
+        run.restore(stored)
+    logger.info("%s: %s step %d of %d", out, "goes on from" if stored else "begins at", run.step, settings.steps)
+    with whole_file(out / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps({"init": init, **settings.model_dump(mode="json")}, indent=1), encoding="utf-8")
+    return run
+
+
+def _finished(run: FinetuneRun, init: str) -> dict[str, object]:
+    """Calibrate the best weights on validation and write checkpoint, record and pictures; the scores there."""
+    data, out, settings = run.data, run.out, run.settings
     found = find_on_regions(NdcModel.of_checkpoint(run.checkpoint(run.best)).candidates, data.validation)
     cut, _, _ = best_cut(found, data.validation, len(data.class_names))
     head = replace(run.checkpoint(run.best).head, calibration=calibrated(found, data.validation, cut))
@@ -82,26 +115,7 @@ def finetune(
     _write_record(run, scores, out)
     draw_curves(run.history, out / CURVES_NAME, title=f"NDC fine-tuning, seed {settings.seed}")
     draw_confusion(rows, data.class_names, out / CONFUSION_NAME)
-    return FinetuneResult(out / CHECKPOINT_NAME, scores, run.history.seconds)
-
-
-def _trained(
-    data: FinetuneData,
-    out: Path,
-    init: str,
-    settings: FinetuneSettings,
-    resume: bool,
-    on_progress: Callable[[Progress], None],
-) -> FinetuneRun:
-    torch.manual_seed(settings.seed)
-    start = start_from(init, data.class_names, settings.model)
-    run = FinetuneRun(start.net, start.backbone, data, settings=settings, out=out)
-    with whole_file(out / CONFIG_NAME) as temporary:
-        temporary.write_text(json.dumps({"init": init, **settings.model_dump(mode="json")}, indent=1), encoding="utf-8")
-    if resume:
-        run.load()
-    run.run(on_progress)
-    return run
+    return scores
 
 
 def _write_record(run: FinetuneRun, scores: dict[str, object], out: Path) -> None:
@@ -116,6 +130,14 @@ def _write_record(run: FinetuneRun, scores: dict[str, object], out: Path) -> Non
         temporary.write_text(json.dumps(record), encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class _Fold:
+    """What a model found on the regions that it did not learn from."""
+
+    found: list[NucleiFound]
+    regions: list[Region]
+
+
 def cross_validate(
     data: FinetuneData,
     out: Path,
@@ -123,46 +145,70 @@ def cross_validate(
     folds: int,
     init: str = "imagenet",
     settings: FinetuneSettings | None = None,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, Progress], None] = lambda fold, progress: None,
-) -> dict[str, object]:
+) -> dict[str, object] | None:
     """Train once a fold without its cases and score it there: every nucleus is judged by a model that never saw it.
 
-    Training and validation regions are pooled. The last averaged weights are taken and one threshold for all folds, as
-    nothing of a held-out fold may choose anything about its own model.
+    Training and validation regions are pooled. The last averaged weights are taken, and a fold's answers are cut where
+    those of the other folds are best: nothing of a held-out fold chooses anything about the answers on it.
 
     Args:
         data: labelled and validation regions.
-        out: a folder; each fold's state goes into one of its own.
+        out: a folder; each fold's state goes into one of its own, named by the number of folds.
         folds: how many; at least 2, at most one a case.
         init: see `start.start_from`.
         settings: the recipe.
+        resume: as for `finetune`.
+        should_stop: as for `finetune`.
         on_progress: called now and then with the fold.
 
     Returns:
-        `folds`, `cut`, the scores over all regions as `muse evaluate ndc` gives them, and `by_fold`.
+        `folds`, `by_fold` (the cut, and the F1 on the fold at it), and the scores over all regions as
+        `muse evaluate ndc` gives them; None where it was asked to stop.
 
     Raises:
-        ConfigError: fewer cases than folds.
+        ConfigError: fewer cases than folds, or as for `finetune`.
+        OutputError: `out` cannot be written or is in use.
     """
     settings = settings or FinetuneSettings()
     regions = [*data.labelled, *data.validation]
-    found, order, by_fold = [], [], []
-    for fold, held_out in enumerate(case_folds(regions, folds, seed=settings.seed)):
-        rest = [region for index, region in enumerate(regions) if index not in held_out]
-        unseen = [regions[index] for index in sorted(held_out)]
-        part = FinetuneData(data.class_names, rest, data.unlabelled, unseen)
-        folder = out / f"fold-{fold}"
-        run = _trained(part, folder, init, settings, True, lambda progress, fold=fold: on_progress(fold, progress))  # type: ignore[misc]
-        ours = find_on_regions(NdcModel.of_checkpoint(run.checkpoint(run.average)).candidates, unseen)
-        by_fold.append(vars(run.history.validations[-1]))
-        found += ours
-        order += unseen
-    cut, _, _ = best_cut(found, order, len(data.class_names))
-    rows = [judged(one, region, least_score=cut) for one, region in zip(found, order, strict=True)]
-    answer = {"folds": folds, "cut": cut, "by_fold": by_fold, **summary_of(rows, data.class_names)}
+    parts = case_folds(regions, folds, seed=settings.seed)
+    folders = [out / f"fold-{fold + 1}-of-{folds}" for fold in range(folds)]
+    with locked(RunPaths(out)):
+        if not resume and any((folder / STATE_NAME).exists() for folder in folders):
+            raise ConfigError(f"{out}: holds a run of {folds} folds; go on with --resume, or give another --out")
+        answers: list[_Fold] = []
+        for fold, (held_out, folder) in enumerate(zip(parts, folders, strict=True)):
+            rest = [region for index, region in enumerate(regions) if index not in held_out]
+            unseen = [regions[index] for index in sorted(held_out)]
+            part = FinetuneData(data.class_names, rest, data.unlabelled, unseen)
+            run = _begun(part, folder, init=init, settings=settings, resume=resume)
+            run.run(lambda progress, fold=fold: on_progress(fold, progress), should_stop)  # type: ignore[misc]
+            if run.step < settings.steps:
+                return None
+            model = NdcModel.of_checkpoint(run.checkpoint(run.average))
+            answers.append(_Fold(find_on_regions(model.candidates, unseen), unseen))
+        return _judged_together(answers, data.class_names, out)
+
+
+def _judged_together(answers: Sequence[_Fold], class_names: tuple[str, ...], out: Path) -> dict[str, object]:
+    """Cut each fold's answers by the other folds', judge them, and write scores and confusion."""
+    rows: list[JudgedPatch] = []
+    by_fold = []
+    for own in answers:
+        others = [one for one in answers if one is not own]
+        found = [found for one in others for found in one.found]
+        cut, _, _ = best_cut(found, [region for one in others for region in one.regions], len(class_names))
+        unseen = [judged(one, region, least_score=cut) for one, region in zip(own.found, own.regions, strict=True)]
+        scores = score_counts(counts_of(unseen, len(class_names), MAIN_RULE), MAIN_RULE)
+        by_fold.append({"cut": cut, "mean_class_f1": scores.mean_class_f1, "detection_f1": scores.detection[0]})
+        rows += unseen
+    answer = {"folds": len(answers), "by_fold": by_fold, **summary_of(rows, class_names)}
     with whole_file(out / FOLDS_NAME) as temporary:
         temporary.write_text(json.dumps(answer), encoding="utf-8")
-    draw_confusion(rows, data.class_names, out / CONFUSION_NAME)
+    draw_confusion(rows, class_names, out / CONFUSION_NAME)
     return answer
 
 

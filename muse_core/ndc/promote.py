@@ -1,5 +1,6 @@
 """Put a fine-tuned checkpoint into use where it is better than the one that is, both scored on the same labels."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from muse_core.config import settings_hash
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.labelled_patches import read_labelled_patches
 from muse_core.labelled_patches.lab import read_lab
@@ -25,7 +25,8 @@ from muse_core.ndc.lab_regions import lab_regions
 from muse_core.ndc.regions import Region, regions_of
 from muse_core.ndc.scores import MAIN_RULE, RADIUS_UM
 from muse_core.ndc.settings import FinetuneSettings
-from muse_core.ndc.sources import LAB, data_of
+from muse_core.ndc.sources import LAB, data_of, unlabelled_regions
+from muse_core.ndc.state import identity_of
 from muse_core.ndc.summary import summary_of
 from muse_core.ndc_model import WEIGHTS, NdcModel
 
@@ -64,24 +65,33 @@ class LabelledRegions:
         )
 
 
-def run_id(dataset: str, data: Path, *, init: str, unlabelled: str | None, settings: FinetuneSettings) -> str:
-    """Twelve hex digits that change with the labels, the start and the settings: what a run may not be resumed across.
+def run_id(
+    dataset: str,
+    data: Path,
+    *,
+    init: str,
+    unlabelled: str | None,
+    unlabelled_mpp: float | None,
+    settings: FinetuneSettings,
+) -> str:
+    """Twelve hex digits that change with all that a run may not be resumed across: see `state.identity_of`.
 
     Args:
         dataset: as for `validation_of`.
         data: its folder.
         init: see `start.start_from`.
         unlabelled: where tissue without labels is.
+        unlabelled_mpp: µm/px of its images.
         settings: of the fine-tuning.
 
     Raises:
-        ConfigError: unknown dataset.
+        ConfigError: unknown dataset, or no such start.
         DatasetError: the data are not what the layout says.
     """
-    regions = _all_labelled(dataset, data, split="", settings=settings)
-    start = sha256(Path(init).read_bytes()).hexdigest() if Path(init).is_file() else init
-    parts = (regions.measure.labels_id, start, unlabelled, settings_hash(settings))
-    return sha256(repr(parts).encode()).hexdigest()[:_ID_DIGITS]
+    tissue = unlabelled_regions(unlabelled, mpp=unlabelled_mpp) if unlabelled else []
+    found = data_of(dataset, data, unlabelled=tissue, settings=settings)
+    identity = identity_of(found, init=init, settings=settings)
+    return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
 
 
 def validation_of(dataset: str, data: Path, *, settings: FinetuneSettings) -> LabelledRegions:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,3 +94,17 @@ def unlabelled_region(name: str, image: NDArray[np.uint8], mpp: float) -> Region
     """An image of which nothing is known."""
     nowhere = np.zeros(image.shape[:2], bool)
     return Region(name, name, image, mpp, nowhere, np.empty((0, 2), np.float32), np.empty(0, np.int64))
+
+
+def fingerprint(regions: Sequence[Region]) -> str:
+    """Twelve hex digits that change with any pixel, label or name of the regions."""
+    digest = sha256()
+    for region in regions:
+        whole = region.annotated is None
+        facts = (region.name, region.case, region.mpp, region.image.shape, len(region.xy), whole)
+        digest.update(repr(facts).encode())
+        digest.update(np.ascontiguousarray(region.image).data)
+        if region.annotated is not None:
+            digest.update(np.packbits(region.annotated).tobytes())
+        digest.update(region.xy.tobytes() + region.class_ids.tobytes())
+    return digest.hexdigest()[:12]

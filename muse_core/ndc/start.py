@@ -1,6 +1,7 @@
 """Where fine-tuning starts: nothing, ImageNet, a MUSE backbone, the detector's encoder, or an NDC checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import file_digest
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from muse_core.errors import ConfigError
 from muse_core.learned_detector import load_model
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
-from muse_core.models.backbone_file import MUSE_NANO, load_backbone, read_backbone_file
+from muse_core.models.backbone_file import MUSE_NANO, backbone_of, read_backbone_file
 from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from muse_core.models.ndc import SUBPIXELS, NdcNet
 from muse_core.ndc.settings import ModelSettings
@@ -19,8 +20,10 @@ from muse_core.ndc_model import WEIGHTS as NDC_WEIGHTS
 from muse_core.ndc_model import load_checkpoint
 
 _SHIPPED = {path.stem: path for path in (NDC_WEIGHTS, MUSE_NANO)}
+_WITHOUT_FILE = ("none", "imagenet")
 _DETECTOR_FORMAT = "muse-nucleus-detector"
 _DETECTOR_SCALE, _DETECTOR_SHIFT = 128.0, 127.0  # it takes (x - 127) / 128 of 0..255
+_MAP_STRIDE = 4  # px of the image a pixel of the map that the heads take
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,18 @@ def start_from(init: str, class_names: tuple[str, ...], settings: ModelSettings)
     Args:
         init: `none`, `imagenet`, `muse-nano` or `muse-nano-ndc` for weights that ship, or a file: a backbone of
             `muse pretrain` or the released MUSE weights, a checkpoint of `muse finetune` (its heads are kept where the
-            classes are the same), or weights of `muse train-detector` (its encoder, up to stride 16).
+            classes are the same), or weights of `muse train-detector` (its encoder, up to stride 16). Whatever geometry
+            a backbone was trained in, here its maps lie exactly over the image, as the heads read them.
         class_names: of the data.
         settings: of the heads; those of an NDC checkpoint win.
 
     Raises:
-        ConfigError: no such file, or none of these.
+        ConfigError: no such file, none of these, or a backbone without a decoder.
     """
-    if init in ("none", "imagenet"):
+    if init in _WITHOUT_FILE:
         backbone = BackboneSettings(imagenet=init == "imagenet")
         return _around(build_backbone(backbone), backbone, class_names, settings)
-    path = _SHIPPED.get(init, Path(init))
-    if not path.exists():
-        raise ConfigError(f"--init {init}: no such file; give a checkpoint, imagenet or none")
+    path = _path_of(init)
     form = _format_of(path)
     if form == NDC_FORMAT:
         return _from_ndc(path, class_names, settings)
@@ -58,8 +60,43 @@ def start_from(init: str, class_names: tuple[str, ...], settings: ModelSettings)
         net = build_backbone(backbone)
         _take_detector_encoder(net, path)
         return _around(net, backbone, class_names, settings)
-    found = read_backbone_file(path).settings.model_copy(update={"imagenet": False})
-    return _around(load_backbone(path), found, class_names, settings)
+    return _from_backbone(path, class_names, settings)
+
+
+def start_id(init: str) -> str:
+    """What tells one start from another: `none` or `imagenet` as it is, of a file twelve hex digits of its content.
+
+    Raises:
+        ConfigError: no such file, or one that cannot be read.
+    """
+    if init in _WITHOUT_FILE:
+        return init
+    path = _path_of(init)
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise ConfigError(f"--init {init}: cannot be read ({error.strerror or error})") from None
+
+
+def _path_of(init: str) -> Path:
+    path = _SHIPPED.get(init, Path(init))
+    if not path.is_file():
+        raise ConfigError(f"--init {init}: no such file; give a checkpoint, imagenet or none")
+    return path
+
+
+def _from_backbone(path: Path, class_names: tuple[str, ...], settings: ModelSettings) -> Start:
+    """A backbone whose maps lie exactly over the image: released weights are made for maps with aligned corners."""
+    found = read_backbone_file(path)
+    built = found.settings.model_copy(update={"imagenet": False, "geometry": "exact"})
+    backbone = backbone_of(replace(found, settings=built))
+    if backbone.output_stride != _MAP_STRIDE:
+        raise ConfigError(
+            f"--init {path}: a backbone without decoder, whose map has a stride of {backbone.output_stride} px; "
+            f"{_MAP_STRIDE} px needed, give one that was pretrained with backbone.decoder=true"
+        )
+    return _around(backbone, built, class_names, settings)
 
 
 def _around(

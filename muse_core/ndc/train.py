@@ -8,17 +8,16 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from muse_core.config import settings_hash
-from muse_core.errors import ConfigError, TrainingError
-from muse_core.files import whole_file
+from muse_core.errors import TrainingError
 from muse_core.learned_detector import keep_freed_memory
 from muse_core.losses.classification import class_weights
 from muse_core.losses.consistency import ramp_up
@@ -30,12 +29,12 @@ from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.objective import Losses, losses_of
 from muse_core.ndc.regions import Region
 from muse_core.ndc.settings import FinetuneSettings
+from muse_core.ndc.state import write_state
 from muse_core.ndc.targets import targets_of
 from muse_core.ndc_model import NdcCheckpoint, NdcHead, NdcModel
+from muse_core.pretrain.checkpoint import Checkpoint, load_optimiser, load_part, optimiser_tensors, part_of, under
 
 logger = logging.getLogger(__name__)
-
-STATE_NAME = "training.pt"
 
 _GRADIENT_NORM = 5.0
 
@@ -96,11 +95,20 @@ class FinetuneRun:
         data: what it learns from.
         settings: the recipe.
         out: where the state is kept.
+        identity: what the run is begun with, see `state.identity_of`; kept with the state.
     """
 
     def __init__(
-        self, net: NdcNet, backbone: BackboneSettings, data: FinetuneData, *, settings: FinetuneSettings, out: Path
+        self,
+        net: NdcNet,
+        backbone: BackboneSettings,
+        data: FinetuneData,
+        *,
+        settings: FinetuneSettings,
+        out: Path,
+        identity: Mapping[str, Any],
     ) -> None:
+        self.identity = identity
         self.net, self.backbone, self.data, self.settings, self.out = net, backbone, data, settings, out
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.freeze_depthwise:
@@ -217,53 +225,60 @@ class FinetuneRun:
         loss = float(np.mean([row[0] for row in self.history.losses[-20:]]))
         return Progress(self.step, self.settings.steps, loss, self.history.seconds, f1)
 
-    def run(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> None:
-        """Train to the end, validating and saving the state on the way."""
+    def run(
+        self,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train to the end, validating and saving the state on the way, or to the step after which it shall stop."""
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
         keep_freed_memory()
-        while self.step < self.settings.steps:
+        stop = False
+        while self.step < self.settings.steps and not stop:
             self.advance()
-            if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
+            stop = should_stop()
+            due = self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
+            if due:
                 self.validate()
+            if due or stop:
                 self.save()
             if self.step % 10 == 0 or self.step == self.settings.steps:
                 on_progress(self.progress())
 
     def save(self) -> None:
-        """Write the state that `load` goes on from."""
-        state = {
-            "settings": settings_hash(self.settings),
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "best": self.best.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+        """Write the state that `restore` goes on from."""
+        tensors = {
+            **under("net", self.net.state_dict()),
+            **under("average", self.average.state_dict()),
+            **under("best", self.best.state_dict()),
+            **under("optimiser", optimiser_tensors(self.optimizer, self._names)),
+        }
+        about = {
+            "identity": self.identity,
             "step": self.step,
             "seconds": self.history.seconds,
             "losses": self.history.losses,
             "validations": [list(vars(one).values()) for one in self.history.validations],
         }
-        with whole_file(self.out / STATE_NAME) as temporary:
-            torch.save(state, temporary)
+        write_state(self.out, tensors, about)
 
-    def load(self) -> None:
-        """Go on from the state in `out`, if there is one.
+    def restore(self, stored: Checkpoint) -> None:
+        """Go on from a state of `stored_state`.
 
         Raises:
-            ConfigError: it is of a run with other settings.
+            ConfigError: its networks are others.
         """
-        path = self.out / STATE_NAME
-        if not path.exists():
-            return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["settings"] != settings_hash(self.settings):
-            raise ConfigError(f"{path}: of a run with other settings; give those, another --out, or leave out --resume")
-        for name in ("net", "average", "best", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step = state["step"]
-        self.history = History(
-            state["seconds"], list(state["losses"]), [Validation(*one) for one in state["validations"]]
-        )
+        for name in ("net", "average", "best"):
+            load_part(getattr(self, name), stored, name)
+        load_optimiser(self.optimizer, self._names, part_of(stored, "optimiser"))
+        about = stored.about
+        self.step = about["step"]
+        self.history = History(about["seconds"], about["losses"], [Validation(*one) for one in about["validations"]])
+
+    @property
+    def _names(self) -> dict[nn.Parameter, str]:
+        return {parameter: name for name, parameter in self.net.named_parameters()}
 
 
 def _groups(net: NdcNet, settings: FinetuneSettings) -> list[dict[str, object]]:

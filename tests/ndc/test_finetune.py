@@ -1,20 +1,28 @@
 """Fine-tuning whole, on drawn patches and with a network so small that a run takes seconds."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from muse_core.errors import ConfigError, TrainingError
+from muse_core.errors import ConfigError, OutputError, TrainingError
+from muse_core.models.nuclei_found import NucleiFound
+from muse_core.ndc import finetune as module
+from muse_core.ndc import train
 from muse_core.ndc.finetune import case_folds, cross_validate, finetune
 from muse_core.ndc.regions import Region, regions_of, unlabelled_region
 from muse_core.ndc.sources import published_data
+from muse_core.ndc.state import STATE_NAME
 from muse_core.ndc.train import FinetuneData
 from muse_core.ndc_model import NdcModel, load_checkpoint
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
 from tests.ndc.tiny import TINY
+
+SHORT = TINY.model_copy(update={"steps": 4})
 
 
 class StoppedError(Exception):
@@ -95,10 +103,73 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(whole, init, 
     assert any(not np.array_equal(first[name], third[name]) for name in first)
 
 
-def test_going_on_with_other_settings_is_refused(whole, init, data):
-    settings = TINY.model_copy(update={"learning_rate": 1e-4})
-    with pytest.raises(ConfigError, match=r"training\.pt: of a run with other settings"):
-        finetune(data, whole[0], init=init, settings=settings, resume=True)
+def test_asked_to_stop_it_saves_the_step_it_is_at_and_goes_on_as_if_it_had_not(whole, init, data, tmp_path):
+    asked = iter([False] * 5 + [True])
+    stopped = finetune(data, tmp_path, init=init, settings=TINY, should_stop=lambda: next(asked))
+    assert (stopped.step, stopped.steps, stopped.scores) == (6, 12, {})
+    assert not stopped.checkpoint.exists()
+    resumed = finetune(data, tmp_path, init=init, settings=TINY, resume=True)
+    assert resumed.step == 12
+    tensors = load_file(whole[1].checkpoint), load_file(resumed.checkpoint)
+    assert all(np.array_equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def darker(region):
+    image = region.image.copy()
+    image[:8] //= 2
+    return replace(region, image=image)
+
+
+def relabelled(region):
+    return replace(region, class_ids=(region.class_ids + 1) % 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda data: {"settings": TINY.model_copy(update={"learning_rate": 1e-4})}, "learning_rate = 0.0015 instead"),
+        (lambda data: {"init": "none"}, "another --init"),
+        (lambda data: {"data": replace(data, labelled=[*map(relabelled, data.labelled)])}, "other labels to train on"),
+        (lambda data: {"data": replace(data, labelled=[*map(darker, data.labelled)])}, "other labels to train on"),
+        (lambda data: {"data": replace(data, validation=data.labelled)}, "other labels to validate by"),
+        (lambda data: {"data": replace(data, unlabelled=[*map(darker, data.unlabelled)])}, "other tissue"),
+        (lambda data: {"data": replace(data, class_names=(*CLASS_NAMES, "mast cell"))}, "other classes"),
+    ],
+)
+def test_going_on_with_anything_else_is_refused_and_leaves_the_run_alone(whole, init, data, change, told):
+    before = {path.name: path.read_bytes() for path in whole[0].iterdir()}
+    with pytest.raises(ConfigError, match=rf"training\.safetensors: of a run with .*{told}"):
+        finetune(**({"data": data, "init": init, "settings": TINY} | change(data)), out=whole[0], resume=True)
+    assert {path.name: path.read_bytes() for path in whole[0].iterdir()} == before
+
+
+def test_the_same_start_under_another_name_is_the_same(whole, init, data, tmp_path):
+    shutil.copy(init, tmp_path / "moved.safetensors")
+    again = finetune(data, whole[0], init=str(tmp_path / "moved.safetensors"), settings=TINY, resume=True)
+    assert again.scores == whole[1].scores
+
+
+def test_a_run_is_not_begun_over_another(whole, init, data):
+    before = (whole[0] / "ndc.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="holds a run; go on with --resume, or give another --out"):
+        finetune(data, whole[0], init=init, settings=SHORT)
+    assert (whole[0] / "ndc.safetensors").read_bytes() == before
+    assert json.loads((whole[0] / "config.json").read_text())["steps"] == 12
+
+
+def test_two_runs_do_not_share_a_folder(init, data, tmp_path):
+    def second(progress):
+        finetune(data, tmp_path, init=init, settings=TINY, resume=True)
+
+    with pytest.raises(OutputError, match="another run is writing here"):
+        finetune(data, tmp_path, init=init, settings=TINY, on_progress=second)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
+def test_a_damaged_state_is_told(init, data, tmp_path, content):
+    (tmp_path / STATE_NAME).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"training\.safetensors: no state of muse finetune .*; remove it"):
+        finetune(data, tmp_path, init=init, settings=SHORT, resume=True)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(init, data, tmp_path):
@@ -124,10 +195,72 @@ def test_folds_part_no_case_and_cover_all():
 
 
 def test_cross_validation_judges_every_region_by_a_model_that_never_saw_it(init, data, tmp_path, monkeypatch):
-    names = [region.name for region in (*data.labelled, *data.validation)]
-    answer = cross_validate(data, tmp_path, folds=2, init=init, settings=TINY.model_copy(update={"steps": 4}))
+    learned, judged = [], []  # names, a fold each
+
+    def batch(labelled, *rest):
+        learned[-1].update(region.name for region in labelled)
+        return real_batch(labelled, *rest)
+
+    def restart(*arguments, **options):
+        learned.append(set())
+        return real_run(*arguments, **options)
+
+    def find(find_, regions):
+        judged.append([region.name for region in regions])
+        return real_find(find_, regions)
+
+    real_batch, real_run, real_find = train.batch_of_step, module.FinetuneRun, module.find_on_regions
+    monkeypatch.setattr(train, "batch_of_step", batch)
+    monkeypatch.setattr(module, "FinetuneRun", restart)
+    monkeypatch.setattr(module, "find_on_regions", find)
+    answer = cross_validate(data, tmp_path, folds=2, init=init, settings=SHORT)
+    names = sorted(region.name for region in (*data.labelled, *data.validation))
+    assert sorted(name for fold in judged for name in fold) == names
+    for known, unseen in zip(learned, judged, strict=True):
+        assert sorted([*known, *unseen]) == names, "all that is not judged is learned from, and nothing else"
     assert (answer["n_patches"], answer["n_labels"], len(answer["by_fold"])) == (len(names), 32, 2)
-    assert json.loads((tmp_path / "folds.json").read_text())["cut"] == answer["cut"]
+    assert json.loads((tmp_path / "folds.json").read_text()) == answer
+
+
+def test_a_fold_s_answers_are_cut_by_the_other_folds_alone(tmp_path):
+    """Scores of right points in one fold are those of false ones in the other: the best cut of each suits it alone."""
+    region = Region("r", "r", np.zeros((99, 99, 3), np.uint8), 0.5, None, np.array([[20, 20]]), np.zeros(1, int))
+
+    def fold(right, wrong):
+        xy, score = np.array([[20, 20], [80, 80]], np.float32), np.array([right, wrong], np.float32)
+        return module._Fold([NucleiFound(xy, score, np.ones((2, 1), np.float32), None)], [region])
+
+    answer = module._judged_together([fold(0.8, 0.6), fold(0.4, 0.2)], ("N",), tmp_path)
+    first, second = answer["by_fold"]
+    assert 0.2 < first["cut"] <= 0.4, "where the second fold is best"
+    assert 0.6 < second["cut"] <= 0.8
+    assert first["mean_class_f1"] == pytest.approx(2 / 3), "the false point stays"
+    assert second["mean_class_f1"] == 0, "the right one goes"
+
+
+def test_folds_of_another_number_are_other_runs(init, data, tmp_path):
+    def steps(fold, progress):
+        begun.append(fold)
+
+    begun: list[int] = []
+    options = {"init": init, "settings": SHORT, "on_progress": steps}
+    three = cross_validate(data, tmp_path, folds=3, **options)
+    two = cross_validate(data, tmp_path, folds=2, resume=True, **options)
+    assert begun == [0, 1, 2, 0, 1]
+    with pytest.raises(ConfigError, match="holds a run of 3 folds; go on with --resume"):
+        cross_validate(data, tmp_path, folds=3, **options)
+    assert cross_validate(data, tmp_path, folds=3, resume=True, **options) == three
+    assert (len(begun), two["folds"]) == (5, 2)
+    other = replace(data, labelled=[*map(relabelled, data.labelled)])
+    with pytest.raises(ConfigError, match="of a run with other labels"):
+        cross_validate(other, tmp_path, folds=2, resume=True, **options)
+
+
+def test_folds_stop_when_asked(init, data, tmp_path):
+    asked = iter([False] * 5 + [True])
+    assert cross_validate(data, tmp_path, folds=2, init=init, settings=SHORT, should_stop=lambda: next(asked)) is None
+    assert not (tmp_path / "folds.json").exists()
+    assert cross_validate(data, tmp_path, folds=2, init=init, settings=SHORT, resume=True)["folds"] == 2
 
 
 def test_learning_makes_the_loss_smaller(init, tmp_path):

@@ -1,10 +1,13 @@
 """A checkpoint against the one in use: both scored on the same drawn patches."""
 
+import cv2
+import numpy as np
 import pytest
 
 from muse_core.errors import ConfigError
 from muse_core.model_registry import read_current, register_if_better
 from muse_core.ndc import promote as module
+from muse_core.ndc import start
 from muse_core.ndc.promote import promote, run_id, score_on_validation
 from muse_core.ndc.settings import FinetuneSettings
 from tests.data.make_ndc import write_random_ndc
@@ -56,13 +59,25 @@ def test_a_registry_of_other_classes_is_left_alone(tmp_path, data):
         offer(registry, tmp_path / "one.safetensors", data)
 
 
-def test_runs_are_told_apart_by_labels_start_and_settings(tmp_path, data):
+def test_runs_are_told_apart_by_labels_start_tissue_and_settings(tmp_path, data, monkeypatch):
+    tissue = tmp_path / "tissue"
+    tissue.mkdir()
+
     def name(**changes) -> str:
-        values = {"init": "none", "unlabelled": None, "settings": SETTINGS}
+        values = {"init": "none", "unlabelled": None, "unlabelled_mpp": None, "settings": SETTINGS}
         return run_id("brca-m2c", data, **(values | changes))
 
-    first = name()
-    assert first == name()
-    names = {first, name(init="imagenet"), name(unlabelled="tissue"), name(settings=FinetuneSettings(seed=1))}
+    def with_tissue(brightness: int, mpp: float) -> str:
+        cv2.imwrite(str(tissue / "a.png"), np.full((64, 64, 3), brightness, np.uint8))
+        return name(unlabelled=str(tissue), unlabelled_mpp=mpp)
+
+    shipped = write_random_ndc(tmp_path / "muse-nano-ndc.safetensors")
+    monkeypatch.setitem(start._SHIPPED, "muse-nano-ndc", shipped)
+    names = [name(), name(init="imagenet"), name(settings=FinetuneSettings(seed=1)), name(init="muse-nano-ndc")]
+    assert name(init="muse-nano-ndc") == names[3]
+    write_random_ndc(shipped, seed=1)
+    names += [name(init="muse-nano-ndc"), with_tissue(200, 0.5), with_tissue(200, 0.25), with_tissue(201, 0.5)]
     (data / "labels" / "t0_gt_class_coords.txt").write_text("50 50 1")
-    assert len({*names, name()}) == 5
+    names.append(name())
+    assert len(set(names)) == len(names) == 9
+    assert name() == names[-1]
