@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from muse_core.device import best_dtype
 from muse_core.errors import ConfigError, DatasetError, MppError
@@ -276,15 +277,21 @@ def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
         )
 
 
-def on_ink(rgb: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which points (N, 2 or more) lie on green or cyan: the colour of surgical ink, of no nucleus in common stains.
+def on_ink(rgb: NDArray[np.uint8] | Tensor, points: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which points (N, 2 or more; x, y in px) of an image lie on green or cyan: ink, no nucleus of common stains.
 
     Haematoxylin takes green light away first, or, as a blue counterstain, red light but still more green than blue.
+
+    Args:
+        rgb: (H, W, 3) uint8; on any device, from where only what lies around the points is fetched.
+        points: in the image.
     """
-    if not len(points):
-        return np.zeros(0, bool)
-    columns, rows = np.clip(points[:, :2].astype(int).T, 0, [[rgb.shape[1] - 1], [rgb.shape[0] - 1]])
-    red, green, blue = cv2.blur(rgb, (5, 5))[rows, columns].astype(np.float32).T
+    image = rgb if isinstance(rgb, Tensor) else torch.from_numpy(np.ascontiguousarray(rgb))
+    reach = torch.arange(-2, 3)
+    x, y = (torch.from_numpy(points[:, axis].astype(np.int64))[:, None] + reach for axis in (0, 1))
+    rows, columns = y.clamp(0, image.shape[0] - 1), x.clamp(0, image.shape[1] - 1)
+    around = image[rows[:, :, None].to(image.device), columns[:, None, :].to(image.device)]  # (N, 5, 5, 3)
+    red, green, blue = around.float().mean(dim=(1, 2)).T.cpu().numpy()
     return np.asarray((green - red > _INK_GREEN) & (green - red > 0.6 * (blue - red)))
 
 

@@ -43,6 +43,7 @@ class NucleusModel(Protocol):
         margin_um: surroundings that a nucleus needs to come out the same in every tile.
         grid_um: tiles start at multiples of this on the slide, for the same reason.
         model_id: a hash of the weights.
+        takes_tensors: whether images may be tensors on its device, so that tiles decoded on a GPU stay there.
     """
 
     class_names: tuple[str, ...]
@@ -50,6 +51,7 @@ class NucleusModel(Protocol):
     margin_um: float
     grid_um: float
     model_id: str
+    takes_tensors: bool
 
     def find(self, images: Images) -> list[NucleiFound]:
         """The nuclei of each image.
@@ -75,7 +77,7 @@ class DetectorModel:
         ConfigError: the file is missing, is not a detector's weights, or does not say what its classes are.
     """
 
-    takes_tensors = True  # on its device, so that tiles decoded on a GPU stay there
+    takes_tensors = True
 
     def __init__(self, weights: Path, *, device: str, min_score: float = 0.5) -> None:
         model = load_model(weights)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from muse_core.models.fused_activation import fuse_activations
+from muse_core.models.fused_activation import ActivationOfNorm, fuse_activations
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -37,5 +37,6 @@ def fold_norms(net: Net) -> Net:
                 continue
             setattr(parent, first_name, fuse_conv_bn_eval(first, second))
             activation = cast(nn.Module, getattr(second, "act", nn.Identity()))  # of timm's BatchNormAct2d
-            setattr(parent, second_name, activation)
+            bare = isinstance(activation, nn.Identity)
+            setattr(parent, second_name, activation if bare else ActivationOfNorm(activation))
     return net

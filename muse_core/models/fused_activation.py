@@ -10,6 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from muse_core.models.detector import Depthwise
+
 _Fusable = tuple[str, list[float]]  # oneDNN's name of an activation, and its numbers
 
 
@@ -26,10 +28,16 @@ class ConvolutionActivation(nn.Module):
         return _convolution_activation(self.conv, x, self.name, self.numbers)
 
 
-def fuse_activations(net: nn.Module) -> None:
-    """Put each ReLU and ReLU6 into the convolution that its parent names just before it, in place.
+class ActivationOfNorm(nn.Sequential):
+    """The activation that a batch norm brought with it, left where the norm was before it was folded away."""
 
-    For networks in eval mode on a CPU, their norms folded, that apply modules in the order in which they name them.
+
+def fuse_activations(net: nn.Module) -> None:
+    """Put each ReLU and ReLU6 that certainly follows a convolution into it, in place.
+
+    Certain are neighbours in an `nn.Sequential`, and activations that norms left behind: other modules may add a
+    shortcut between a convolution and the activation named after it, as those of ResNets do. The network is in eval
+    mode on a CPU, its norms folded.
     """
     dtype = next(net.parameters()).dtype
     if not _works(dtype):
@@ -37,13 +45,23 @@ def fuse_activations(net: nn.Module) -> None:
     for parent in list(net.modules()):
         children = [(name, child) for name, child in parent.named_children() if not isinstance(child, nn.Identity)]
         for (first_name, first), (second_name, second) in pairwise(children):
-            activation = _fusable(second)
-            if activation is not None and isinstance(first, nn.Conv2d) and not isinstance(first.padding, str):
+            activation = _fusable(second, in_sequence=isinstance(parent, nn.Sequential))
+            if activation is not None and _is_plain(first):
                 setattr(parent, first_name, ConvolutionActivation(first, activation))
                 setattr(parent, second_name, nn.Identity())
 
 
-def _fusable(module: nn.Module) -> _Fusable | None:
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is a convolution that does nothing besides, such as padding its input first."""
+    own_way = type(module).forward is not nn.Conv2d.forward and not isinstance(module, Depthwise)
+    return isinstance(module, nn.Conv2d) and not own_way and not isinstance(module.padding, str)
+
+
+def _fusable(module: nn.Module, *, in_sequence: bool) -> _Fusable | None:
+    if isinstance(module, ActivationOfNorm):
+        return _fusable(module[0], in_sequence=True)
+    if not in_sequence:
+        return None
     if isinstance(module, nn.ReLU6):
         return "hardtanh", [0.0, 6.0]
     return ("relu", []) if isinstance(module, nn.ReLU) else None
