@@ -46,15 +46,15 @@ def fuse_activations(net: nn.Module) -> None:
         children = [(name, child) for name, child in parent.named_children() if not isinstance(child, nn.Identity)]
         for (first_name, first), (second_name, second) in pairwise(children):
             activation = _fusable(second, in_sequence=isinstance(parent, nn.Sequential))
-            if activation is not None and _is_plain(first):
+            if activation is not None and isinstance(first, nn.Conv2d) and _is_plain(first):
                 setattr(parent, first_name, ConvolutionActivation(first, activation))
                 setattr(parent, second_name, nn.Identity())
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it is a convolution that does nothing besides, such as padding its input first."""
-    own_way = type(module).forward is not nn.Conv2d.forward and not isinstance(module, Depthwise)
-    return isinstance(module, nn.Conv2d) and not own_way and not isinstance(module.padding, str)
+def _is_plain(conv: nn.Conv2d) -> bool:
+    """Whether it does nothing besides, such as padding its input first."""
+    own_way = type(conv).forward is not nn.Conv2d.forward and not isinstance(conv, Depthwise)
+    return not own_way and not isinstance(conv.padding, str)
 
 
 def _fusable(module: nn.Module, *, in_sequence: bool) -> _Fusable | None:
