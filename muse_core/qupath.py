@@ -44,7 +44,7 @@ class Selection:
     class_names: tuple[str, ...] = ()
 
     def tables(self, dataset: NucleiDataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The selected nuclei, some ten thousand at a time.
+        """The selected nuclei, some ten thousand at a time; where there is none, one table of their columns.
 
         Args:
             dataset: where they are.
@@ -58,8 +58,11 @@ class Selection:
         if unknown := [name for name in self.class_names if name not in known]:
             raise ConfigError(f"class {unknown[0]!r}: slide {self.slide_id} has {', '.join(known)}")
         class_ids = pa.array([known.index(name) for name in self.class_names or known], pa.int16())
+        table = None
         for table in dataset.tables(self.slide_id, columns, area=self.area_level0, frame="level0"):
             yield table.filter(pc.is_in(table["class_id"], class_ids))
+        if table is None:
+            yield dataset.nothing(self.slide_id, columns)
 
 
 def qupath_origin(dataset: NucleiDataset, slide_id: str) -> tuple[float, float]:

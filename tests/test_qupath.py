@@ -182,3 +182,15 @@ def test_colours_differ_and_stay_with_their_class():
     colours = class_colours([f"class {i}" for i in range(20)])
     assert len(set(colours.values())) >= 19  # black stays black
     assert class_colours(CLASSES)["stromal"] == class_colours(("a", "b", "stromal", "d"))["stromal"] == "#009E73"
+
+
+@pytest.mark.parametrize(("count", "area"), [(0, None), (30, Box(-500, -500, 10, 10))])
+def test_a_csv_of_no_nuclei_has_its_header(tmp_path, count, area):
+    write_slide(tmp_path, count)
+    dataset = NucleiDataset(tmp_path)
+    assert write_csv(tmp_path / "none.csv", Selection("S1", area).tables(dataset)) == 0
+    with (tmp_path / "none.csv").open(encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows == [list(dataset.nothing("S1").column_names)]
+    assert write_qupath(tmp_path / "none.geojson", dataset, Selection("S1", area)) == 0
+    assert read_as_qupath(tmp_path / "none.geojson") == []

@@ -133,7 +133,13 @@ class NucleiDataset:
     ) -> pa.Table:
         """The nuclei of a slide in a box or polygon, in one table; arguments and errors as in `tables`."""
         found = list(self.tables(slide_id, columns, area=area, frame=frame))
-        return pa.concat_tables(found) if found else self._nothing(slide_id, columns)
+        return pa.concat_tables(found) if found else self.nothing(slide_id, columns)
+
+    def nothing(self, slide_id: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """No nuclei of a slide, in the columns that they would have."""
+        part = self.part(slide_id)
+        schema = part.metadata.schema.to_arrow_schema().remove_metadata()
+        return pa.schema([schema.field(name) for name in columns or _light(part)]).empty_table()
 
     def arrow(self) -> pyarrow.dataset.Dataset:
         """All nuclei as a lazy Arrow dataset; a column that only some slides have is null elsewhere."""
@@ -171,18 +177,13 @@ class NucleiDataset:
         import geopandas  # here: it takes half a second, and nothing else needs it
 
         found = list(self.tables(slide_id, area=area, frame=frame))
-        table = pa.concat_tables(found) if found else self._nothing(slide_id, None)
+        table = pa.concat_tables(found) if found else self.nothing(slide_id, None)
         points = geopandas.points_from_xy(table["x_level0"].to_numpy(), table["y_level0"].to_numpy())
         return geopandas.GeoDataFrame(table.to_pandas(), geometry=points)
 
     @property
     def _slides_path(self) -> str:
         return f"{os.path.dirname(self.root)}/slides.parquet"
-
-    def _nothing(self, slide_id: str, columns: Sequence[str] | None) -> pa.Table:
-        part = self.part(slide_id)
-        schema = part.metadata.schema.to_arrow_schema().remove_metadata()
-        return pa.schema([schema.field(name) for name in columns or _light(part)]).empty_table()
 
 
 def _inside_polygon(part: NucleiPart, area: BaseGeometry, columns: list[str]) -> Iterator[pa.Table]:

@@ -31,6 +31,16 @@ _DENSITIES = """
     ORDER BY slide_id, list_position(?::VARCHAR[], class_name)
 """
 
+_NEIGHBOURS = pa.schema(
+    [
+        ("of", pa.string()),
+        ("to", pa.string()),
+        ("n_of", pa.int64()),
+        *((name, pa.float64()) for name in ("mean_um", "median_um", "p5_um", "p95_um", "share_within")),
+        ("ratio_to_random", pa.float64()),
+    ]
+)
+
 
 def class_densities(dataset: NucleiDataset) -> pa.Table:
     """Nuclei of each class on each finished slide: one row a slide and class, also where there is none.
@@ -150,7 +160,7 @@ def neighbour_statistics(
             row |= {"p5_um": p5, "p95_um": p95, "share_within": float((distances <= within_um).mean())}
             ratio = float(distances.mean() / at_random)
             rows.append({**row, "ratio_to_random": ratio if np.isfinite(ratio) else None})
-    return pa.Table.from_pylist(rows)
+    return pa.Table.from_pylist(rows, schema=_NEIGHBOURS)
 
 
 def _distances(of_um: NDArray[np.float64], to_um: NDArray[np.float64], *, same: bool) -> NDArray[np.float64]:
@@ -165,7 +175,8 @@ def _positions_um(dataset: NucleiDataset, slide_id: str, names: Sequence[str]) -
     known = dataset.part(slide_id).class_names
     if unknown := [name for name in names if name not in known]:
         raise DatasetError(f"class {unknown[0]!r}: slide {slide_id} has {', '.join(known)}")
-    table = pa.concat_tables(dataset.tables(slide_id, ["x_um", "y_um", "class_id"]))
+    columns = ["x_um", "y_um", "class_id"]
+    table = pa.concat_tables([dataset.nothing(slide_id, columns), *dataset.tables(slide_id, columns)])
     xy = np.stack([table["x_um"].to_numpy(), table["y_um"].to_numpy()], axis=1).astype(np.float64)
     class_ids = table["class_id"].to_numpy()
     return {name: xy[class_ids == known.index(name)] for name in names}

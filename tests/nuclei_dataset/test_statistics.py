@@ -148,3 +148,12 @@ def test_neighbours_of_random_points_are_as_far_as_chance_has_it(tmp_path):
     assert len(rows) == 9
     for row in rows.values():
         assert row["ratio_to_random"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_slide_without_nuclei_has_no_neighbours(tmp_path):
+    write_slide(tmp_path, 0)
+    dataset = NucleiDataset(tmp_path)
+    assert len(nearest_distances(dataset, "S1", of=TUMOUR, to=LYMPHOCYTE)) == 0
+    table = neighbour_statistics(dataset, "S1")
+    assert len(table) == 0
+    assert table.schema.equals(neighbour_statistics(write_points(tmp_path / "five", FIVE), "S1").schema)
