@@ -36,8 +36,11 @@ def refresh_report(
 
 
 def has_nuclei(out: Path) -> bool:
-    """Whether any slide of a folder that inference wrote is finished."""
-    return any(out.glob("nuclei/project=*/slide_id=*/*.parquet"))
+    """Whether any slide of a folder that inference wrote is finished, not only kept from before it failed."""
+    if not any(out.glob("nuclei/project=*/slide_id=*/*.parquet")):
+        return False
+    slides = NucleiDataset(out).slides()
+    return slides is None or "done" in slides["status"].to_pylist()
 
 
 def digest_text(out: Path) -> str:

@@ -1,8 +1,10 @@
 """The report of a cohort that grows."""
 
 import os
+import shutil
 
 from muse_core.report.digest import digest_text, refresh_report
+from tests.report.conftest import slide_row, write_table
 
 
 def test_classes_are_counted_over_all_slides(inferred, drawn):
@@ -33,3 +35,11 @@ def test_nothing_finished_is_nothing_to_report(tmp_path):
     assert refresh_report(tmp_path) is None
     assert digest_text(tmp_path) == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_nuclei_kept_of_a_slide_that_failed_since_are_nothing_to_report(inferred, tmp_path):
+    out = shutil.copytree(inferred, tmp_path / "out")
+    write_table(out, [slide_row("S1", status="failed", reason="unreadable")])
+    assert refresh_report(out) is None
+    assert digest_text(out) == ""
+    assert not (out / "report.html").exists()
