@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from muse_core.errors import SlideReadError
+from muse_core.slide.image_reader import more_than_8_bits
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 SMALLEST_SIDE_PX = 32  # less shows no nucleus with its surroundings at any usual µm/px
@@ -92,7 +93,7 @@ def _check(path: Path, image: Image.Image) -> None:
     if image.format in ("PNG", "TIFF") and (pages := getattr(image, "n_frames", 1)) > 1:
         message = f"{path}: holds {pages} images; save the one meant, or build slides with muse build-tcga-nu"
         raise SlideReadError(message, reason="several_images")
-    if ";16" in str(getattr(image, "tile", "")) or image.mode.startswith(("I", "F")):
+    if more_than_8_bits(image):
         message = f"{path}: more than 8 bits a channel, and its white is not known; save it as 8-bit RGB"
         raise SlideReadError(message, reason="not_8_bit")
     if image.mode not in _KEEPS_COLOUR:

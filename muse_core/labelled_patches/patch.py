@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
+from muse_core.slide.reader import to_rgb
 
 SPLITS = ("train", "val", "test")
 
@@ -53,16 +54,22 @@ class LabelledPatch:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to (H, W, 3) uint8 RGB; grey becomes RGB, an alpha channel is dropped, 16-bit is scaled.
+    """Decode an image file to (H, W, 3) uint8 RGB; grey becomes RGB, and what is transparent white, as in inference.
+
+    An orientation in EXIF is not applied: coordinates are those of the pixels as they are stored.
 
     Raises:
-        DatasetError: no such file, or not an image.
+        DatasetError: no such file, not an image, or one of more than 8 bits a channel.
     """
     try:
         encoded = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise DatasetError(f"{path}: no image ({error.strerror}); is --data the dataset's folder?") from None
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
     if image is None:
         raise DatasetError(f"{path}: not an image that can be decoded; PNG, JPEG or TIFF needed")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    if image.dtype != np.uint8:
+        raise DatasetError(f"{path}: {image.dtype} a channel, and its white is not known; save it as 8-bit RGB")
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return to_rgb(image)

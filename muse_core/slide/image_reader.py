@@ -71,6 +71,11 @@ class ImageFile:
         return ImageReader(*self._decoded)
 
 
+def more_than_8_bits(image: Image.Image) -> bool:
+    """Whether an image that Pillow opened has more a channel, of which it would drop the low ones of RGB silently."""
+    return ";16" in str(getattr(image, "tile", "")) or image.mode.startswith(("I", "F"))
+
+
 def _decode(path: Path) -> tuple[Pixels, str]:
     try:
         with warnings.catch_warnings():
@@ -78,7 +83,7 @@ def _decode(path: Path) -> tuple[Pixels, str]:
             with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > LARGEST_PX:
                     raise SlideReadError(f"pillow: {image.width} x {image.height} px; at most {LARGEST_PX:,} px fit")
-                if image.mode.startswith(("I", "F")):
+                if more_than_8_bits(image):
                     raise SlideReadError("pillow: more than 8 bits a channel; save it as 8-bit RGB")
                 kind = "RGBA" if image.has_transparency_data else "RGB"
                 return to_rgb(np.asarray(image.convert(kind))), (image.format or "image").lower()

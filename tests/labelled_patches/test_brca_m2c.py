@@ -73,12 +73,16 @@ def test_unknown_names(root):
 
 
 def test_any_kind_of_image_becomes_rgb(tmp_path):
-    red = np.zeros((4, 5, 4), np.uint16)
-    red[:] = (0, 0, 65535, 1000)  # BGRA
-    for name, pixels in (("rgba16.png", red), ("grey.png", np.full((4, 5), 90, np.uint8))):
+    red = np.full((4, 5, 4), (0, 0, 255, 255), np.uint8)  # BGRA
+    red[0] = (0, 0, 0, 0)
+    for name, pixels in (("rgba.png", red), ("rgb.png", red[..., :3]), ("grey.png", np.full((4, 5), 90, np.uint8))):
         cv2.imwrite(str(tmp_path / name), pixels)
-    assert read_rgb(tmp_path / "rgba16.png")[0, 0].tolist() == [255, 0, 0]
+    assert read_rgb(tmp_path / "rgba.png")[:2, 0].tolist() == [[255, 255, 255], [255, 0, 0]], "as in inference"
+    assert read_rgb(tmp_path / "rgb.png")[1, 0].tolist() == [255, 0, 0]
     assert read_rgb(tmp_path / "grey.png")[3, 4].tolist() == [90, 90, 90]
+    cv2.imwrite(str(tmp_path / "rgb16.png"), np.full((4, 5, 3), 4000, np.uint16))
+    with pytest.raises(DatasetError, match="8-bit"):
+        read_rgb(tmp_path / "rgb16.png")
 
 
 @pytest.mark.slides
