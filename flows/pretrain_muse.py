@@ -44,8 +44,9 @@ def pretrain_muse(
 
 
 def _summary(answer: dict[str, Any], out: Path) -> str:
+    loss = "nothing left to do" if answer["loss"] is None else f"loss {answer['loss']:.4f}"
     return (
-        f"# {answer['backbone']}\n\nStep {answer['step']} of {answer['steps']}, loss {answer['loss']:.4f},"
+        f"# {answer['backbone']}\n\nStep {answer['step']} of {answer['steps']}, {loss},"
         f" {answer['n_parameters']:,} parameters, {answer['seconds'] / 3600:.2f} h.\n\n"
         f"Curves: `{out / 'curves.png'}`, numbers: `{out / 'metrics.jsonl'}`\n\n```json\n{json.dumps(answer)}\n```\n"
     )

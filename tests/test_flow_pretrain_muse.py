@@ -20,7 +20,11 @@ def test_a_backbone_and_its_summary(artifacts, tmp_path):
     answer = pretrain_muse(str(tmp_path / "rois"), out, config=DEFAULTS, overrides=overrides, device="cpu")
     assert (answer["step"], answer["done"]) == (2, True)
     assert (out / "pretrain.log").read_text().rstrip().endswith("}")
-    assert "Step 2 of 2" in str(artifacts()["pretrain-muse-summary"])
+    assert "Step 2 of 2, loss " in str(artifacts()["pretrain-muse-summary"])
+
+    again = pretrain_muse(str(tmp_path / "rois"), out, config=DEFAULTS, overrides=overrides, device="cpu")
+    assert (again["step"], again["loss"]) == (2, None)
+    assert "Step 2 of 2, nothing left to do" in str(artifacts()["pretrain-muse-summary"])
 
 
 def test_slots_of_the_limit_are_held_for_the_length_of_the_block():
