@@ -1,4 +1,7 @@
-"""Teacher probabilities that use all prototypes alike, instead of centring: Sinkhorn-Knopp over the rows of a step.
+"""Teacher probabilities that use all prototypes alike, instead of centring: Sinkhorn-Knopp over the rows at hand.
+
+Those are the rows of one micro-batch, of all processes: the whole step's where `accumulate` is 1. With more, each
+micro-batch spreads over all prototypes by itself, which is no longer the same step in smaller pieces.
 
 It needs no memory of earlier steps, so that short runs on little data stay alive where a centre is still finding its
 place. It is no part of MUSE, which says nothing of either.

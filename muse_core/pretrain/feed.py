@@ -24,7 +24,7 @@ class Feed:
 
     Raises:
         ConfigError: a batch that the processes and micro-batches don't divide.
-        DatasetError: too few ROIs, no nuclei, or ROIs too small for a view.
+        DatasetError: too few ROIs, no nuclei though lambda_nu is not 0, or ROIs too small for a view.
     """
 
     def __init__(self, dataset: RoiDataset, settings: PretrainSettings, processes: Processes) -> None:
@@ -82,6 +82,7 @@ class Feed:
             rank=self._processes.rank,
             world=self._processes.world_size,
             workers=self._settings.run.workers,
+            nuclei_needed=self._settings.loss.lambda_nu > 0,
         )
 
     def state(self) -> dict[str, Any]:

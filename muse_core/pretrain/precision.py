@@ -1,10 +1,11 @@
-"""Which arithmetic a run uses, decided once: bfloat16 pays on GPUs and on few CPUs."""
+"""Which arithmetic a run uses, decided once for all its processes: bfloat16 pays on GPUs and on few CPUs."""
 
 import time
 
 import torch
 
 from muse_core.models.backbone import MuseBackbone, standardised
+from muse_core.pretrain.processes import Processes
 from muse_core.pretrain.settings import Precision
 
 _TRIAL_PX = 96
@@ -12,16 +13,18 @@ _TRIAL_IMAGES = 8
 _ROUNDS = 3
 
 
-def resolved_precision(wanted: Precision, backbone: MuseBackbone, device: torch.device) -> Precision:
+def resolved_precision(wanted: Precision, backbone: MuseBackbone, processes: Processes) -> Precision:
     """`auto` to bf16 on a GPU and to the faster of two trial steps on a CPU; anything else as it is.
 
-    The backbone's batch norms and gradients are left as they were.
+    The first process tries and all do as it found: every process must ask. The backbone's batch norms and gradients are
+    left as they were.
     """
     if wanted != "auto":
         return wanted
-    if device.type == "cuda":
+    if processes.device.type == "cuda":
         return "bf16"
-    return "bf16" if _seconds(backbone, bf16=True) < 0.9 * _seconds(backbone, bf16=False) else "fp32"
+    pays = processes.first and _seconds(backbone, bf16=True) < 0.9 * _seconds(backbone, bf16=False)
+    return "bf16" if processes.any_of_us(pays) else "fp32"
 
 
 def _seconds(backbone: MuseBackbone, *, bf16: bool) -> float:

@@ -93,7 +93,7 @@ class PretrainResult:
         backbone: the safetensors file of the teacher's backbone.
         step, steps: done, and to do in all; fewer are done where the run was asked to stop.
         loss: of the last logged step.
-        seconds: of all sittings together.
+        seconds: of steps and of cutting or waiting for their views, of all sittings together.
         n_parameters: of the backbone.
     """
 
@@ -158,7 +158,7 @@ def _train(
     log = MetricsLog(out / METRICS_NAME, out / TENSORBOARD_NAME, step=run.step) if first else None
     saved_at, loss, stop = time.monotonic(), math.nan, False
     while run.step < run.steps and not stop:
-        run.advance(run.feed.next_step(run.progress))
+        run.advance()
         if run.step % run_settings.log_every == 0 or run.step == run.steps:
             row = run.measured()
             loss = row["loss"]
@@ -202,9 +202,7 @@ class _Run:
             }
         ).to(processes.device)
         self.precision = stored.about["precision"] if stored else None
-        self.precision = self.precision or resolved_precision(
-            settings.precision, self.network.backbone, processes.device
-        )
+        self.precision = self.precision or resolved_precision(settings.precision, self.network.backbone, processes)
         if self.precision == "bf16" and processes.device.type == "cpu":
             depthwise_in_float32(self.network)
         self.optimiser = StudentOptimiser(self.network, settings.optimiser, batch_size=settings.batch_size)
@@ -267,9 +265,14 @@ class _Run:
         """Share of the run that is done, 0..1."""
         return self.step / self.steps
 
-    def advance(self, batches: list[ViewBatch]) -> None:
-        """One step on the micro-batches of this process."""
+    def advance(self) -> None:
+        """One step on the next micro-batches of this process, whose views are cut or waited for."""
         started = time.perf_counter()
+        self._learn(self.feed.next_step(self.progress))
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+
+    def _learn(self, batches: list[ViewBatch]) -> None:
         rank, seed = self.processes.rank, self.settings.seed
         torch.manual_seed((seed * 1_000_003 + self.step) * 4096 + rank)  # for dropped paths
         batches = [batch.to(self.processes.device) for batch in batches]
@@ -290,8 +293,6 @@ class _Run:
         self._check_finite(batches)
         self._update()
         self._overlap = batches[-1]
-        self.step += 1
-        self.seconds += time.perf_counter() - started
 
     @torch.no_grad()
     def _targets(self, batch: ViewBatch, matched: Tensor, weights: Tensor, *, share: float) -> Targets:

@@ -52,6 +52,7 @@ class ViewLoader:
         world: int = 1,
         workers: int = 0,
         start_method: str | None = None,
+        nuclei_needed: bool = True,
     ) -> None:
         """Check that the dataset can give such views, and set up the workers; they start with the first batch.
 
@@ -64,11 +65,13 @@ class ViewLoader:
             world: training processes.
             workers: loader processes of this rank; 0 cuts the views in the caller's.
             start_method: `fork`, `spawn` or `forkserver`; None takes Python's own default.
+            nuclei_needed: whether something is learned from nuclei, so that a dataset without any is a mistake.
 
         Raises:
-            DatasetError: fewer ROIs than one batch of all ranks, no nuclei at all, or ROIs too small for a view.
+            DatasetError: fewer ROIs than one batch of all ranks, no nuclei where they are needed, or ROIs too small for
+                a view.
         """
-        check_dataset(dataset, settings, rois_per_step=batch_size * world)
+        check_dataset(dataset, settings, rois_per_step=batch_size * world, nuclei_needed=nuclei_needed)
         self._count, self._seed, self._shard = len(dataset), seed, Shard(rank=rank, world_size=world)
         self._sampler = _BatchSampler(batch_size)
         if workers > cpu_count():
@@ -116,16 +119,19 @@ class ViewLoader:
             yield batch
 
 
-def check_dataset(dataset: RoiDataset, settings: ViewSettings, *, rois_per_step: int) -> None:
+def check_dataset(
+    dataset: RoiDataset, settings: ViewSettings, *, rois_per_step: int, nuclei_needed: bool = True
+) -> None:
     """Say at once what would otherwise come up in the middle of an epoch; reads small columns only.
 
     Args:
         dataset: the ROIs.
         settings: the views wanted of them.
         rois_per_step: ROIs of one step over all ranks.
+        nuclei_needed: whether something is learned from nuclei.
 
     Raises:
-        DatasetError: fewer ROIs than one step, no nuclei at all, or ROIs too small for a view.
+        DatasetError: fewer ROIs than one step, no nuclei where they are needed, or ROIs too small for a view.
     """
     if len(dataset) < rois_per_step:
         raise DatasetError(
@@ -133,10 +139,10 @@ def check_dataset(dataset: RoiDataset, settings: ViewSettings, *, rois_per_step:
             " use a smaller batch size or build more ROIs"
         )
     table = dataset.table(["roi_id", "mpp", "width_px", "height_px", "n_nuclei"])
-    if not (pc.sum(table["n_nuclei"]).as_py() or 0):
+    if nuclei_needed and not (pc.sum(table["n_nuclei"]).as_py() or 0):
         raise DatasetError(
             f"none of the {len(dataset)} ROIs has nuclei, and NuLo learns from nuclei;"
-            " build the dataset again with a detector"
+            " build the dataset again with a detector, or set loss.lambda_nu=0"
         )
     _check_sizes(table, "global", settings.global_px, settings.global_mpp)
     if settings.local_views:

@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from muse_core.errors import ConfigError, DatasetError, TrainingError
 from muse_core.models.backbone import build_backbone
 from muse_core.models.backbone_file import load_backbone
 from muse_core.pretrain.checkpoint import read_checkpoint
+from muse_core.pretrain.feed import Feed
 from muse_core.pretrain.metrics import read_metrics
 from muse_core.pretrain.settings import PretrainSettings
 from muse_core.pretrain.trainer import pretrain
@@ -194,6 +196,28 @@ def test_a_dataset_without_nuclei_is_one_line_and_makes_no_folder_s_content(tmp_
     with pytest.raises(DatasetError, match="none of the 10 ROIs has nuclei"):
         pretrain(empty, tmp_path / "out", settings=tiny())
     assert not [path for path in (tmp_path / "out").glob("*") if path.name != ".lock"]
+
+
+def test_images_alone_are_learned_from_without_nuclei(tmp_path):
+    empty = drawn_dataset(tmp_path / "rois", nuclei=False)
+    result = pretrain(empty, tmp_path / "out", settings=tiny("loss.lambda_nu=0", "steps=2"))
+    assert result.step == 2
+    (row,) = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    assert row["loss"] == row["loss_image"] > 0
+    assert row["loss_nucleus"] is None
+
+
+def test_the_time_of_a_run_holds_the_cutting_of_views(rois, tmp_path, monkeypatch):
+    cut = Feed.next_step
+
+    def cut_slowly(feed, progress):
+        time.sleep(1.5)
+        return cut(feed, progress)
+
+    monkeypatch.setattr(Feed, "next_step", cut_slowly)
+    result = pretrain(rois, tmp_path, settings=tiny("steps=1", "run.log_every=1"))
+    (row,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert result.seconds == row["seconds"] >= 1.5
 
 
 def test_rois_too_small_for_a_view(rois, tmp_path):

@@ -112,6 +112,14 @@ def test_no_nuclei_at_all(tmp_path, nuclei):
         ViewLoader(RoiDataset(write_dataset(tmp_path, rows)), SMALL, batch_size=2, seed=0)
 
 
+@pytest.mark.parametrize("nuclei", [True, False])
+def test_views_alone_need_no_nuclei(tmp_path, nuclei):
+    dataset = RoiDataset(write_dataset(tmp_path, [roi_row(number, n_nuclei=0, nuclei=nuclei) for number in range(2)]))
+    (batch,) = ViewLoader(dataset, SMALL, batch_size=2, seed=0, nuclei_needed=False).batches(0)
+    assert len(batch) == 2
+    assert batch.xy.shape[1] == 0
+
+
 def test_a_roi_smaller_than_a_view(tmp_path):
     rows = [roi_row(0), roi_row(1, side=60, n_nuclei=1), roi_row(2)]
     dataset = RoiDataset(write_dataset(tmp_path, rows))
