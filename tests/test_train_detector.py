@@ -2,12 +2,14 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from muse_core.config import load_settings
 from muse_core.detector_augment import AugmentSettings
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.evaluate_detect import evaluate_detector
+from muse_core.labelled_patches import BRCA_CLASS_NAMES
 from muse_core.learned_detector import LearnedDetector
 from muse_core.train_detector import TrainDetectorSettings, train_detector
 from tests.data.make_patches import write_brca
@@ -35,6 +37,8 @@ def test_a_run_writes_weights_record_curves_and_settings(data, tmp_path):
     assert record["f1"] == pytest.approx(result.f1)
     assert TrainDetectorSettings.model_validate_json((tmp_path / "config.json").read_text()) == TINY
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with safe_open(result.weights, framework="np") as file:
+        assert json.loads(file.metadata()["class_names"]) == list(BRCA_CLASS_NAMES)
     answer = evaluate_detector(LearnedDetector(result.weights), "brca-m2c", data)
     assert answer["f1"] == pytest.approx(result.f1, abs=0.02)
 
