@@ -1,11 +1,14 @@
 """Where fine-tuning starts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from muse_core.errors import ConfigError
-from muse_core.models.backbone import standardised
+from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
+from muse_core.models.backbone_file import backbone_of, read_backbone_file, save_backbone
 from muse_core.ndc.settings import ModelSettings
 from muse_core.ndc.start import start_from
 from muse_core.ndc_model import load_checkpoint
@@ -58,3 +61,32 @@ def test_a_file_that_is_missing_or_no_start(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"bad")
     with pytest.raises(ConfigError, match=r"bad\.safetensors"):
         start_from(str(tmp_path / "bad.safetensors"), ("a",), ModelSettings())
+
+
+def test_a_backbone_of_aligned_corners_gives_maps_that_lie_exactly_over_the_image(tmp_path):
+    settings = BackboneSettings(preset="test_efficientnet", geometry="official")
+    path = tmp_path / "official.safetensors"
+    save_backbone(build_backbone(settings), settings, path, notes={})
+    start = start_from(str(path), ("a",), ModelSettings(hidden=8))
+    assert start.backbone.geometry == "exact"
+    assert start.net.backbone.sampling == "exact"
+    found = read_backbone_file(path)
+    official, exact = (
+        backbone_of(replace(found, settings=settings.model_copy(update={"geometry": geometry})))
+        for geometry in ("official", "exact")
+    )
+    image = torch.from_numpy(draw_patch(64, 3, 0).image[None]).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        ours, theirs, other = (
+            net(standardised(image)).map for net in (start.net.backbone.eval(), exact.eval(), official.eval())
+        )
+    assert torch.equal(ours, theirs)
+    assert not torch.allclose(ours, other, atol=1e-3)
+
+
+def test_a_backbone_without_decoder_is_refused(tmp_path):
+    settings = BackboneSettings(preset="test_efficientnet", decoder=False)
+    path = tmp_path / "bare.safetensors"
+    save_backbone(build_backbone(settings), settings, path, notes={})
+    with pytest.raises(ConfigError, match=r"bare\.safetensors: a backbone without decoder, .* 32 px; 4 px needed"):
+        start_from(str(path), ("a",), ModelSettings(hidden=8))
