@@ -137,6 +137,8 @@ def _points(geometry: BaseGeometry, where: str) -> list[shapely.Point]:
         raise DatasetError(f"{where}: an empty {geometry.geom_type}; a point or polygon needed")
     if geometry.geom_type == "MultiPoint":
         return list(geometry.geoms)
+    if geometry.geom_type not in ("Point", "Polygon", "MultiPolygon"):
+        raise DatasetError(f"{where}: a nucleus that is a {geometry.geom_type}; a point or polygon needed")
     return [geometry if geometry.geom_type == "Point" else geometry.centroid]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -70,7 +71,9 @@ def _whole(image: LabImage) -> Region:
     pixels = read_rgb(image.path)
     _check_order(image, lambda xy: _brightness_on_image(pixels, xy))
     annotated = _mask(image.areas, Frame(0, 0, 1, 1), pixels.shape[:2]) if image.areas else None
-    return Region(image.name, image.name, pixels, image.mpp, annotated, image.xy.astype(np.float32), image.class_ids)
+    whole = Region(image.name, image.name, pixels, image.mpp, annotated, image.xy.astype(np.float32), image.class_ids)
+    labelled = whole.is_annotated(whole.xy)  # a dot outside all regions is none that is learned from
+    return whole if annotated is None else replace(whole, xy=whole.xy[labelled], class_ids=whole.class_ids[labelled])
 
 
 def _around_dots(image: LabImage, slide: Slide) -> list[shapely.Geometry]:

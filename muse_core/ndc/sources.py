@@ -83,7 +83,9 @@ def data_of(dataset: str, data: Path, *, unlabelled: Sequence[Region], settings:
     dots = read_lab(data)
     train, validation = lab_regions(dots, side_px=settings.side_px)
     if not any(len(region.xy) for region in train):
-        raise DatasetError(f"{data}: no dot is left to train on; keep fewer images for validation, or label more")
+        raise DatasetError(
+            f"{data}: no dot is left to train on; keep fewer images for validation, or label more in regions"
+        )
     if validation is train:
         logger.warning("%s: too few regions to hold any out; scores are of what it was trained on", data)
     return FinetuneData(dots.class_names, train, list(unlabelled), validation)

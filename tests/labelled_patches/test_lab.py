@@ -101,6 +101,11 @@ BAD_FEATURES = [
         "feature 2: a region that is a LineString",
         id="line",
     ),
+    pytest.param(
+        [DOT, feature({"type": "LineString", "coordinates": [[0, 0], [9, 9]]}, "Tumour")],
+        "feature 2: a nucleus that is a LineString; a point or polygon needed",
+        id="line as a nucleus",
+    ),
     pytest.param([DOT, feature({"type": "Point", "coordinates": []}, "Tumour")], "feature 2: ", id="empty point"),
     pytest.param([DOT, {"type": "Feature", "properties": {}}], "feature 2: no geometry", id="no geometry"),
     pytest.param([DOT, 7], "feature 2: no geometry", id="a number"),

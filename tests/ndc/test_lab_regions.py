@@ -8,6 +8,8 @@ import pytest
 from muse_core.errors import DatasetError
 from muse_core.labelled_patches.lab import read_lab
 from muse_core.ndc.lab_regions import DOT_REACH_UM, lab_regions
+from muse_core.ndc.settings import FinetuneSettings
+from muse_core.ndc.sources import data_of
 from tests.data.make_lab import SLIDE_MPP, box, feature, point, write_csv, write_geojson, write_image, write_slide
 
 
@@ -94,3 +96,14 @@ def test_a_polygon_with_a_hole_is_known_where_pixel_centres_lie_in_it(tmp_path):
     assert found.annotated.sum() == 40 * 40 - 11 * 11  # centres 20.5 to 30.5 lie in the hole
     assert found.annotated[10:50, 10:20].all()
     assert not found.annotated[20:31, 20:31].any()
+
+
+def test_dots_of_an_image_outside_its_regions_are_left_out_and_nothing_else_is_refused(tmp_path):
+    write_image(tmp_path, "a")
+    write_geojson(tmp_path, "a", [point(15, 15, "N"), point(90, 15, "N"), box(10, 10, 60, 60)])
+    (found,), _ = _regions(tmp_path)
+    assert found.xy.tolist() == [[15, 15]]
+    assert found.class_ids.tolist() == [0]
+    write_geojson(tmp_path, "a", [point(90, 15, "N"), box(10, 10, 60, 60)])
+    with pytest.raises(DatasetError, match=r"no dot is left to train on; .* label more in regions"):
+        data_of("lab", tmp_path, unlabelled=[], settings=FinetuneSettings())
