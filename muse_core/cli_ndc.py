@@ -152,8 +152,11 @@ def evaluate_ndc(
     Example: `muse evaluate ndc --dataset brca-m2c --data data/brca_m2c --split val`
     """
     from muse_core.ndc.evaluate import evaluate_ndc as evaluate
+    from muse_core.ndc.scores import NDC_RULES
     from muse_core.ndc_model import WEIGHTS, NdcModel
 
+    if protocol not in ("all", *NDC_RULES):
+        raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(NDC_RULES)}")
     terminal = open_terminal(as_json)
     name = str(checkpoint or WEIGHTS.name)
     answer = evaluate(
@@ -167,11 +170,11 @@ def evaluate_ndc(
         picture=picture,
     )
     if protocol != "all":
-        if protocol not in answer["protocols"]:
-            raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(answer['protocols'])}")
         answer["protocols"] = {protocol: answer["protocols"][protocol]}
         answer |= {"protocol": protocol, "mean_class_f1": answer["protocols"][protocol]["mean_class_f1"]}
     _print_scores(terminal, answer, f"{name} on {dataset} {split}, {radius_um:g} um")
+    for note in answer["notes"]:
+        terminal.results.print(f"note: {note}", markup=False, soft_wrap=True)
     _last_line(terminal, answer)
 
 
@@ -188,7 +191,7 @@ def _print_scores(terminal: Terminal, answer: dict[str, Any], title: str) -> Non
             rule,
             *(_number(one["f1"]) for one in (scores["detection"], *scores["classes"].values())),
             _number(scores["mean_class_f1"]),
-            f"{_number(low, 3)}-{_number(high, 3)}".replace("0.", "."),
+            "-" if low is None else f"{_number(low, 3)}-{_number(high, 3)}".replace("0.", "."),
             _number(scores["per_image"]["mean_class_f1"]),
         )
     if not terminal.results.is_terminal:  # a file or a pipe has no width of its own

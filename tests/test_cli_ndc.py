@@ -1,14 +1,20 @@
 """`muse finetune` and `muse evaluate ndc` as people type them, on drawn tissue and with a tiny network."""
 
 import json
+import os
+import signal
+import threading
+import time
 
 import cv2
 import numpy as np
 import pytest
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from muse_core.cli import app
 from muse_core.errors import ConfigError, DatasetError
+from muse_core.evaluate_model import score_rows
 from muse_core.ndc.scores import NDC_RULES
 from muse_core.ndc_model import load_checkpoint
 from tests.data.make_lab import box, point, write_csv, write_geojson, write_image, write_slide
@@ -65,6 +71,32 @@ def test_folds(init, brca, tiny, tmp_path):
     where = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", tmp_path / "out")
     facts = last_line(muse("finetune", *where, "--folds", 2, *tiny, "--json"))
     assert (facts["folds"], facts["n_patches"], len(facts["by_fold"])) == (2, 4, 2)
+    with pytest.raises(ConfigError, match="holds a run of 2 folds; go on with --resume"):
+        muse("finetune", *where, "--folds", 2, *tiny)
+    assert last_line(muse("finetune", *where, "--folds", 2, "--resume", *tiny, "--json")) == facts
+
+
+def test_a_polite_kill_saves_the_state(init, brca, tmp_path):
+    out = tmp_path / "out"
+
+    def kill() -> None:
+        end = time.monotonic() + 100
+        while not (out / "config.json").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    endless = options(TINY.model_copy(update={"steps": 10_000, "validate_every": 10_000}), tmp_path)
+    where = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", out)
+    stopped = muse("finetune", *where, *endless, "--json")
+    killer.join()
+    assert stopped.exit_code == 130
+    facts = last_line(stopped)
+    assert (facts["done"], facts["steps"]) == (False, 10_000)
+    assert facts["step"] > 0
+    with safe_open(out / "training.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["about"])["step"] == facts["step"]
 
 
 def test_scores_by_all_rules_side_by_side(init, brca, tmp_path):
@@ -96,13 +128,36 @@ def test_scores_by_one_rule(init, brca, rule):
 
 def test_names_that_are_unknown(init, brca, tmp_path):
     where = ("--data", brca, "--checkpoint", init)
-    with pytest.raises(ConfigError, match="--protocol f1: needs all or one of mcspatnet, ocelot"):
-        muse("evaluate", "ndc", "--dataset", "brca-m2c", *where, "--protocol", "f1")
+    with pytest.raises(ConfigError, match="--protocol f1: needs all or one of mcspatnet, ocelot"):  # before any work
+        muse("evaluate", "ndc", "--dataset", "brca-m2c", "--data", tmp_path / "gone", "--protocol", "f1")
     with pytest.raises(ConfigError, match="dataset 'brca' is unknown"):
         muse("evaluate", "ndc", "--dataset", "brca", *where)
     other = write_random_ndc(tmp_path / "other.safetensors", class_names=("mast cell",))
     with pytest.raises(ConfigError, match="model of classes mast cell: none is one of the labels'"):
         muse("evaluate", "ndc", "--dataset", "brca-m2c", "--data", brca, "--checkpoint", other)
+
+
+def test_classes_that_the_model_does_not_know_have_no_score_and_leave_no_mean(brca, tmp_path):
+    known = ("lymphocyte", "plasma cell")
+    checkpoint = write_random_ndc(tmp_path / "a.safetensors", class_names=known)
+    where = ("--dataset", "brca-m2c", "--data", brca, "--checkpoint", checkpoint, "--min-score", 0)
+    shown = muse("evaluate", "ndc", *where, "--json")
+    assert "but not tumour_epithelial, stromal: these have no score" in shown.stdout
+    facts = last_line(shown)
+    assert (facts["unknown_classes"], facts["mean_class_f1"]) == (["tumour_epithelial", "stromal"], None)
+    for scores in facts["protocols"].values():
+        assert (scores["mean_class_f1"], scores["mean_class_f1_interval"]) == (None, [None, None])
+        assert scores["per_image"]["mean_class_f1"] is None
+        assert scores["classes"]["stromal"] == {
+            "f1": None,
+            "precision": None,
+            "recall": None,
+            "f1_interval": [None] * 2,
+        }
+        assert scores["detection"]["f1"] is not None
+    assert facts["protocols"]["mcspatnet"]["classes"]["lymphocyte"]["f1"] is not None
+    row = score_rows(facts)[0]
+    assert (row["measured"], len(score_rows(facts))) == ("detection F1 (mcspatnet)", 1)
 
 
 def test_a_labs_twenty_dots_and_a_slide_to_a_checkpoint_to_the_slides_nuclei(init, tiny, tmp_path):

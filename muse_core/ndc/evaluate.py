@@ -1,5 +1,6 @@
 """Score an NDC model on a split of a labelled dataset, by every published rule on the same predictions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from muse_core.ndc.judge import judged_rows
 from muse_core.ndc.pictures import draw_patches
 from muse_core.ndc.regions import regions_of
 from muse_core.ndc.scores import MAIN_RULE, RADIUS_UM
-from muse_core.ndc.summary import summary_of
+from muse_core.ndc.summary import summary_of, without_classes
 from muse_core.ndc_model import NdcModel
 
 
@@ -25,7 +26,8 @@ def evaluate_ndc(
 ) -> dict[str, Any]:
     """F1 of detection and of each class on a split.
 
-    Classes are compared by name. A prediction of a class that the dataset lacks counts for detection alone.
+    Classes are compared by name. A prediction of a class that the dataset lacks counts for detection alone. A class
+    that the model does not know has no score, and then the classes have no mean.
 
     Args:
         model: whose answers are judged.
@@ -39,8 +41,8 @@ def evaluate_ndc(
         picture: a PNG of the worst patches; None for none.
 
     Returns:
-        `task, dataset, split, checkpoint, protocol, radius_um`, the main rule's `mean_class_f1`, and what `summary_of`
-        says.
+        `task, dataset, split, checkpoint, protocol, radius_um`, the main rule's `mean_class_f1`, `unknown_classes` of
+        the dataset that the model does not know, `notes` for people, and what `summary_of` says.
 
     Raises:
         ConfigError: unknown dataset or split, or no class of the model's is one of the dataset's.
@@ -50,7 +52,8 @@ def evaluate_ndc(
     names = patches[0].class_names
     regions = regions_of(patches)
     rows = judged_rows(model, regions, class_names=names, min_score=min_score)
-    answer = summary_of(rows, names, radius_um=radius_um, dataset=dataset)
+    unknown = [name for name in names if name not in model.class_names]
+    answer = without_classes(summary_of(rows, names, radius_um=radius_um, dataset=dataset), unknown)
     if picture is not None:
         draw_patches(rows, [region.image for region in regions], names, picture)
     return {
@@ -61,5 +64,14 @@ def evaluate_ndc(
         "protocol": MAIN_RULE,
         "radius_um": radius_um,
         "mean_class_f1": answer["protocols"][MAIN_RULE]["mean_class_f1"],
+        "unknown_classes": unknown,
+        "notes": [_note(unknown, model.class_names)] if unknown else [],
         **answer,
     }
+
+
+def _note(unknown: Sequence[str], known: Sequence[str]) -> str:
+    return (
+        f"the model knows {', '.join(known)}, but not {', '.join(unknown)}: these have no score, and the classes no "
+        "mean; fine-tune it on them"
+    )

@@ -48,6 +48,32 @@ def summary_of(
     }
 
 
+def without_classes(summary: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """A summary in which classes that a model does not know have no score, and so the classes have no mean.
+
+    Args:
+        summary: of `summary_of`.
+        class_names: of the classes without a score; with none of them the summary stays as it is.
+    """
+    if not class_names:
+        return summary
+    protocols = {}
+    for rule, scores in summary["protocols"].items():
+        kept = _unscored(scores, class_names) | {"mean_class_f1_interval": [None, None]}
+        protocols[rule] = kept | {"per_image": _unscored(scores["per_image"], class_names)}
+    return {**summary, "protocols": protocols}
+
+
+def _unscored(scores: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    classes = {
+        name: dict.fromkeys(one) | ({"f1_interval": [None, None]} if "f1_interval" in one else {})
+        if name in class_names
+        else one
+        for name, one in scores["classes"].items()
+    }
+    return {**scores, "classes": classes, "mean_class_f1": None}
+
+
 def _named(scores: RuleScores, class_names: Sequence[str]) -> dict[str, Any]:
     return {
         "detection": _triple(scores.detection),
