@@ -20,7 +20,7 @@ from muse_core.terminal import AsJson, ConfigFile, Out, Overrides, Verbose, open
 if TYPE_CHECKING:
     from muse_core import train_detector as training
 
-Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="Labelled patches: brca-m2c.")]
+Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="Labelled patches: brca-m2c, ocelot or puma.")]
 Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Its folder, in the layout its authors publish.")]
 
 

@@ -164,14 +164,17 @@ def evaluate_detect(
     from muse_core.evaluate_detect import draw_worst, evaluate_detector, score_patches
     from muse_core.labelled_patches import read_labelled_patches
     from muse_core.learned_detector import LearnedDetector
+    from muse_core.matching import RULES
 
     terminal = open_terminal(as_json)
+    if protocol not in ("all", *RULES):
+        raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(RULES)}")
+    if detector == "none" and checkpoint is None:
+        raise ConfigError("--detector none: finds nothing that could be scored; give learned, classical or a callable")
     found = LearnedDetector(checkpoint) if checkpoint is not None else load_detector(detector)
     name = str(checkpoint or detector)
     answer = evaluate_detector(found, dataset, data, split=split, radius_um=radius_um, checkpoint=name)
     if protocol != "all":
-        if protocol not in answer["protocols"]:
-            raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(answer['protocols'])}")
         answer |= {"protocol": protocol, **answer["protocols"][protocol]}
         answer["protocols"] = {protocol: answer["protocols"][protocol]}
     table = Table("rule", "F1", "precision", "recall", box=None, title=f"{name} on {dataset} {split}, {radius_um:g} um")

@@ -1,7 +1,9 @@
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from muse_core.cli import app
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.evaluate_detect import best_threshold, calibrated, draw_worst, evaluate_detector, score_patches
 from muse_core.labelled_patches import read_labelled_patches
@@ -94,3 +96,14 @@ def test_the_threshold_of_best_f1_and_scores_that_say_how_often():
     scores = calibration.score(heat)
     sure = scores > 0.9
     assert sure[:200].sum() / sure.sum() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--protocol", "typo", "needs all or one of"), ("--detector", "none", "finds nothing")],
+)
+def test_a_wrong_option_is_told_before_the_data_is_read(tmp_path, option, value, says):
+    arguments = ["evaluate", "detect", "--dataset", "brca-m2c", "--data", str(tmp_path / "none"), option, value]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, ConfigError)
+    assert says in str(done.exception)

@@ -19,7 +19,7 @@ from typing import Any
 from muse_core.acquire import Acquired, SlideStore, local_path
 from muse_core.cluster import Workers, open_workers, tried, value_of
 from muse_core.cohort import CohortRun, Tell, edited_polygons, hash_of_inputs, hash_of_polygons
-from muse_core.errors import ConfigError, TissueError
+from muse_core.errors import ConfigError, MuseError, OutputError, TissueError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.infer.checksums import Checksums
 from muse_core.infer.crew import share_one_heap
@@ -31,8 +31,10 @@ from muse_core.machine import cpu_count
 from muse_core.manifest import Manifest, ManifestRow
 from muse_core.nuclei_dataset import NucleiHeader, part_path
 from muse_core.nucleus_model import hash_of, shipped_weights
+from muse_core.report import drop_pictures, keep_pictures
 from muse_core.run_paths import RunPaths, locked
 from muse_core.schemas import INFERRED_SLIDES
+from muse_core.slide import open_slide
 from muse_core.slide_records import SlideRecord, summarise
 from muse_core.staging import commit_files, drop_other_attempts, remove_files
 
@@ -126,6 +128,7 @@ class InferRun(CohortRun):
         watch = (tell,) if self.options.workers == 0 else ()
         result: InferResult = value_of(self.workers.executor.submit(tried, infer_slide, job, plan, *watch))
         part = self._commit(row, job)
+        self._keep_pictures(row, acquired)
         now_seconds = time.monotonic() - begun
         seconds = now_seconds + result.earlier_seconds
         if result.n_tiles:
@@ -154,6 +157,7 @@ class InferRun(CohortRun):
     def _commit(self, row: ManifestRow, job: InferJob) -> Path:
         drop_other_attempts(job.staging, job.inputs_hash)
         self._begin_commit(row)
+        drop_pictures(self.paths.out, row.slide_id)
         part = part_path(self.paths.out.absolute(), NucleiHeader(job.slide_id, job.project, (1.0, 1.0), ("any",)))
         moves = [(job.staged_part, part)]
         if job.tissue_edited != job.tissue_file:  # a person's edit is not written over
@@ -161,9 +165,22 @@ class InferRun(CohortRun):
         commit_files(job.folder, moves, self._parts_of(row.slide_id))
         return part
 
+    def _keep_pictures(self, row: ManifestRow, acquired: Acquired) -> None:
+        """Of a slide whose file is about to go: a report could not read them any more."""
+        if self.options.keep_slides or local_path(row) is not None:
+            return
+        try:
+            with open_slide(acquired.path, mpp_override=row.mpp) as slide:
+                keep_pictures(self.paths.out, row.slide_id, slide)
+        except OutputError:
+            raise
+        except MuseError as error:
+            logger.warning("%s: no pictures are kept for reports: %s", row.slide_id, error)
+
     def _clear(self, slide_id: str) -> None:
         remove_files(self._parts_of(slide_id))
         self.paths.tissue(slide_id).unlink(missing_ok=True)
+        drop_pictures(self.paths.out, slide_id)
 
     def _held(self, known: SlideRecord) -> str:
         return f"{known.row['n_nuclei']} nuclei"

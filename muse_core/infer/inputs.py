@@ -28,6 +28,8 @@ def read_inputs(path: Path, mpp: float | None) -> Manifest:
         ConfigError: mpp is no microscope's.
     """
     images = _images(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES and not images:
+        raise ManifestError(f"{path}: no such file; give an image, or a folder of them")
     try:
         manifest = Manifest((), ()) if path.suffix.lower() in IMAGE_SUFFIXES else read_manifest(path)
     except ManifestError:

@@ -47,5 +47,5 @@ class InferSettings(Settings):
     embedding: bool = False
 
     def tables_hash(self) -> str:
-        """Changes exactly when the tables may: how slides are fetched is left out."""
+        """Changes whenever the tables may, and with every other setting but how slides are fetched."""
         return f"{INFER_VERSION}-{settings_hash(self.model_copy(update={'acquire': AcquireSettings()}))}"

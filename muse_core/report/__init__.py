@@ -2,7 +2,7 @@
 
 from muse_core.report.digest import REPORT_NAME, digest_text, refresh_report
 from muse_core.report.page import Written, write_report
-from muse_core.report.pictures import keep_pictures
+from muse_core.report.pictures import drop_pictures, keep_pictures
 from muse_core.report.settings import ReportSettings
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "ReportSettings",
     "Written",
     "digest_text",
+    "drop_pictures",
     "keep_pictures",
     "refresh_report",
     "write_report",

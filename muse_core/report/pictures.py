@@ -63,7 +63,7 @@ def keep_pictures(out: Path, slide_id: str, slide: Slide, settings: ReportSettin
     view = view_of(dataset, slide_id, RunPaths(out).tissue(slide_id), size_level0)
     scan = scan_slide(dataset, slide_id, view, settings)
     folder = _folder(out, slide_id)
-    shutil.rmtree(folder, ignore_errors=True)
+    drop_pictures(out, slide_id)
     pictures = _from_slide(slide, view, pictured(scan), settings)
     named = {str(nucleus_id): jpeg for nucleus_id, jpeg in pictures.nuclei.items()}
     if pictures.overview is not None:
@@ -71,6 +71,11 @@ def keep_pictures(out: Path, slide_id: str, slide: Slide, settings: ReportSettin
     for name, jpeg in named.items():
         with whole_file(folder / f"{name}.jpg") as file:
             file.write_bytes(jpeg)
+
+
+def drop_pictures(out: Path, slide_id: str) -> None:
+    """Delete what was kept of a slide whose nuclei are replaced."""
+    shutil.rmtree(_folder(out, slide_id), ignore_errors=True)
 
 
 def pictured(scan: SlideScan) -> list[Candidate]:

@@ -12,6 +12,7 @@ from hashlib import md5, sha256
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ from muse_core import nucleus_model
 from muse_core.cli import app
 from muse_core.cohort import do_all
 from muse_core.config import load_settings
-from muse_core.errors import ConfigError, OutputError, SlideReadError
+from muse_core.errors import ConfigError, ManifestError, OutputError, SlideReadError
 from muse_core.geometry import Box
 from muse_core.infer import InferOptions, InferSettings, InferSummary, open_infer, read_inputs
 from muse_core.infer import slide as slide_module
@@ -36,6 +37,7 @@ from muse_core.learned_detector import WEIGHTS
 from muse_core.models.backbone import BackboneSettings
 from muse_core.ndc_model import NdcCheckpoint, NdcHead, build_net, save_checkpoint
 from muse_core.nuclei_dataset import NucleiDataset
+from muse_core.report import write_report
 from muse_core.report.view import view_of
 from muse_core.schemas import INFERRED_SLIDES, nuclei_schema
 from muse_core.slide import open_slide
@@ -468,13 +470,16 @@ def test_images_work_like_slides(tmp_path):
     Image.fromarray(image).save(folder / "a.png")
     Image.fromarray(image).save(folder / "one" / "a.jpg", quality=95)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    cv2.imwrite(str(folder / "deep.png"), image.astype(np.uint16) << 4)
     summary = infer(folder, tmp_path / "out", mpp=0.5)
     rows = slide_rows(tmp_path / "out")
     assert {name: (row["status"], row["reason"]) for name, row in rows.items()} == {
         "a": ("done", None),
         "one/a": ("done", None),
         "broken": ("failed", "unreadable"),
+        "deep": ("failed", "unreadable"),
     }
+    assert "8-bit RGB" in rows["deep"]["message"]
     assert summary.tissue_mm2 == pytest.approx(2 * 0.35 * 0.25)
     (part, _) = parts(tmp_path / "out")
     found = pq.read_table(part, partitioning=None, columns=["x_level0", "y_level0"])
@@ -482,6 +487,24 @@ def test_images_work_like_slides(tmp_path):
     assert (distance * 0.5 < 2).mean() > 0.85
     infer(folder / "a.png", tmp_path / "none")
     assert slide_rows(tmp_path / "none")["a"]["reason"] == "mpp_missing"
+
+
+def test_an_image_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ManifestError, match=r"nope\.png: no such file"):
+        read_inputs(tmp_path / "nope.png", 0.5)
+
+
+def test_pictures_for_reports_are_kept_of_slides_that_are_not(tiny, tmp_path):
+    fsspec.filesystem("memory").pipe("/slides/tiny.svs", tiny.read_bytes())
+    manifest, out = write_manifest(tmp_path / "m.csv", "A,C,P,memory://slides/tiny.svs,,,"), tmp_path / "out"
+    infer(manifest, out, keep_slides=False)
+    assert not list((out / "downloads").rglob("*.svs"))
+    assert (out / "pictures" / "A" / "overview.jpg").exists()
+    write_report(out, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "no pictures were kept" not in text
+    infer(manifest, out, "min_score=0.6")
+    assert not (out / "pictures" / "A").exists(), "pictures of other nuclei"
 
 
 @pytest.mark.gpu
