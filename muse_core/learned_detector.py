@@ -22,16 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from muse_core.device import best_dtype
 from muse_core.errors import ConfigError, DatasetError, MppError
-from muse_core.files import whole_file
 from muse_core.labelled_patches import BRCA_CLASS_NAMES
 from muse_core.models.detector import STRIDE, NucleusNet
 from muse_core.models.folding import made_to_run
 from muse_core.models.heat import find_peaks
+from muse_core.models.tensor_file import save_tensors
 
 WEIGHTS = Path(__file__).parent / "weights" / "nucleus-detector.safetensors"
 
@@ -219,8 +218,7 @@ def save_model(model: DetectorModel, path: Path, *, notes: dict[str, str] | None
     }
     if model.class_names:
         about["class_names"] = json.dumps(model.class_names)
-    with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={**(notes or {}), **about})
+    save_tensors(path, tensors, metadata={**(notes or {}), **about})
 
 
 def load_model(path: Path) -> DetectorModel:

@@ -184,6 +184,8 @@ def test_a_model_survives_its_file(tmp_path, patch):
     torch.manual_seed(3)
     model = DetectorModel(NucleusNet(n_classes=2).eval(), Calibration(0.07, 1.5), 2.0, ("tumour", "other"))
     save_model(model, tmp_path / "w.safetensors", notes={"dataset": "drawn"})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it
     loaded = load_model(tmp_path / "w.safetensors")
     assert loaded.calibration == model.calibration
     assert loaded.min_distance_um == 2.0
