@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 from typer.main import get_command
 
@@ -55,6 +56,7 @@ def test_python_runs(code, built, nuclei):  # noqa: F811
         assert len(names["densities"]) == 2 * 3
         assert names["annotated"].to_pylist()[0]["n_nuclei"] == pytest.approx(3000 / 4, rel=0.15)
         assert 0.8 < names["neighbours"].to_pylist()[0]["ratio_to_random"] < 1.3
+        assert 0 < np.median(names["distances"]) < 200
         assert names["cohort"].n_nuclei.tolist() == [3000, 3500]
     else:
         assert names["counts"]["count_star()"].sum() == 6500
