@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from muse_core.device import best_dtype
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.learned_detector import Calibration, keep_freed_memory, on_ink
 from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
@@ -88,7 +89,7 @@ class NdcModel:
         device: where the network runs, such as cpu or cuda.
         min_score: nuclei below are left out; at 0.5 the mean class F1 on validation was best.
         embeddings: whether to return the features at nuclei, too.
-        dtype: the network's; float32 where the device only emulates bfloat16.
+        dtype: the network's; None for bfloat16, or float32 where the device only emulates that.
 
     Raises:
         ConfigError: the file is missing or no NDC checkpoint, or min_score is not in 0..1.
@@ -103,12 +104,13 @@ class NdcModel:
         device: str = "cpu",
         min_score: float = 0.0,
         embeddings: bool = False,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if not 0 <= min_score <= 1:
             raise ConfigError(f"min_score {min_score}: a number from 0 to 1 needed")
         path = weights or WEIGHTS
-        self._device, self._dtype, self._min_score, self._embeddings = device, dtype, min_score, embeddings
+        self._device, self._min_score, self._embeddings = device, min_score, embeddings
+        self._dtype = dtype or best_dtype(device)
         self._use(load_checkpoint(path))
         self.model_id = sha256(path.read_bytes()).hexdigest()[:12]
 
@@ -118,7 +120,7 @@ class NdcModel:
         model = cls.__new__(cls)
         copy = build_net(checkpoint.backbone, checkpoint.head)
         copy.load_state_dict(checkpoint.net.state_dict())
-        model._device, model._dtype, model._min_score, model._embeddings = "cpu", torch.bfloat16, 0.0, False
+        model._device, model._dtype, model._min_score, model._embeddings = "cpu", best_dtype("cpu"), 0.0, False
         model._use(NdcCheckpoint(copy, checkpoint.backbone, checkpoint.head, {}))
         model.model_id = "memory"
         return model

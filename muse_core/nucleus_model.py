@@ -155,7 +155,7 @@ def load_nucleus_model(
     path = path or shipped_weights()
     form = _format_of(path)
     if form == NDC_FORMAT:
-        return NdcModel(path, device=device, min_score=min_score, embeddings=embeddings, dtype=best_dtype(device))
+        return NdcModel(path, device=device, min_score=min_score, embeddings=embeddings)
     if form.startswith("muse-nucleus-detector"):
         if embeddings:
             raise ConfigError(f"checkpoint {path}: a detector has no embeddings; give a checkpoint of muse finetune")
