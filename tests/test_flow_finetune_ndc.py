@@ -1,6 +1,7 @@
 """Fine-tuning in a process that is killed on the way, with Prefect's own server."""
 
 import json
+import re
 import threading
 import time
 
@@ -13,7 +14,7 @@ from muse_core.ndc import promote
 from tests.data.make_patches import write_brca
 
 QUICK = (
-    "steps=4",
+    "steps=12",
     "validate_every=2",
     "batch_size=2",
     "side_px=128",
@@ -31,7 +32,7 @@ def kill_once_begun(out) -> threading.Thread:
     def kill() -> None:
         end = time.monotonic() + 200
         while time.monotonic() < end:
-            if list(out.glob("*/training.pt")):
+            if list(out.glob("*/training.safetensors")):
                 for child in psutil.Process().children():
                     if "finetune" in child.cmdline():
                         child.kill()
@@ -60,8 +61,11 @@ def test_a_killed_run_goes_on_and_the_better_checkpoint_stays(tmp_path, artifact
     assert answer["in_use"] == str(registry / current.checkpoint)
     assert (registry / current.checkpoint).read_bytes() == (folder / "ndc.safetensors").read_bytes()
     record = json.loads((folder / "training.json").read_text())
-    assert [one["step"] for one in record["validations"]] == [2, 4]
-    assert len(record["losses"]) == 4, "no step was done twice"
+    assert [one["step"] for one in record["validations"]] == [2, 4, 6, 8, 10, 12]
+    assert len(record["losses"]) == 12, "no step was done twice"
+    starts = re.findall(r"(begins at|goes on from) step (\d+) of 12", (folder / "finetune.log").read_text())
+    assert [how for how, _ in starts] == ["begins at", "goes on from"]
+    assert 0 < int(starts[1][1]) < 12, "it was killed on the way"
 
     again = finetune_ndc("brca-m2c", tmp_path / "data", tmp_path / "out", **options)
     assert (again["taken"], again["in_use"]) == (False, answer["in_use"])
