@@ -4,7 +4,6 @@ student/<name>  teacher/<name>  centre/<head>/<name>  optimiser/<parameter>/<exp
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from muse_core.errors import ConfigError, OutputError
-from muse_core.files import whole_file
+from muse_core.errors import ConfigError
+from muse_core.models.tensor_file import save_tensors
 
 FORMAT = "muse-pretrain-1"
 
@@ -41,26 +39,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[st
         OutputError: no space is left, or the folder cannot be written.
     """
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
-        write_tensors(temporary, own, {"format": FORMAT, "about": json.dumps(dict(about))})
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """`save_file`, whose errors of the operating system are raised as such.
-
-    Raises:
-        OSError: with its errno.
-    """
-    mode = path.stat().st_mode  # the library replaces the file by one of the owner's alone
-    try:
-        save_file(tensors, path, metadata=metadata)
-        path.chmod(mode)
-    except SafetensorError as error:
-        _, found, code = str(error).partition("os error ")
-        number = code.partition(")")[0]
-        if found and number.isdigit():
-            raise OSError(int(number), os.strerror(int(number)), str(path)) from error
-        raise OutputError(f"{path}: cannot be written ({error})") from error
+    save_tensors(path, own, metadata={"format": FORMAT, "about": json.dumps(dict(about))})
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
