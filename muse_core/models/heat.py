@@ -16,7 +16,7 @@ _REACH = 6  # heat-map px around a nucleus that its bump is drawn in
 _CLASS_FROM = 0.2  # heat above which a pixel also carries the nucleus' class
 _SMOOTHING = 0.8  # heat-map px; takes the steps of bfloat16 out, so that a bump has one top
 _CENTROID_REACH = 5  # heat-map px around a top whose heat says where the nucleus' middle is
-MIDDLE_SIGMA_PX = 6.0  # px of the image; how fast that heat's say falls off
+MIDDLE_SIGMA_PX = 4.0  # px of the image; how fast that heat's say falls off
 
 
 def draw_heat(
