@@ -60,7 +60,7 @@ def finetune_ndc(
     data: Path,
     out: Path,
     registry: Path = Path("models/ndc"),
-    init: str = "imagenet",
+    init: str = "muse-nano",
     unlabelled: str | None = None,
     unlabelled_mpp: float | None = None,
     folds: int = 0,
@@ -74,7 +74,7 @@ def finetune_ndc(
         data: its folder.
         out: output folder; each set of labels and settings is trained in a folder of its own below.
         registry: folder of the checkpoint in use; `muse infer --checkpoint` and `infer-slides` take it as it is.
-        init: where to start: a checkpoint file, muse-nano-ndc, imagenet or none.
+        init: where to start: a checkpoint file, muse-nano, muse-nano-ndc, imagenet or none.
         unlabelled: tissue without labels: a ROI dataset or a folder of images.
         unlabelled_mpp: µm/px of those images.
         folds: cross-validate by case first, with so many folds, and compare by that where the one in use was too.

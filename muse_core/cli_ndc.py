@@ -51,7 +51,7 @@ def finetune(
     init: Annotated[
         str,
         typer.Option(metavar="CKPT|imagenet|none", help="Where to start: a file, muse-nano, muse-nano-ndc, or these."),
-    ] = "imagenet",
+    ] = "muse-nano",
     unlabelled: Annotated[
         str | None, typer.Option(metavar="DIR", help="Tissue without labels for L_cons: ROI dataset or images.")
     ] = None,
