@@ -96,7 +96,8 @@ def test_classes_are_those_that_the_weights_name(tmp_path, patch):
 @pytest.mark.parametrize("weights", [WEIGHTS, NDC_WEIGHTS])
 def test_networks_run_in_the_arithmetic_that_the_processor_has(weights, patch, monkeypatch):
     best = load_nucleus_model(weights, device="cpu")
-    monkeypatch.setattr("muse_core.nucleus_model.best_dtype", lambda device: torch.float32)
+    for module in ("nucleus_model", "ndc_model"):
+        monkeypatch.setattr(f"muse_core.{module}.best_dtype", lambda device: torch.float32)
     plain = load_nucleus_model(weights, device="cpu")
     assert {parameter.dtype for parameter in plain._net.parameters()} == {torch.float32}
     (one,), (other,) = (model.find(patch.image[np.newaxis]) for model in (best, plain))

@@ -206,11 +206,12 @@ def _next(batches: Iterator[ViewBatch | MuseError]) -> ViewBatch | None:
     """The next batch, None at the end; what went wrong in a worker is raised here."""
     try:
         batch = next(batches, None)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A batch whose worker died after announcing it cannot be fetched from there any more.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise WorkersLostError(
-            f"{error}; a loader worker was killed, most often for memory (/dev/shm holds the batches on their way):"
+            f"{str(error) or type(error).__name__}; a loader worker was killed, most often for memory (/dev/shm holds the batches on their way):"
             " use fewer workers or a smaller batch size, and resume"
         ) from None
     if isinstance(batch, MuseError):

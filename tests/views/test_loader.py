@@ -189,3 +189,13 @@ def test_workers_outlive_an_interrupt(dataset, first_epoch):
     seen = [next(batches)]
     os.kill(loader._loader._iterator._workers[0].pid, signal.SIGINT)
     same([*seen, *batches], first_epoch)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_killed_with_its_batch_in_hand_is_one_line(error):
+    def batches():
+        raise error
+        yield
+
+    with pytest.raises(WorkersLostError, match="a loader worker was killed"):
+        _next(batches())
