@@ -211,8 +211,8 @@ def _next(batches: Iterator[ViewBatch | MuseError]) -> ViewBatch | None:
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise WorkersLostError(
-            f"{str(error) or type(error).__name__}; a loader worker was killed, most often for memory (/dev/shm holds the batches on their way):"
-            " use fewer workers or a smaller batch size, and resume"
+            f"{str(error) or type(error).__name__}; a loader worker was killed, most often for memory (/dev/shm holds"
+            " the batches on their way): use fewer workers or a smaller batch size, and resume"
         ) from None
     if isinstance(batch, MuseError):
         raise batch

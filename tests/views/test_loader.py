@@ -11,6 +11,7 @@ import torch
 from muse_core.errors import DatasetError, WorkersLostError
 from muse_core.roi_dataset import RoiDataset
 from muse_core.views import ViewLoader, ViewSettings
+from muse_core.views.loader import _next
 from tests.views.drawn_rois import roi_row, write_dataset
 
 SMALL = ViewSettings(global_px=64, local_px=32, local_views=2)
