@@ -8,8 +8,6 @@ import copy
 import json
 import logging
 import math
-import pickle
-import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from muse_core.labelled_patches import LabelledPatch, read_labelled_patches
 from muse_core.learned_detector import Calibration, DetectorModel, keep_freed_memory, save_model
 from muse_core.models.detector import STRIDE, NucleusNet, load_imagenet_encoder, parameter_count
 from muse_core.models.heat import NO_CLASS, draw_heat
+from muse_core.models.tensor_file import BROKEN_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +41,6 @@ CURVES_NAME = "curves.png"
 CONFIG_NAME = "config.json"
 
 _GRADIENT_NORM = 5.0
-# What torch.load raises of a file that is cut short, altered or holds code.
-_BROKEN = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    pickle.UnpicklingError,
-)
 
 
 class TrainDetectorSettings(Settings):
@@ -286,7 +273,7 @@ def _stored_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except _BROKEN as error:
+    except BROKEN_FILE as error:
         why = str(error).partition("\n")[0].split(". ")[0]
         raise ConfigError(f"{path}: cannot be read ({why}); it is damaged: leave out --resume to begin anew") from None
     if not isinstance(state, dict):

@@ -6,8 +6,6 @@ backbone = load_backbone(Path("muse.safetensors"))
 
 import argparse
 import json
-import pickle
-import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,25 +19,13 @@ from torch import Tensor
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
 from muse_core.models.encoder import VitEncoder
-from muse_core.models.tensor_file import save_tensors
+from muse_core.models.tensor_file import BROKEN_FILE, save_tensors
 
 FORMAT = "muse-backbone-1"
 MUSE_NANO = Path(__file__).parents[1] / "weights" / "muse-nano.safetensors"  # the backbone that ships
 
 _POSITIONS = "encoder.encoder.pos_embed"
 _RELEASED = "module.backbone."  # of keys under `teacher`: DINO's wrappers
-# What torch.load raises of a file that is cut short, altered or holds code.
-_BROKEN = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    pickle.UnpicklingError,
-)
 _COUNTER = "num_batches_tracked"
 
 
@@ -170,7 +156,7 @@ def _read_released(path: Path) -> BackboneFile:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a damaged file, torch warns before it gives up
             stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _BROKEN as error:
+    except BROKEN_FILE as error:
         why = str(error).split(". ")[0]
         raise ConfigError(f"backbone {path}: no plain weights ({why}); it is damaged or holds code") from None
     teacher = stored.get("teacher") if isinstance(stored, dict) else None

@@ -1,6 +1,8 @@
 """Tensors in safetensors files, written whole or not at all."""
 
 import os
+import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +12,19 @@ from torch import Tensor
 
 from muse_core.errors import OutputError
 from muse_core.files import whole_file
+
+# What torch.load raises of a file that is cut short, altered or holds code.
+BROKEN_FILE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:

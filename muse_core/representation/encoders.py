@@ -8,8 +8,6 @@ features (N, D), the nuclei of the first image first
 """
 
 import importlib
-import pickle
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from muse_core.models.backbone_file import MUSE_NANO, backbone_of, read_backbone
 from muse_core.models.encoder import ConvEncoder, Encoder, EncoderOptions, encoder_of
 from muse_core.models.feature_sampling import SamplingMode
 from muse_core.models.imagenet import load_imagenet_nano
+from muse_core.models.tensor_file import BROKEN_FILE
 
 Images = NDArray[np.uint8]  # (B, H, W, 3) RGB
 Points = Sequence[NDArray[np.float32]]  # an image each: (n, 2) x, y in px of it
@@ -35,19 +34,6 @@ NucleusEncoder = Callable[[Images, Points], Any]  # -> (N, D) features, as a ten
 
 SEED = 2025  # Source: linear_knn_eval.py, https://github.com/alibaba-damo-academy/MUSE
 _IMAGENET, _RANDOM = "-imagenet", ":random"
-# What reading a file that is cut short, altered or holds code raises.
-_BROKEN = (
-    OSError,
-    SafetensorError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    pickle.UnpicklingError,
-)
 
 
 class MapEncoder(nn.Module):
@@ -199,7 +185,7 @@ def _load_state(net: nn.Module, path: Path) -> None:
     """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except _BROKEN as error:
+    except (SafetensorError, *BROKEN_FILE) as error:
         reason = str(error).partition("\n")[0][:200]
         raise ConfigError(
             f"{path}: no weights can be read ({reason}); safetensors or a .pth of tensors needed"

@@ -1,9 +1,5 @@
 """Tensors in files, and disks that are full."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,17 +9,7 @@ from muse_core.models.backbone import BackboneSettings, build_backbone
 from muse_core.models.backbone_file import save_backbone
 from muse_core.models.tensor_file import save_tensors
 from tests.data.make_ndc import write_random_ndc
-
-
-@contextmanager
-def largest_file(n_bytes: int) -> Iterator[None]:
-    """As if the disk had room for files of so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.data.small_disk import largest_file
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):

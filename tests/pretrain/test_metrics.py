@@ -1,11 +1,10 @@
 import json
-import resource
-from contextlib import contextmanager
 
 import pytest
 
 from muse_core.errors import OutputError
 from muse_core.pretrain.metrics import MetricsLog, draw_curves, read_metrics
+from tests.data.small_disk import largest_file
 
 
 def rows(*steps):
@@ -45,17 +44,6 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path):
     assert [event.step for event in events.Scalars("loss_image")] == [2, 4, 8]
 
 
-@contextmanager
-def disk_full_above(size):
-    """A limit on file size fails with EFBIG where a full disk fails with ENOSPC; the code takes both as full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize(
     ("row", "name"),
     [
@@ -67,7 +55,7 @@ def disk_full_above(size):
 def test_a_full_disk_is_an_output_error(tmp_path, row, name):
     log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", step=0)
     size = len(json.dumps(row)) + 1  # what TensorBoard has of the second row is a little longer
-    with disk_full_above(min(size, 8000)), pytest.raises(OutputError, match="no space left on the disk") as caught:
+    with largest_file(min(size, 8000)), pytest.raises(OutputError, match="no space left on the disk") as caught:
         log.append(row)
     assert caught.value.reason == "disk_full"
     assert name in str(caught.value)
