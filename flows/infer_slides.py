@@ -80,7 +80,7 @@ def infer_slides(
     settled_minutes: float = 0.0,
     report: Path | None = None,
 ) -> dict[str, Any] | State[Any]:
-    """Infer slides that are new or changed; ends failed, with everything else kept, when a slide failed.
+    """Infer slides that are new or changed; ends failed, all else kept, when a slide failed or tiles were unreadable.
 
     Args:
         slides: a manifest, a slide or image, a folder or glob of them.

@@ -105,7 +105,9 @@ def _record_of(slide_task: SlideTask, run: CohortRun, row: ManifestRow) -> Slide
 
 
 def publish_slides(records: Sequence[SlideRecord], text: str, *, key: str, columns: Sequence[str]) -> None:
-    """Show the slides, failed ones first, and the summary in the Prefect UI: `<key>-slides`, `<key>-summary`.
+    """Show the slides and the summary in the Prefect UI: `<key>-slides`, `<key>-summary`.
+
+    Slides that failed come first, then those with a reason, such as tiles that could not be read.
 
     Args:
         records: the slides.
@@ -114,16 +116,14 @@ def publish_slides(records: Sequence[SlideRecord], text: str, *, key: str, colum
         columns: of the slides table that this flow fills, shown between those that every flow does.
     """
     shown = (*_FIRST_COLUMNS, *columns, *_LAST_COLUMNS)
-    ordered = sorted(records, key=lambda record: (record.status != "failed", record.slide_id))
+    ordered = sorted(records, key=lambda one: (one.status != "failed", not one.row.get("reason"), one.slide_id))
     rows = [{column: record.row.get(column) for column in shown} for record in ordered[:SHOWN_ROWS]]
     failed = sum(record.status == "failed" for record in records)
     publish(rows, text, key=key, of="slides", description=f"{len(records)} slides, {failed} failed")
 
 
 def final_state(summary: CohortSummary) -> dict[str, Any] | State[Any]:
-    """What the flow ends with: its counts, or failed where a slide was."""
-    if summary.slides_failed:
-        return Failed(
-            message=f"{summary.slides_failed} slides failed; everything else is kept. See the slides artifact."
-        )
+    """What the flow ends with: its counts, or failed where something was."""
+    if failed := summary.what_failed():
+        return Failed(message=f"{'; '.join(failed)}; everything else is kept. See the slides artifact.")
     return summary.as_json()

@@ -90,7 +90,7 @@ def infer(
         keep_slides=keep_slides,
     )
     summary = infer_all(terminal, read_inputs(slides, mpp), options, settings)
-    raise typer.Exit(1 if summary.slides_failed or summary.n_failed_tiles else 0)
+    raise typer.Exit(1 if summary.what_failed() else 0)
 
 
 def infer_all(

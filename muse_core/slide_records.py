@@ -91,6 +91,10 @@ class CohortSummary:
         if record.status == "failed":
             self.failures.append({key: str(row.get(key) or "") for key in ("slide_id", "reason", "message")})
 
+    def what_failed(self) -> list[str]:
+        """What the run could not do, in words; with any, its command exits 1 and its flow ends failed."""
+        return [f"{self.slides_failed} slides failed"] if self.slides_failed else []
+
 
 @dataclass
 class BuildSummary(CohortSummary):

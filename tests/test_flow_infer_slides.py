@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -100,6 +101,27 @@ def test_a_bad_slide_fails_the_flow_and_loses_nothing(tiny, artifacts, tmp_path)
     page = Path(unquote(urlsplit(target).path))
     assert page == out / "report.html"
     assert "good" in page.read_text(encoding="utf-8")
+
+
+def test_tiles_that_could_not_be_read_fail_the_flow_and_not_their_slide(artifacts, tmp_path):
+    image, _ = tissue_image(900, 800, mpp=0.25, seed=4)
+    slide = draw_aperio(tmp_path / "s.svs", image, Drawing(factors=(1, 4), tile_px=240, broken_tile=(1, 1)))
+
+    def run():
+        overrides = ("window_px=384",)
+        return infer_slides(
+            slide, tmp_path / "out", checkpoint=WEIGHTS, device="cpu", overrides=overrides, return_state=True
+        )
+
+    state = run()
+    assert state.is_failed()
+    assert re.match(r"\d of \d+ tiles, of 1 slides, could not be read; everything else is kept", str(state.message))
+    assert statuses(tmp_path / "out") == {"s": "bad_tiles"}
+    (row,) = json.loads(artifacts()["infer-slides-slides"])
+    assert (row["status"], row["n_failed_tiles"] > 0, row["n_nuclei"] > 0) == ("done", True, True)
+    before = slide_runs()
+    assert run().is_failed(), "as long as the tables lack them"
+    assert slide_runs() == before
 
 
 def test_nothing_to_do_is_an_error_unless_watched(tmp_path):

@@ -36,6 +36,16 @@ class InferSummary(CohortSummary):
         self.n_failed_tiles += failed_tiles
         self.slides_with_failed_tiles += failed_tiles > 0
 
+    def what_failed(self) -> list[str]:
+        """Slides, and tiles that slides are finished without."""
+        return super().what_failed() + ([self.unread_tiles] if self.n_failed_tiles else [])
+
+    @property
+    def unread_tiles(self) -> str:
+        """How many tiles could not be read, in words."""
+        of_slides = f"of {self.slides_with_failed_tiles} slides"
+        return f"{self.n_failed_tiles} of {self.n_tiles} tiles, {of_slides}, could not be read"
+
 
 def shares_of(seconds: dict[str, float]) -> dict[str, float]:
     """`read_share`, `network_share`, `write_share` of the time they took together, and `waiting_share`; {} for none."""
@@ -62,8 +72,7 @@ def summary_text(summary: InferSummary, out: Path) -> str:
         f"Slides, one row each: {out / 'slides.parquet'}",
     ]
     if summary.n_failed_tiles:
-        found = f"{summary.n_failed_tiles} of {summary.n_tiles} tiles, of {summary.slides_with_failed_tiles} slides"
-        lines.insert(4, f"- {found}, could not be read; see slides.parquet, and the README on how to try them again")
+        lines.insert(4, f"- {summary.unread_tiles}; see slides.parquet, and the README on how to try them again")
     if summary.slides_earlier:
         lines += ["", f"The folder and its tables also hold {summary.slides_earlier} slides of earlier manifests."]
     if summary.failures:
