@@ -31,6 +31,19 @@ _DENSITIES = """
     ORDER BY slide_id, list_position(?::VARCHAR[], class_name)
 """
 
+_SLIDE = [
+    *((name, pa.string()) for name in ("slide_id", "project")),
+    ("n_nuclei", pa.int64()),
+    *((name, pa.float64()) for name in ("tissue_mm2", "per_mm2", "mean_score")),
+]
+_REGION = [
+    ("region", pa.int64()),
+    *((name, pa.string()) for name in ("name", "classification")),
+    ("area_mm2", pa.float64()),
+    ("n_nuclei", pa.int64()),
+]
+_OF_CLASS = {"n": pa.int64(), "share": pa.float64(), "per_mm2": pa.float64()}
+
 _NEIGHBOURS = pa.schema(
     [
         ("of", pa.string()),
@@ -75,7 +88,8 @@ def cohort_summary(dataset: NucleiDataset) -> pa.Table:
         row["mean_score"] += count * (one["mean_score"] or 0.0)
     for row in rows.values():
         row["mean_score"] = row["mean_score"] / row["n_nuclei"] if row["n_nuclei"] else None
-    return pa.Table.from_pylist(list(rows.values()))
+    columns = _columns_of_classes(dataset.class_names, "n", "share", "per_mm2")
+    return pa.Table.from_pylist(list(rows.values()), schema=pa.schema([*_SLIDE, *columns]))
 
 
 def counts_in_regions(
@@ -108,7 +122,8 @@ def counts_in_regions(
             count = int((class_ids == class_id).sum())
             row |= {f"n_{name}": count, f"per_mm2_{name}": count / mm2}
         rows.append(row)
-    return pa.Table.from_pylist(rows)
+    columns = _columns_of_classes(part.class_names, "n", "per_mm2")
+    return pa.Table.from_pylist(rows, schema=pa.schema([*_REGION, *columns]))
 
 
 def nearest_distances(dataset: NucleiDataset, slide_id: str, *, of: str, to: str) -> NDArray[np.float64]:
@@ -161,6 +176,10 @@ def neighbour_statistics(
             ratio = float(distances.mean() / at_random)
             rows.append({**row, "ratio_to_random": ratio if np.isfinite(ratio) else None})
     return pa.Table.from_pylist(rows, schema=_NEIGHBOURS)
+
+
+def _columns_of_classes(class_names: Sequence[str], *prefixes: str) -> list[tuple[str, pa.DataType]]:
+    return [(f"{prefix}_{name}", _OF_CLASS[prefix]) for name in class_names for prefix in prefixes]
 
 
 def _distances(of_um: NDArray[np.float64], to_um: NDArray[np.float64], *, same: bool) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.spatial.distance import cdist
 
@@ -65,6 +66,17 @@ def test_the_cohort_has_a_row_a_slide(tmp_path):
     assert (second["n_nuclei"], second["per_mm2"], second["mean_score"]) == (0, 0, None)
 
 
+def test_a_cohort_without_finished_slides_has_the_columns_of_one_with(tmp_path):
+    dataset = write_points(tmp_path, FIVE)
+    write_slides_table(tmp_path, {"S1": 0.5})
+    one = cohort_summary(dataset)
+    write_slides_table(tmp_path, {"S1": 0.5}, status="failed")
+    none = cohort_summary(dataset)
+    assert (len(one), len(none)) == (1, 0)
+    assert none.schema.equals(one.schema)
+    assert none.schema.field(f"share_{TUMOUR}").type == pa.float64()
+
+
 def test_densities_need_the_tissue(tmp_path):
     dataset = write_points(tmp_path, FIVE)
     with pytest.raises(DatasetError, match=r"no slides\.parquet beside it; densities need its tissue_mm2"):
@@ -107,6 +119,22 @@ def test_regions_drawn_in_qupath_count_from_the_scanners_bounds(tmp_path):
     path.write_text(json.dumps(region("left", shown)))
     assert counts_in_regions(dataset, "S1", path)["n_nuclei"].to_pylist() == [2]
     assert counts_in_regions(dataset, "S1", path, origin_level0=(400.0, 400.0))["n_nuclei"].to_pylist() == [0]
+
+
+def test_no_regions_have_the_columns_of_some_named_or_not(tmp_path):
+    dataset = write_points(tmp_path, FIVE)
+    path = tmp_path / "regions.geojson"
+
+    def schema_of(*features):
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        table = counts_in_regions(dataset, "S1", path)
+        assert len(table) == len(features)
+        return table.schema
+
+    named = schema_of(region("left", square_px(0, 0, 30), classification="Tumor"))
+    assert schema_of().equals(named)
+    assert schema_of(region(None, square_px(0, 0, 30))).equals(named)
+    assert named.names[-2:] == [f"n_{STROMAL}", f"per_mm2_{STROMAL}"]
 
 
 @pytest.mark.parametrize("text", ["{", '{"type": "Polygon", "coordinates": 3}', '[{"geometry": {"type": "Blob"}}]'])
