@@ -7,6 +7,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
+from flows.gpu import gpu_slots, gpus_wanted
 from flows.training import as_options, train
 from muse_core.config import load_settings
 from muse_core.model_registry import Decision, ModelScore
@@ -66,6 +67,7 @@ def finetune_ndc(
     folds: int = 0,
     config: Path | None = None,
     overrides: tuple[str, ...] = (),
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Fine-tune, score, and register; a crash is resumed, and so is a run of the flow started again on the same labels.
 
@@ -80,6 +82,7 @@ def finetune_ndc(
         folds: cross-validate by case first, with so many folds, and compare by that where the one in use was too.
         config: settings as TOML.
         overrides: single settings, `key=value`.
+        device: where it is trained: auto, cpu or cuda.
 
     Returns:
         `checkpoint`, its `mean_class_f1`, whether it was `taken`, the `reason`, and `in_use`, the registry's file.
@@ -94,6 +97,8 @@ def finetune_ndc(
         str(data),
         "--init",
         init,
+        "--device",
+        device,
         "--resume",
         "-v",
     )
@@ -103,10 +108,11 @@ def finetune_ndc(
         arguments += ("--unlabelled-mpp", str(unlabelled_mpp))
     arguments += as_options(config, overrides)
     scores: list[ModelScore] = []
-    if folds:
-        answer = train((*arguments, "--folds", str(folds)), out / "folds")
-        scores.append(score_of_folds(answer, dataset, data, settings=settings))
-    checkpoint = Path(train(arguments, out)["checkpoint"])
+    with gpu_slots(gpus_wanted(device, 1)):
+        if folds:
+            answer = train((*arguments, "--folds", str(folds)), out / "folds")
+            scores.append(score_of_folds(answer, dataset, data, settings=settings))
+        checkpoint = Path(train(arguments, out)["checkpoint"])
     scores.append(evaluate(checkpoint, dataset, data, settings))
     decision = register(registry, checkpoint, tuple(scores), dataset, data, settings)
     _publish(decision, scores, out, registry)

@@ -20,6 +20,7 @@ from rich.table import Table
 from muse_core.cli_detector import Data
 from muse_core.cli_evaluate import evaluate_app
 from muse_core.config import load_settings
+from muse_core.device import resolve_device
 from muse_core.errors import ConfigError
 from muse_core.terminal import (
     STOPPED,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _FILE_WIDTH = 120  # characters, of a table that does not go to a terminal
 
+Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
 Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="brca-m2c, ocelot or puma.")]
 FinetuneDataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="brca-m2c, ocelot, puma, or lab.")]
 
@@ -61,6 +63,7 @@ def finetune(
     ] = 0,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last state in --out.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -80,6 +83,7 @@ def finetune(
 
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(FinetuneSettings, config, overrides or ())
+    device = resolve_device(device)
     tissue = sources.unlabelled_regions(unlabelled, mpp=unlabelled_mpp) if unlabelled else []
     learned_from = sources.data_of(dataset, data, unlabelled=tissue, settings=settings)
     with stop_requests(terminal) as should_stop, _bar(terminal, settings.steps) as tell:
@@ -90,6 +94,7 @@ def finetune(
                 folds=folds,
                 init=init,
                 settings=settings,
+                device=device,
                 resume=resume,
                 should_stop=should_stop,
                 on_progress=lambda fold, state: tell(state, f"fold {fold + 1} of {folds}, "),
@@ -100,6 +105,7 @@ def finetune(
                 out,
                 init=init,
                 settings=settings,
+                device=device,
                 resume=resume,
                 should_stop=should_stop,
                 on_progress=lambda state: tell(state, ""),
@@ -145,6 +151,7 @@ def evaluate_ndc(
     protocol: Annotated[str, typer.Option(metavar="P|all", help="One matching rule, or all of them.")] = "all",
     min_score: Annotated[float, typer.Option(help="Nuclei below are left out.", min=0.0, max=1.0)] = 0.5,
     picture: Annotated[Path | None, typer.Option(metavar="F.png", help="Draw the worst patches here.")] = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Score a model that finds and names nuclei, by every published matching rule side by side.
@@ -160,7 +167,7 @@ def evaluate_ndc(
     terminal = open_terminal(as_json)
     name = str(checkpoint or WEIGHTS.name)
     answer = evaluate(
-        NdcModel(checkpoint),
+        NdcModel(checkpoint, device=resolve_device(device)),
         dataset,
         data,
         split=split,

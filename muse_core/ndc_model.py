@@ -115,12 +115,12 @@ class NdcModel:
         self.model_id = sha256(path.read_bytes()).hexdigest()[:12]
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: NdcCheckpoint) -> "NdcModel":
+    def of_checkpoint(cls, checkpoint: NdcCheckpoint, *, device: str = "cpu") -> "NdcModel":
         """A model around a network in memory, as training needs; the network itself is left as it is."""
         model = cls.__new__(cls)
         copy = build_net(checkpoint.backbone, checkpoint.head)
         copy.load_state_dict(checkpoint.net.state_dict())
-        model._device, model._dtype, model._min_score, model._embeddings = "cpu", best_dtype("cpu"), 0.0, False
+        model._device, model._dtype, model._min_score, model._embeddings = device, best_dtype(device), 0.0, False
         model._use(NdcCheckpoint(copy, checkpoint.backbone, checkpoint.head, {}))
         model.model_id = "memory"
         return model

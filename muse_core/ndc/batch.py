@@ -1,6 +1,7 @@
 """The samples of a step, drawn from (seed, step) alone, so that a stopped run goes on as if it had not been."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,18 +23,43 @@ class Batch:
 
     samples: list[Sample]
 
-    def images(self) -> Tensor:
+    def images(self, device: torch.device) -> Tensor:
         """What the student sees: (B, 3, n, n) standardised."""
-        return _standardised([sample.image for sample in self.samples])
+        return _standardised([sample.image for sample in self.samples], device)
 
-    def plain_images(self) -> Tensor:
+    def plain_images(self, device: torch.device) -> Tensor:
         """The same pictures with their own colours, which the teacher sees."""
-        return _standardised([sample.plain for sample in self.samples])
+        return _standardised([sample.plain for sample in self.samples], device)
 
     @property
     def has_unlabelled_tissue(self) -> bool:
         """Whether there is tissue outside the annotated regions."""
         return any(bool((sample.seen & ~sample.annotated).any()) for sample in self.samples)
+
+
+class BatchesAhead:
+    """The batches of a run's steps, the next one drawn while a step is computed.
+
+    Args:
+        labelled: regions with labels.
+        unlabelled: regions without.
+        settings: how samples are drawn, and how many steps there are.
+    """
+
+    def __init__(self, labelled: Sequence[Region], unlabelled: Sequence[Region], settings: FinetuneSettings) -> None:
+        self._regions, self._settings = (labelled, unlabelled), settings
+        self._pool = ThreadPoolExecutor(1, "batches")
+        self._drawn: dict[int, Future[Batch]] = {}
+
+    def of_step(self, step: int) -> Batch:
+        """The batch of a step; that of the step after it is begun."""
+        batch = self._drawn.pop(step, None) or self._begun(step)
+        if step + 1 < self._settings.steps:
+            self._drawn = {step + 1: self._begun(step + 1)}
+        return batch.result()
+
+    def _begun(self, step: int) -> Future[Batch]:
+        return self._pool.submit(batch_of_step, *self._regions, step, self._settings)
 
 
 def batch_of_step(
@@ -70,6 +96,6 @@ def _turn(regions: Sequence[Region], step: int, count: int, key: list[int]) -> l
     return chosen
 
 
-def _standardised(pictures: list[NDArray[np.uint8]]) -> Tensor:
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)  # (B, n, n, 3) -> (B, 3, n, n), channels last
+def _standardised(pictures: list[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    stacked = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2)  # (B, n, n, 3) -> (B, 3, n, n)
     return standardised(stacked)

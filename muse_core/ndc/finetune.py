@@ -14,7 +14,7 @@ from muse_core.errors import ConfigError
 from muse_core.files import whole_file
 from muse_core.models.nuclei_found import NucleiFound
 from muse_core.ndc.figures import draw_confusion, draw_curves
-from muse_core.ndc.judge import best_cut, calibrated, find_on_regions, judged
+from muse_core.ndc.judge import best_cut, calibrated, judged
 from muse_core.ndc.regions import Region
 from muse_core.ndc.scores import MAIN_RULE, JudgedPatch, counts_of, score_counts
 from muse_core.ndc.settings import FinetuneSettings
@@ -22,7 +22,7 @@ from muse_core.ndc.start import start_from
 from muse_core.ndc.state import STATE_NAME, identity_of, stored_state
 from muse_core.ndc.summary import summary_of
 from muse_core.ndc.train import FinetuneData, FinetuneRun, Progress
-from muse_core.ndc_model import NdcCheckpoint, NdcModel, save_checkpoint
+from muse_core.ndc_model import NdcCheckpoint, save_checkpoint
 from muse_core.run_paths import RunPaths, locked
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def finetune(
     *,
     init: str = "muse-nano",
     settings: FinetuneSettings | None = None,
+    device: str = "cpu",
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -70,6 +71,7 @@ def finetune(
         out: a folder; made if need be.
         init: see `start.start_from`.
         settings: the recipe; None for that of the weights that ship.
+        device: where the networks run: cpu or cuda.
         resume: go on from `out`'s last state, if there is one of a run that was begun with the same.
         should_stop: asked after each step; once it says yes, the state is written and the run ends early.
         on_progress: called now and then.
@@ -81,19 +83,21 @@ def finetune(
     """
     settings = settings or FinetuneSettings()
     with locked(RunPaths(out)):
-        run = _begun(data, out, init=init, settings=settings, resume=resume)
+        run = _begun(data, out, init=init, settings=settings, device=device, resume=resume)
         run.run(on_progress, should_stop)
         scores = _finished(run, init) if run.step == settings.steps else {}
     return FinetuneResult(out / CHECKPOINT_NAME, scores, run.history.seconds, run.step, settings.steps)
 
 
-def _begun(data: FinetuneData, out: Path, *, init: str, settings: FinetuneSettings, resume: bool) -> FinetuneRun:
+def _begun(
+    data: FinetuneData, out: Path, *, init: str, settings: FinetuneSettings, device: str, resume: bool
+) -> FinetuneRun:
     """A run at its first step, or where its state in `out` left it; nothing is written before that is allowed."""
     identity = identity_of(data, init=init, settings=settings)
     stored = stored_state(out, identity, resume=resume)
     torch.manual_seed(settings.seed)
     start = start_from(init, data.class_names, settings.model)
-    run = FinetuneRun(start.net, start.backbone, data, settings=settings, out=out, identity=identity)
+    run = FinetuneRun(start.net, start.backbone, data, settings=settings, out=out, device=device, identity=identity)
     if stored is not None:
         run.restore(stored)
     logger.info("%s: %s step %d of %d", out, "goes on from" if stored else "begins at", run.step, settings.steps)
@@ -105,7 +109,7 @@ def _begun(data: FinetuneData, out: Path, *, init: str, settings: FinetuneSettin
 def _finished(run: FinetuneRun, init: str) -> dict[str, object]:
     """Calibrate the best weights on validation and write checkpoint, record and pictures; the scores there."""
     data, out, settings = run.data, run.out, run.settings
-    found = find_on_regions(NdcModel.of_checkpoint(run.checkpoint(run.best)).candidates, data.validation)
+    found = run.found_by(run.best, data.validation)
     cut, _, _ = best_cut(found, data.validation, len(data.class_names))
     head = replace(run.checkpoint(run.best).head, calibration=calibrated(found, data.validation, cut))
     rows = [judged(one, region, least_score=cut) for one, region in zip(found, data.validation, strict=True)]
@@ -145,6 +149,7 @@ def cross_validate(
     folds: int,
     init: str = "muse-nano",
     settings: FinetuneSettings | None = None,
+    device: str = "cpu",
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, Progress], None] = lambda fold, progress: None,
@@ -160,6 +165,7 @@ def cross_validate(
         folds: how many; at least 2, at most one a case.
         init: see `start.start_from`.
         settings: the recipe.
+        device: as for `finetune`.
         resume: as for `finetune`.
         should_stop: as for `finetune`.
         on_progress: called now and then with the fold.
@@ -184,12 +190,11 @@ def cross_validate(
             rest = [region for index, region in enumerate(regions) if index not in held_out]
             unseen = [regions[index] for index in sorted(held_out)]
             part = FinetuneData(data.class_names, rest, data.unlabelled, unseen)
-            run = _begun(part, folder, init=init, settings=settings, resume=resume)
+            run = _begun(part, folder, init=init, settings=settings, device=device, resume=resume)
             run.run(lambda progress, fold=fold: on_progress(fold, progress), should_stop)  # type: ignore[misc]
             if run.step < settings.steps:
                 return None
-            model = NdcModel.of_checkpoint(run.checkpoint(run.average))
-            answers.append(_Fold(find_on_regions(model.candidates, unseen), unseen))
+            answers.append(_Fold(run.found_by(run.average, unseen), unseen))
         return _judged_together(answers, data.class_names, out)
 
 

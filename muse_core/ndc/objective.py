@@ -84,7 +84,8 @@ def _cons_loss(
 
 def _dense_loss(proposals: Proposals, samples: list[Sample], settings: LossSettings) -> Tensor:
     """Heat and classes at every pixel of the map: cross entropy with the heat, heavier near nuclei, and of classes."""
-    heat, classes, known = dense_targets(samples, sigma_px=settings.heat_sigma_px)
+    drawn = dense_targets(samples, sigma_px=settings.heat_sigma_px)
+    heat, classes, known = (maps.to(proposals.dense.device) for maps in drawn)
     weight = known * (1 + _NEAR_WEIGHT * heat)
     each = functional.binary_cross_entropy_with_logits(proposals.dense[:, -1], heat, reduction="none")
     loss = (each * weight).sum() / weight.sum().clamp(min=1)

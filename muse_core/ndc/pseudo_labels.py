@@ -44,7 +44,7 @@ def _found(dense: Tensor, sample: Sample, settings: LossSettings) -> NucleiRead:
 
 
 def _pseudo_labelled(sample: Sample, found: NucleiRead, settings: LossSettings) -> Sample:
-    confidence, classes = found.class_logits.softmax(1).max(dim=1)
+    confidence, classes = found.class_logits.cpu().softmax(1).max(dim=1)
     least = settings.nucleus_confidence
     sure = (found.chance >= least) & (confidence.numpy() >= least)
     doubtful = _around(found.xy[~sure], len(sample.annotated))

@@ -18,7 +18,7 @@ from muse_core.ndc.samples import Sample
 
 @dataclass(frozen=True)
 class Targets:
-    """Targets of all proposals of a batch, flattened to (B*P,).
+    """Targets of all proposals of a batch, flattened to (B*P,), on the proposals' device.
 
     Attributes:
         classes: int64, C of background.
@@ -43,10 +43,11 @@ def targets_of(proposals: Proposals, samples: Sequence[Sample], *, spacing_px: i
     background, as nothing is known there.
     """
     n_classes = proposals.logits.shape[-1] - 1
-    grid = proposals.grid_xy.numpy()
+    device = proposals.logits.device
+    grid = proposals.grid_xy.cpu().numpy()
     cells = tuple(np.minimum(grid[:, ::-1].astype(int), np.array(samples[0].annotated.shape) - 1).T)  # rows, columns
-    chances = proposals.logits.detach().softmax(-1).numpy()
-    places = proposals.xy.detach().numpy()
+    chances = proposals.logits.detach().softmax(-1).cpu().numpy()
+    places = proposals.xy.detach().cpu().numpy()
     classes, labelled, unlabelled, matched, nuclei = [], [], [], [], []
     for index, sample in enumerate(samples):
         annotated = sample.annotated[cells]
@@ -66,13 +67,9 @@ def targets_of(proposals: Proposals, samples: Sequence[Sample], *, spacing_px: i
         unlabelled.append(sample.seen[cells] & ~_grown(sample.annotated, spacing_px)[cells])
         matched.append(rows + index * len(grid))
         nuclei.append(xy[taken])
-    return Targets(
-        torch.from_numpy(np.concatenate(classes)),
-        torch.from_numpy(np.concatenate(labelled)),
-        torch.from_numpy(np.concatenate(unlabelled)),
-        torch.from_numpy(np.concatenate(matched)),
-        torch.from_numpy(np.concatenate(nuclei).astype(np.float32)),
-    )
+    nucleus_xy = [xy.astype(np.float32) for xy in nuclei]
+    parts = (classes, labelled, unlabelled, matched, nucleus_xy)
+    return Targets(*(torch.from_numpy(np.concatenate(part)).to(device) for part in parts))
 
 
 def _within(sample: Sample) -> NDArray[np.bool_]:

@@ -23,8 +23,9 @@ from muse_core.losses.classification import class_weights
 from muse_core.losses.consistency import ramp_up
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet
+from muse_core.models.nuclei_found import NucleiFound
 from muse_core.models.thrift import depthwise_in_float32, early_stages, freeze_depthwise
-from muse_core.ndc.batch import Batch, batch_of_step
+from muse_core.ndc.batch import Batch, BatchesAhead
 from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.objective import Losses, losses_of
 from muse_core.ndc.regions import Region
@@ -95,6 +96,7 @@ class FinetuneRun:
         data: what it learns from.
         settings: the recipe.
         out: where the state is kept.
+        device: where the networks run: cpu or cuda.
         identity: what the run is begun with, see `state.identity_of`; kept with the state.
     """
 
@@ -106,23 +108,27 @@ class FinetuneRun:
         *,
         settings: FinetuneSettings,
         out: Path,
+        device: str = "cpu",
         identity: Mapping[str, Any],
     ) -> None:
         self.identity = identity
+        self.device = torch.device(device)
         self.net, self.backbone, self.data, self.settings, self.out = net, backbone, data, settings, out
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.freeze_depthwise:
             freeze_depthwise(net)
         self.frozen = early_stages(net.backbone.encoder.encoder, settings.freeze_stages)
         self.average = copy.deepcopy(net).eval().requires_grad_(False)
         self.best = copy.deepcopy(self.average)
-        depthwise_in_float32(net, frozen=self.frozen)  # after the copies: theirs must not run on these weights
+        if self.device.type == "cpu":
+            depthwise_in_float32(net, frozen=self.frozen)  # after the copies: theirs must not run on these weights
         self.optimizer = torch.optim.AdamW(_groups(net, settings), weight_decay=settings.weight_decay)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         ids = np.concatenate([region.class_ids for region in data.labelled])
         counts = torch.from_numpy(np.bincount(ids, minlength=len(data.class_names)))
         power, background = settings.loss.class_power, settings.loss.background_weight
-        self.weights = class_weights(counts, power=power, background=background)
+        self.weights = class_weights(counts, power=power, background=background).to(self.device)
+        self.batches = BatchesAhead(data.labelled, data.unlabelled, settings)
         self.step = 0
         self.history = History()
 
@@ -150,7 +156,7 @@ class FinetuneRun:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * _learning_share(self.step, self.settings)
         torch.manual_seed(_seed_of(self.step, self.settings))  # dropout too is drawn from the seed and the step alone
-        losses = self._losses(batch_of_step(self.data.labelled, self.data.unlabelled, self.step, self.settings))
+        losses = self._losses(self.batches.of_step(self.step))
         self.optimizer.zero_grad()
         losses.total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.net.parameters(), _GRADIENT_NORM)
@@ -170,8 +176,8 @@ class FinetuneRun:
         self.net.train()
         for module in self.frozen:
             module.eval()
-        with torch.autocast("cpu", torch.bfloat16):
-            proposals = self.net(batch.images())
+        with self._autocast():
+            proposals = self.net(batch.images(self.device))
         if not bool(torch.isfinite(proposals.xy).all() and torch.isfinite(proposals.logits).all()):
             raise self._diverged()
         targets = targets_of(
@@ -184,8 +190,8 @@ class FinetuneRun:
         share = ramp_up(self.step, start=round(settings.cons_start * steps), length=round(settings.cons_ramp * steps))
         teacher = None
         if settings.cons and share and batch.has_unlabelled_tissue:
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                teacher = self.average(batch.plain_images())
+            with torch.no_grad(), self._autocast():
+                teacher = self.average(batch.plain_images(self.device))
         return losses_of(
             proposals,
             targets,
@@ -195,6 +201,9 @@ class FinetuneRun:
             teacher=teacher,
             cons_share=share,
         )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     @torch.no_grad()
     def _take_average(self) -> None:
@@ -208,8 +217,7 @@ class FinetuneRun:
     def validate(self) -> None:
         """Score the average on validation; keep it where its mean class F1 is the best so far."""
         started = time.perf_counter()
-        model = NdcModel.of_checkpoint(self.checkpoint(self.average))
-        found = find_on_regions(model.candidates, self.data.validation)
+        found = self.found_by(self.average, self.data.validation)
         latest = Validation(self.step, *best_cut(found, self.data.validation, len(self.data.class_names)))
         best = max((one.mean_class_f1 for one in self.history.validations), default=-1.0)
         self.history.validations.append(latest)
@@ -217,6 +225,11 @@ class FinetuneRun:
         if latest.mean_class_f1 > best:
             self.best.load_state_dict(self.average.state_dict())
         self.history.seconds += time.perf_counter() - started
+
+    def found_by(self, net: NdcNet, regions: Sequence[Region]) -> list[NucleiFound]:
+        """What one of this run's networks finds on regions, not calibrated."""
+        model = NdcModel.of_checkpoint(self.checkpoint(net), device=self.device.type)
+        return find_on_regions(model.candidates, regions)
 
     def progress(self) -> Progress:
         """Where the run stands."""

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from muse_core.errors import ConfigError, OutputError, TrainingError
 from muse_core.models.nuclei_found import NucleiFound
+from muse_core.ndc import batch as batches
 from muse_core.ndc import finetune as module
 from muse_core.ndc import train
 from muse_core.ndc.finetune import case_folds, cross_validate, finetune
@@ -205,14 +206,15 @@ def test_cross_validation_judges_every_region_by_a_model_that_never_saw_it(init,
         learned.append(set())
         return real_run(*arguments, **options)
 
-    def find(find_, regions):
-        judged.append([region.name for region in regions])
-        return real_find(find_, regions)
+    def find(run, net, regions):
+        if (names := [region.name for region in regions]) not in judged:  # on the way, and once more at the end
+            judged.append(names)
+        return real_find(run, net, regions)
 
-    real_batch, real_run, real_find = train.batch_of_step, module.FinetuneRun, module.find_on_regions
-    monkeypatch.setattr(train, "batch_of_step", batch)
+    real_batch, real_run, real_find = batches.batch_of_step, module.FinetuneRun, train.FinetuneRun.found_by
+    monkeypatch.setattr(batches, "batch_of_step", batch)
     monkeypatch.setattr(module, "FinetuneRun", restart)
-    monkeypatch.setattr(module, "find_on_regions", find)
+    monkeypatch.setattr(real_run, "found_by", find)
     answer = cross_validate(data, tmp_path, folds=2, init=init, settings=SHORT)
     names = sorted(region.name for region in (*data.labelled, *data.validation))
     assert sorted(name for fold in judged for name in fold) == names
@@ -270,3 +272,15 @@ def test_learning_makes_the_loss_smaller(init, tmp_path):
     finetune(data, tmp_path, init=init, settings=settings)
     total = np.array(json.loads((tmp_path / "training.json").read_text())["losses"])[:, 0]
     assert total[-10:].mean() < 0.9 * total[:10].mean()
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_as_the_cpu_does(init, data, tmp_path):
+    settings = SHORT.model_copy(update={"loss": SHORT.loss.model_copy(update={"cons_start": 0.0, "cons_ramp": 0.0})})
+    with_tissue = replace(data, unlabelled=[unlabelled_region("tissue", data.labelled[0].image, 0.5)])
+    losses = {}
+    for device in ("cpu", "cuda"):
+        finetune(with_tissue, tmp_path / device, init=init, settings=settings, device=device)
+        losses[device] = np.array(json.loads((tmp_path / device / "training.json").read_text())["losses"])
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=0.1, atol=0.05)  # bfloat16, other kernels
+    assert NdcModel(tmp_path / "cuda" / "ndc.safetensors", device="cuda").class_names == data.class_names
