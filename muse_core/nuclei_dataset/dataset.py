@@ -7,6 +7,7 @@ dataset.duckdb().sql("SELECT slide_id, class_name, count(*) FROM nuclei GROUP BY
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +44,7 @@ class NucleiDataset:
             source: the folder that inference wrote, or its `nuclei` folder; a path or any URL that pyarrow opens.
 
         Raises:
-            DatasetError: there is no nuclei dataset.
+            DatasetError: there is no nuclei dataset, or inference finished no slide of it.
         """
         self._filesystem, self.root = _find(source)
         selector = fs.FileSelector(self.root, recursive=True)
@@ -54,7 +55,7 @@ class NucleiDataset:
             if slide_id is not None:
                 self._parts.setdefault(slide_id, []).append(NucleiPart(self._filesystem, path))
         if not self._parts:
-            raise DatasetError(f"{source}: no nuclei dataset, it has no part; make one with muse infer")
+            raise DatasetError(f"{source}: {_why_no_parts(self._filesystem, self.root)}")
 
     @property
     def slide_ids(self) -> list[str]:
@@ -91,13 +92,7 @@ class NucleiDataset:
         Raises:
             DatasetError: it cannot be read.
         """
-        path = self._slides_path
-        if self._filesystem.get_file_info(path).type != fs.FileType.File:
-            return None
-        try:
-            return pq.read_table(path, filesystem=self._filesystem, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{path}: cannot be read ({error}); run the slides again to have it written") from None
+        return _slides_table(self._filesystem, self._slides_path)
 
     def tables(
         self,
@@ -184,6 +179,27 @@ class NucleiDataset:
     @property
     def _slides_path(self) -> str:
         return f"{os.path.dirname(self.root)}/slides.parquet"
+
+
+def _slides_table(filesystem: fs.FileSystem, path: str) -> pa.Table | None:
+    if filesystem.get_file_info(path).type != fs.FileType.File:
+        return None
+    try:
+        return pq.read_table(path, filesystem=filesystem, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); run the slides again to have it written") from None
+
+
+def _why_no_parts(filesystem: fs.FileSystem, root: str) -> str:
+    """What is the matter with a folder without parts: inference finished no slide of it, or wrote elsewhere."""
+    out = os.path.dirname(root) if os.path.basename(root) == "nuclei" else root
+    slides = _slides_table(filesystem, f"{out}/slides.parquet")
+    rows = [] if slides is None else slides.to_pylist()
+    if not rows or any(row.get("status") not in {"failed", "skipped"} for row in rows):
+        return "no nuclei dataset, it has no part; make one with muse infer"
+    reasons = Counter(str(row.get("reason")) for row in rows)
+    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return f"no nuclei: of its {len(rows)} slides none is finished ({counted}); slides.parquet says why"
 
 
 def _inside_polygon(part: NucleiPart, area: BaseGeometry, columns: list[str]) -> Iterator[pa.Table]:

@@ -167,6 +167,27 @@ def test_what_cannot_be_reported_is_said(tmp_path, cohort):
     assert part_path(tmp_path, header()).exists()
 
 
+def test_inference_that_finished_no_slide_is_not_asked_for_again(tmp_path):
+    rows = [{"slide_id": name, "status": "skipped", "reason": "no_tissue", "message": "blank"} for name in "AB"]
+    write_table(tmp_path, [*rows, {"slide_id": "C", "status": "failed", "reason": "unreadable"}])
+    says = r"no nuclei: of its 3 slides none is finished \(2 no_tissue, 1 unreadable\); slides\.parquet says why"
+    with pytest.raises(DatasetError, match=says):
+        write_report(tmp_path, tmp_path / "a.html")
+    (tmp_path / "nuclei").mkdir()  # as an inference that once found some leaves it
+    with pytest.raises(DatasetError, match=says):
+        write_report(tmp_path, tmp_path / "a.html")
+    write_table(tmp_path, [slide_row("S1")])  # a ROI dataset's
+    with pytest.raises(DatasetError, match="make one with muse infer"):
+        write_report(tmp_path, tmp_path / "a.html")
+
+
+def test_a_slide_without_nuclei_has_a_page(tmp_path):
+    write_slide(tmp_path, 0)
+    write_table(tmp_path, [slide_row("S1", tissue_mm2=0.5)])
+    written = write_report(tmp_path, tmp_path / "a.html", settings=SMALL)
+    assert (written.n_slides, written.n_sections, written.n_nuclei) == (1, 1, 0)
+
+
 class Shown(NamedTuple):
     """What a browser made of a page: pixels (H, W, 3), lines of its console, hosts that it asked for something."""
 
