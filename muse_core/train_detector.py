@@ -5,6 +5,7 @@ Validation picks among the averaged weights of the last epochs; nothing of the t
 """
 
 import copy
+import io
 import json
 import logging
 import math
@@ -218,7 +219,11 @@ class _Run:
         return Progress(self.step, self.settings.steps, float(np.mean(self.losses[-20:])), self.seconds, f1)
 
     def save(self) -> None:
-        """Write the state that `load` goes on from."""
+        """Replace the state that `load` goes on from, or leave the old one as it was.
+
+        Raises:
+            OutputError: no space is left, or the folder cannot be written.
+        """
         state = {
             "settings": settings_hash(self.settings),
             "data": self.data,
@@ -230,8 +235,10 @@ class _Run:
             "losses": self.losses,
             "validations": self.validations,
         }
+        buffer = io.BytesIO()  # where torch writes to a file itself, an error of the disk has no errno
+        torch.save(state, buffer)
         with whole_file(self.out / STATE_NAME) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def load(self) -> None:
         """Go on from the state in `out`, if there is one.

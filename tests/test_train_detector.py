@@ -7,12 +7,13 @@ from safetensors.numpy import load_file
 
 from muse_core.config import load_settings
 from muse_core.detector_augment import AugmentSettings
-from muse_core.errors import ConfigError, DatasetError
+from muse_core.errors import ConfigError, DatasetError, OutputError
 from muse_core.evaluate_detect import evaluate_detector
 from muse_core.labelled_patches import BRCA_CLASS_NAMES
 from muse_core.learned_detector import LearnedDetector
 from muse_core.train_detector import TrainDetectorSettings, train_detector
 from tests.data.make_patches import write_brca
+from tests.data.small_disk import largest_file
 
 TINY = TrainDetectorSettings(
     steps=4, batch_size=2, side_px=64, validate_every=2, average_steps=2, imagenet=False, threads=1, warmup_steps=1
@@ -94,6 +95,19 @@ def test_a_damaged_state_is_one_line(data, stored, damage, tmp_path):
     with pytest.raises(ConfigError, match=r"training\.pt: cannot be read .* damaged: leave out --resume") as told:
         train_detector("brca-m2c", data, tmp_path, settings=TINY, resume=True)
     assert "\n" not in str(told.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_state(data, stored, tmp_path):
+    longer = TINY.model_copy(update={"steps": 6})
+    (tmp_path / "training.pt").write_bytes(stored)
+    # The settings fit, the state does not.
+    with largest_file(len(stored) // 2), pytest.raises(OutputError, match=r"training\.pt: no space left") as told:
+        train_detector("brca-m2c", data, tmp_path, settings=longer)
+    assert told.value.reason == "disk_full"
+    assert "\n" not in str(told.value)
+    assert (tmp_path / "training.pt").read_bytes() == stored
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "training.pt"]
+    assert train_detector("brca-m2c", data, tmp_path, settings=TINY, resume=True).weights.exists()
 
 
 def test_it_learns(data, tmp_path):
