@@ -102,7 +102,7 @@ class CohortRun(ABC):
             values = self._failure(row.slide_id, AcquireError(f"{public_uri(row.uri)}: {error.strerror or error}"), {})
             return self._settle(row, known, "", values)
         if known is not None and self._is_finished(known, inputs_hash):
-            return replace(known, reused=True)
+            return self._reused(known)
         values = self._attempt(row, inputs_hash, fetch or self.fetch, tell)
         values.setdefault("seconds", time.monotonic() - begun)
         return self._settle(row, known, inputs_hash, values)
@@ -116,7 +116,7 @@ class CohortRun(ABC):
             done = self._is_finished(known, self._inputs_hash(row))
         except (OSError, MuseError):
             return None  # who does it will be told why
-        return replace(known, reused=True) if done else None
+        return self._reused(known) if done else None
 
     def records_of(self, manifest: Manifest, records: Iterable[SlideRecord]) -> tuple[list[SlideRecord], int]:
         """Write the slides table over every slide this folder holds.
@@ -173,6 +173,14 @@ class CohortRun(ABC):
         if known.inputs_hash != inputs_hash or known.status == "failed":
             return False
         return all((self.paths.out / part).exists() for part in known.parts)
+
+    def _reused(self, known: SlideRecord) -> SlideRecord:
+        """The record of a finished slide; what an attempt with other inputs left staged goes.
+
+        Nobody works there: the folder is locked for this run, and it has nothing to do on the slide.
+        """
+        remove_staging(self.paths.staging(known.slide_id))
+        return replace(known, reused=True)
 
     def _refused(self, manifest: Manifest) -> list[SlideRecord]:
         """A record for each slide that only refused rows name; what an earlier run made of it stays in the table."""

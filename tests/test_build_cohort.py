@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.spatial import cKDTree
 
-from muse_core import build_settings, staging
+from muse_core import build_cohort, build_settings, staging
 from muse_core.build_cohort import BuildOptions, build_all, open_build
 from muse_core.build_settings import BuildSettings
 from muse_core.config import load_settings
@@ -275,6 +275,29 @@ def test_two_commits_cut_short_leave_no_mixture(drawn, tmp_path, monkeypatch, mo
     assert len(hashes) == 1
 
 
+@pytest.mark.parametrize("how", ["build", "finished"])
+def test_what_other_settings_left_staged_goes_with_the_next_run(drawn, tmp_path, monkeypatch, how):
+    """A rebuild is killed before its commit; then the settings of the first run, by a command or a flow."""
+    manifest, out = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,"), tmp_path / "out"
+    build(manifest, out)
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_cohort, "drop_other_attempts", die)
+        with pytest.raises(Killed):
+            build(manifest, out, overrides=["rois.seed=5"])
+    assert list(out.glob(".staging/A/*/part-*.parquet"))
+    settings = load_settings(BuildSettings, None, SMALL)
+    with open_build(BuildOptions(out=out, workers=0), settings) as run:
+        row = read_manifest(manifest).rows[0]
+        record = run.build(row) if how == "build" else run.finished(row)
+    assert record.reused
+    assert not any((out / ".staging").iterdir())
+    assert len(RoiDataset(out)) == 6
+
+
 def test_a_part_that_is_gone_is_built_again(drawn, tmp_path):
     manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,")
     build(manifest, tmp_path / "out")
@@ -387,6 +410,7 @@ def test_interrupting_a_rebuild_loses_nothing(drawn, tmp_path, how, workers):
     assert len(RoiDataset(tmp_path / "out")) == len(before[1]), "each slide has its old ROIs or its new ones"
     assert muse(*arguments).returncode == 0
     assert tables(tmp_path / "out") == before
+    assert not any((tmp_path / "out" / ".staging").iterdir()), "nothing is left of the other settings"
 
 
 def test_what_was_built_stays_when_its_slide_cannot_be_had_again(drawn, tmp_path):
