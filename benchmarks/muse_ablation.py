@@ -4,7 +4,7 @@
 
 Each variant is pretrained without labels on the ROI dataset by the recipe that ships, but for the one thing that the
 table changes, then scored on the labelled dataset's validation split: KNN at the paper's five k, the best of them, and
-the linear layer. Runs are kept in --out and not repeated. Two at a time, one thread each.
+the linear layer. Runs are kept in --out and not repeated; --workers of them at a time, one thread each.
 """
 
 import argparse
@@ -77,7 +77,7 @@ class Job:
         return Path(self.out) / f"{words}_{self.start}_{self.seed}"
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job, device: str) -> dict[str, Any]:
     """Pretrain, extract, score; or the scores of an earlier run of the same job."""
     kept = job.folder / f"scores-{job.mpp:g}.json"
     if kept.exists() and (found := json.loads(kept.read_text()))["job"] == json.loads(json.dumps(asdict(job))):
@@ -85,12 +85,22 @@ def run(job: Job) -> dict[str, Any]:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     started = time.perf_counter()
-    choices = [f"seed={job.seed}", f"steps={job.steps}", "run.threads=1", *STARTS[job.start], *(job.overrides or ())]
+    loading = [] if device == "cpu" else ["run.workers=1"]  # views are cut while the GPU computes
+    choices = [
+        f"seed={job.seed}",
+        f"steps={job.steps}",
+        "run.threads=1",
+        *loading,
+        *STARTS[job.start],
+        *(job.overrides or ()),
+    ]
     settings = load_pretrain_settings(None, choices)
     if job.overrides is None:
-        encoder = load_encoder(None, "nano-imagenet" if job.start == "imagenet" else "nano", seed=job.seed)
+        fresh = "nano-imagenet" if job.start == "imagenet" else "nano"
+        encoder = load_encoder(None, fresh, seed=job.seed, device=device)
     else:
-        encoder = load_encoder(pretrain(job.rois, job.folder, settings=settings, resume=True).backbone)
+        pretrained = pretrain(job.rois, job.folder, settings=settings, device=device, resume=True)
+        encoder = load_encoder(pretrained.backbone, device=device)
     trained = time.perf_counter() - started
     features = read_features(encoder, EvaluationRequest(job.dataset, Path(job.data), mpp=job.mpp), batch_tiles=16)
     knn, linear = evaluate_knn(features), evaluate_linear(features)
@@ -128,7 +138,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--mpp", type=float, nargs="+", default=[0.5], help="of the labelled tiles")
     parser.add_argument("--out", default="runs/ablation")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     wanted = parser.parse_args()
     common = (wanted.steps, wanted.rois, wanted.dataset, wanted.data, str(Path(wanted.out) / f"{wanted.steps}-steps"))
     figures = {}
@@ -140,7 +151,7 @@ def main() -> None:
         ]
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(wanted.workers, mp_context=context) as pool:
-            waiting = {pool.submit(run, job): job for job in jobs}
+            waiting = {pool.submit(run, job, wanted.device): job for job in jobs}
             for done in as_completed(waiting):
                 job, scores = waiting[done], done.result()
                 print(f"{job.variant}, seed {job.seed}: KNN {scores['knn']:.2f}, {scores['seconds']:.0f} s", flush=True)

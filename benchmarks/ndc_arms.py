@@ -5,13 +5,15 @@
 Each arm fine-tunes `nano` by the recipe that ships, but shorter, on the labelled dataset's training split: from
 random weights, from ImageNet's, from MUSE's, and from MUSE's with L_cons on tissue without labels. Printed is what
 validation says by the rule of MCSpatNet within 6 px, at the step and threshold that validation chose: mean and standard
-deviation over seeds. Runs are kept in --out and not repeated; one thread each.
+deviation over seeds. Runs are kept in --out and not repeated; --workers of them at a time, one thread each.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -48,6 +50,8 @@ def arms_of(pretrained: str) -> list[Arm]:
 
 def run(arm: Arm, seed: int, wanted: argparse.Namespace) -> dict[str, Any]:
     """Scores of a run; those of an earlier one where there was one."""
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     folder = Path(wanted.out) / f"{wanted.steps}-steps" / f"{arm.name.replace(' ', '-')}_{seed}"
     job = {**asdict(arm), "seed": seed, "steps": wanted.steps, "unlabelled_from": str(wanted.unlabelled)}
     kept = folder / "scores.json"
@@ -57,7 +61,7 @@ def run(arm: Arm, seed: int, wanted: argparse.Namespace) -> dict[str, Any]:
     settings = load_settings(FinetuneSettings, None, choices)
     tissue = sources.unlabelled_regions(wanted.unlabelled, mpp=None) if arm.unlabelled else []
     data = sources.data_of(wanted.dataset, Path(wanted.data), unlabelled=tissue, settings=settings)
-    result = finetune(data, folder, init=arm.init, settings=settings, resume=True)
+    result = finetune(data, folder, init=arm.init, settings=settings, device=wanted.device, resume=True)
     rule = result.scores["protocols"][RULE]  # type: ignore[index]
     scores = {"mean": rule["mean_class_f1"], "detection": rule["detection"]["f1"]}
     scores |= {name: one["f1"] for name, one in rule["classes"].items()}
@@ -74,18 +78,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--out", default="runs/ndc-arms")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     wanted = parser.parse_args()
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    arms, results = arms_of(wanted.pretrained), {}
-    for seed in range(wanted.seeds):
-        for arm in arms:
-            done = run(arm, seed, wanted)
-            results.setdefault(arm.name, []).append(done)
-            print(
-                f"{arm.name}, seed {seed}: mean class F1 {done['scores']['mean']:.4f}, {done['seconds']:.0f} s",
-                flush=True,
-            )
+    jobs = [(arm, seed) for seed in range(wanted.seeds) for arm in arms_of(wanted.pretrained)]
+    with ProcessPoolExecutor(wanted.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(run, arm, seed, wanted): (arm, seed) for arm, seed in jobs}
+        for future in as_completed(waiting):
+            (arm, seed), done = waiting[future], future.result()
+            line = f"{arm.name}, seed {seed}: mean class F1 {done['scores']['mean']:.4f}, {done['seconds']:.0f} s"
+            print(line, flush=True)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for future, (arm, _) in waiting.items():
+        results.setdefault(arm.name, []).append(future.result())
     print(f"\n{wanted.steps} steps, {wanted.dataset} validation, {RULE}: F1, mean and standard deviation over seeds")
     figures = {}
     for name, rows in results.items():
