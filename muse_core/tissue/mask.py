@@ -21,6 +21,7 @@ from muse_core.tissue.faint import STRIP_ROWS, faint_mask, local_variance
 from muse_core.tissue.ink import ink_flags, ink_mask
 from muse_core.tissue.morphology import Mask, closed, dilated, eroded, grown, opened, rounded
 from muse_core.tissue.settings import TissueSettings
+from muse_core.tissue.strands import with_strands
 
 Image = NDArray[np.uint8]
 Numbers = TypeVar("Numbers", NDArray[np.uint8], NDArray[np.float16])
@@ -101,6 +102,10 @@ def find_mask(overview: Image, mpp: float, settings: TissueSettings) -> MaskResu
     tissue = rounded(tissue, settings.rounding_um / mpp) & ~ink & ~black
     if ink.any():  # the fading rim of a stroke, which closing has joined
         tissue = opened(tissue, round(settings.opening_um / mpp))
+    else:
+        surely = stained & (colours.stain > np.float16(settings.max_stain_od))
+        surely &= ~dilated(colours.ink_flags > 0, _RIM_PX)  # lines thinner than a stroke, and their rims
+        tissue = with_strands(tissue, stained, surely, mpp, settings)
     neutral = colours.dark & ~stained & ~ink & ~black & ~tissue
     return MaskResult(tissue, background, {"ink": ink, "black": black, "neutral": neutral})
 

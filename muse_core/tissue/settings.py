@@ -20,7 +20,10 @@ class TissueSettings(Settings):
         texture_um: window of that variation: a few nuclei.
         min_faint_width_um: narrower pale regions are dropped, unless they are well stained.
         closing_um: gaps up to about twice this are bridged (lumens, fat, tears).
-        opening_um: strands and specks thinner than about twice this are dropped (fibres, coverslip edges).
+        opening_um: strands and specks thinner than about twice this are dropped (fibres, coverslip edges), but for
+            well-stained strands of tissue.
+        min_strand_area_um2: least area of such a strand, which is stained by more than max_stain_od and hangs on tissue
+            of min_area_um2; none is kept on a slide with ink.
         rounding_um: notches and spikes of an outline are smoothed away on about this scale.
         min_area_um2: smaller pieces are dropped, unless they are a quarter of the slide.
         min_hole_area_um2: smaller holes are filled.
@@ -43,6 +46,7 @@ class TissueSettings(Settings):
     min_faint_width_um: float = Field(100.0, gt=0)
     closing_um: float = Field(40.0, ge=0)
     opening_um: float = Field(12.0, ge=0)
+    min_strand_area_um2: float = Field(2_000.0, ge=0)
     rounding_um: float = Field(12.0, ge=0)
     min_area_um2: float = Field(20_000.0, ge=0)
     min_hole_area_um2: float = Field(10_000.0, ge=0)
