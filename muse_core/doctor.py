@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import httpx
 
+from muse_core.installed import installed_version
 from muse_core.machine import cpu_count, memory_limit_bytes
 from muse_core.slide.self_check import ReaderCheck, check_readers
 
@@ -86,7 +86,7 @@ def _reader(check: ReaderCheck) -> Check:
 
 
 def _codecs() -> list[Check]:
-    found = _installed("imagecodecs")
+    found = installed_version("imagecodecs")
     return [Check("imagecodecs", found is not None, found or "not installed", "" if found else _READER_FIX["tifffile"])]
 
 
@@ -105,7 +105,7 @@ def _gpu() -> list[Check]:
 
 
 def _prefect() -> list[Check]:
-    found = _installed("prefect")
+    found = installed_version("prefect")
     if found is None:
         return [Check("Prefect", False, "not installed", "run make setup")]
     # Prefect itself is not imported: it takes seconds, and the library does without it.
@@ -138,13 +138,6 @@ def _disk(folder: Path) -> Check:
     enough = free >= _DISK_WANTED_BYTES
     fix = "" if enough else "free some space, or run with --no-keep-slides and an --out on a larger disk"
     return Check("Disk", enough, f"{_gigabytes(free)} free at {there}", fix)
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _gigabytes(count: int) -> str:

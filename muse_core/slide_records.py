@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muse_core.files import whole_file
+from muse_core.installed import installed_version
 from muse_core.schemas import SLIDES, check_table
 from muse_core.slide import Slide
 
@@ -129,13 +129,8 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """The installed versions of what reads slides and makes rows."""
-    found = {}
-    for package in RECORDED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue  # cuCIM has no build for every platform
-    return found
+    found = {package: installed_version(package) for package in RECORDED_PACKAGES}
+    return {package: version for package, version in found.items() if version}  # cuCIM has no build for some platforms
 
 
 def keep_record(record: SlideRecord, path: Path) -> None:

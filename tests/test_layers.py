@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "files",
                 "machine",
                 "device",
+                "installed",
                 "retry",
                 "uris",
                 "tcga",

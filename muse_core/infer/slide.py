@@ -222,9 +222,8 @@ class _SlideWork:
         self._job, self._slide, self._model, self._clock = job, slide, model, clock
         settings, mpp = job.settings, (slide.info.mpp.x, slide.info.mpp.y)
         self._area = _Area(slide, job)
-        self._decodes_on_gpu = (
-            job.device != "cpu" and slide.info.reader == "cucim" and getattr(model, "takes_tensors", False)
-        )
+        on_gpu = job.device != "cpu" and getattr(model, "takes_tensors", False)
+        self._decodes_on_gpu = settings.decode_on_gpu and on_gpu and slide.info.reader == "cucim"
         self._one_at_a_time = Lock()
         self._calls = count(1)
         self._begun = time.monotonic()

@@ -1,12 +1,12 @@
 """What a run leaves to be used: the teacher's backbone and a card that says where it comes from."""
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from muse_core.config import settings_hash
 from muse_core.files import whole_file
+from muse_core.installed import installed_version
 from muse_core.models.backbone import MuseBackbone
 from muse_core.models.backbone_file import save_backbone
 from muse_core.pretrain.resume import identity
@@ -28,7 +28,7 @@ def export(backbone: MuseBackbone, settings: PretrainSettings, out: Path, *, abo
     Raises:
         OutputError: they cannot be written.
     """
-    versions = {name: version(name) for name in ("muse-nuclei", "torch", "timm")}
+    versions = {name: installed_version(name) for name in ("muse-nuclei", "torch", "timm")}
     card = {"stage": "pretrain", **about, "settings": identity(settings), "versions": versions}
     card["settings_hash"] = settings_hash(settings)
     notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}

@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import openslide
 import tifffile
 
 from muse_core.errors import SlideReadError
+from muse_core.installed import installed_version
 from muse_core.slide.slide import open_slide
 
 _PACKAGES = {"openslide": ("openslide-python",), "cucim": ("cucim-cu13", "cucim-cu12"), "tifffile": ("tifffile",)}
@@ -34,13 +34,8 @@ def check_readers() -> list[ReaderCheck]:
 
 
 def _version(name: str) -> str | None:
-    for package in _PACKAGES[name]:
-        try:
-            found = version(package)
-        except PackageNotFoundError:
-            continue
-        return f"{openslide.__library_version__} (openslide-python {found})" if name == "openslide" else found
-    return None
+    found = next((version for package in _PACKAGES[name] if (version := installed_version(package))), None)
+    return f"{openslide.__library_version__} (openslide-python {found})" if found and name == "openslide" else found
 
 
 def _problem(path: Path, name: str) -> str | None:

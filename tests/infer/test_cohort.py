@@ -197,8 +197,9 @@ def test_pictures_for_reports_are_kept_of_slides_that_are_not(tiny, tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_what_a_cpu_finds(inferred, small, tmp_path):
-    infer(small[0], tmp_path, "window_px=512", device="cuda")
+@pytest.mark.parametrize("decode_on_gpu", [False, True])
+def test_a_gpu_finds_what_a_cpu_finds(decode_on_gpu, inferred, small, tmp_path):
+    infer(small[0], tmp_path, "window_px=512", f"decode_on_gpu={str(decode_on_gpu).lower()}", device="cuda")
     one, other = places(inferred), places(tmp_path)
     assert abs(len(one) - len(other)) <= 0.01 * len(one)
     distance, _ = cKDTree(other).query(one)

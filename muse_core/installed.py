@@ -1,0 +1,11 @@
+"""Which versions of packages are installed."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None where it is not, or runs from its sources without installation."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
