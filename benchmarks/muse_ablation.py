@@ -43,8 +43,8 @@ TABLES: dict[str, dict[str, tuple[str, ...] | None]] = {
         "decoder, all levels": (),
     },
 }
-# Short runs from ImageNet keep its batch norm statistics: those of recoloured views cost two points of KNN at first, which
-# 150 steps don't make up for. From a random start nothing of the encoder may stand still.
+# Short runs from ImageNet keep its batch norm statistics: those of recoloured views cost two points of KNN at first,
+# which 150 steps don't make up for. From a random start nothing of the encoder may stand still.
 STARTS: dict[str, tuple[str, ...]] = {
     "imagenet": ("batch_norm=frozen",),
     "random": (
