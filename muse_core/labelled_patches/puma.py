@@ -49,7 +49,7 @@ def read_puma(root: Path, split: str, *, labels: LabelSource = "polygons") -> li
         root: the dataset's folder.
         split: train, val or test.
         labels: `polygons` takes the centroids of the polygons, plasma cells being others, as tables 1 and 2 of the
-            paper do; `split` the dots and classes that the split file itself holds, for detection scores.
+            paper do; `split` the dots and classes that the split file itself holds, as table 3 does.
     """
     path = root / "split" / f"{split}.json"
     dots = _read_split(path)

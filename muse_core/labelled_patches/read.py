@@ -1,6 +1,7 @@
 """Readers by the name of their dataset."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from muse_core.errors import ConfigError
@@ -14,17 +15,21 @@ READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {
     "ocelot": read_ocelot,
     "puma": read_puma,
 }
+# Table 3 of the paper takes PUMA's dots and classes from its split files; their `tils` may hold plasma cells.
+_NDC_READERS = READERS | {"puma": partial(read_puma, labels="split")}
 # What each reader adds to the published dots, so that they are continuous px.
 DOT_OFFSETS_PX = {"brca-m2c": BRCA_DOT_OFFSET_PX, "ocelot": OCELOT_DOT_OFFSET_PX, "puma": 0.0}
 
 
-def read_labelled_patches(dataset: str, root: Path, split: str) -> list[LabelledPatch]:
+def read_labelled_patches(dataset: str, root: Path, split: str, *, for_ndc: bool = False) -> list[LabelledPatch]:
     """Read every patch of a split, decoded, in the order of the split's list.
 
     Args:
         dataset: a name in `READERS`, such as `brca-m2c`.
         root: the dataset's folder.
         split: train, val or test.
+        for_ndc: whether the labels are for finding and naming nuclei (table 3 of the paper) rather than for naming
+            given ones (tables 1 and 2); PUMA's differ.
 
     Returns:
         The patches; a patch may have no nucleus.
@@ -37,4 +42,4 @@ def read_labelled_patches(dataset: str, root: Path, split: str) -> list[Labelled
         raise ConfigError(f"dataset {dataset!r} is unknown; give one of {', '.join(READERS)}")
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is unknown; give one of {', '.join(SPLITS)}")
-    return READERS[dataset](root, split)
+    return (_NDC_READERS if for_ndc else READERS)[dataset](root, split)

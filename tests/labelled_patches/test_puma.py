@@ -7,39 +7,12 @@ import pytest
 from muse_core.errors import DatasetError
 from muse_core.labelled_patches import read_labelled_patches, read_puma
 from muse_core.representation import TileSettings, cut_tiles
-
-NAME = "training_set_primary_roi_001"
-ROIS, CONTEXT, NUCLEI = (f"01_training_dataset_{kind}" for kind in ("tif_ROIs", "tif_context_ROIs", "geojson_nuclei"))
-
-
-def polygon(*points):
-    return {"type": "Polygon", "coordinates": [[*points, points[0]]]}
-
-
-def feature(name, geometry):
-    properties = {"objectType": "annotation", "classification": {"name": name, "color": [200, 0, 0]}}
-    return {"type": "Feature", "id": "0-1", "geometry": geometry, "properties": properties}
-
-
-TRIANGLE = polygon([10, 10], [40, 10], [10, 40])  # centroid (20, 20)
-SQUARE = polygon([100, 50], [104, 50], [104, 54], [100, 54])  # (102, 52)
-
-
-def write_nuclei(root, features):
-    (root / NUCLEI).mkdir(exist_ok=True)
-    text = json.dumps({"type": "FeatureCollection", "features": features})
-    (root / NUCLEI / f"{NAME}_nuclei.geojson").write_text(text)
+from tests.data.make_puma import CONTEXT, NAME, NUCLEI, ROIS, SQUARE, TRIANGLE, feature, write_nuclei, write_puma
 
 
 @pytest.fixture
 def root(tmp_path):
-    for folder in (ROIS, "split"):
-        (tmp_path / folder).mkdir()
-    rng = np.random.default_rng(0)
-    cv2.imwrite(str(tmp_path / ROIS / f"{NAME}.tif"), rng.integers(0, 255, (256, 256, 3), np.uint8))
-    write_nuclei(tmp_path, [feature("nuclei_tumor", TRIANGLE), feature("nuclei_plasma_cell", SQUARE)])
-    dots = {f"images/{NAME}_.png": [[[20, 20]], [[101, 51]], []]}
-    (tmp_path / "split" / "val.json").write_text(json.dumps({"classes": ["tumor", "tils", "other"], "anno": dots}))
+    write_puma(tmp_path)
     return tmp_path
 
 
@@ -50,8 +23,8 @@ def test_polygons_become_centroids_and_plasma_cells_are_others(root):
     assert (patch.name, patch.mpp, patch.image.shape, patch.surround) == (NAME, 0.25, (256, 256, 3), None)
 
 
-def test_the_split_files_own_dots_where_asked_for(root):
-    (patch,) = read_puma(root, "val", labels="split")
+def test_ndc_takes_the_split_files_own_dots(root):
+    (patch,) = read_labelled_patches("puma", root, "val", for_ndc=True)
     np.testing.assert_array_equal(patch.xy, [[20.5, 20.5], [101.5, 51.5]])
     assert [patch.class_names[one] for one in patch.class_ids] == ["tumour", "lymphocyte"]
 

@@ -1,6 +1,7 @@
 """What a run learns from, by the names that people give."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,12 +9,17 @@ import pytest
 
 from muse_core.detector_augment import AugmentSettings
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.labelled_patches import Surround
+from muse_core.labelled_patches import PUMA_CLASS_NAMES, Surround
+from muse_core.models.nuclei_found import NucleiFound
+from muse_core.ndc.evaluate import evaluate_ndc
+from muse_core.ndc.promote import validation_of
 from muse_core.ndc.regions import regions_of
 from muse_core.ndc.samples import draw_sample
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.sources import data_of, published_data, unlabelled_regions
+from muse_core.representation import EvaluationRequest
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
+from tests.data.make_puma import write_puma
 from tests.views.drawn_rois import roi_row, write_dataset
 
 
@@ -56,6 +62,26 @@ def test_a_published_dataset_brings_its_two_splits(tmp_path):
         (tmp_path / "labels" / f"t{index}_gt_class_coords.txt").write_text("")
     with pytest.raises(DatasetError, match="no nucleus is labelled in the training split"):
         published_data("brca-m2c", tmp_path)
+
+
+def test_what_is_learned_scored_and_chosen_by_are_pumas_split_dots(tmp_path):
+    """A plasma cell counts as a lymphocyte, as in the paper's table 3; representations take the polygons."""
+    write_puma(tmp_path / "puma", ("train", "val"))
+    data = published_data("puma", tmp_path / "puma")
+    chosen_by = validation_of("puma", tmp_path / "puma", settings=FinetuneSettings())
+    for region in (*data.labelled, *data.validation, *chosen_by.regions):
+        np.testing.assert_array_equal(region.xy, [[20.5, 20.5], [101.5, 51.5]])
+        assert [data.class_names[one] for one in region.class_ids] == ["tumour", "lymphocyte"]
+    # A model that answers just these, at its own 0.5 um/px.
+    found = NucleiFound(region.xy / 2, np.ones(2, np.float32), np.eye(3, dtype=np.float32)[region.class_ids], None)
+    knowing = SimpleNamespace(class_names=PUMA_CLASS_NAMES, find=lambda images: [found])
+    scores = evaluate_ndc(knowing, "puma", tmp_path / "puma")["protocols"]["puma"]["classes"]
+    assert (scores["tumour"]["f1"], scores["lymphocyte"]["f1"]) == (1, 1)
+    (patch,) = EvaluationRequest("puma", tmp_path / "puma").patches("val")
+    assert [patch.class_names[one] for one in patch.class_ids] == ["tumour", "other"]
+    (tmp_path / "puma" / "split" / "val.json").unlink()
+    with pytest.raises(DatasetError, match=r"split.val\.json: cannot be read \(No such file or directory\); the split"):
+        validation_of("puma", tmp_path / "puma", settings=FinetuneSettings())
 
 
 def test_real_tissue_around_a_patch_is_taken_along(tmp_path):
