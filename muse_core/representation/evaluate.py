@@ -18,7 +18,7 @@ from muse_core.representation.features import NucleusFeatures, extract_features
 from muse_core.representation.finetune import FinetuneSettings, finetune, predict_tiles
 from muse_core.representation.knn import KS, nearest, usable_ks, vote
 from muse_core.representation.linear import LinearSettings, predict, train_linear
-from muse_core.representation.tiles import Coordinates, TileSettings, cut_tiles
+from muse_core.representation.tiles import Coordinates, TileSettings, cut_tiles, made_up
 
 SCORED_SPLITS = ("val", "test")
 
@@ -68,11 +68,12 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class ScoredFeatures:
-    """Features of every split that a protocol needs."""
+    """Features of every split that a protocol needs, and what people should know of their tiles."""
 
     request: EvaluationRequest
     class_names: tuple[str, ...]
     splits: dict[str, NucleusFeatures] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def head(self, task: str) -> dict[str, Any]:
         """How every answer begins."""
@@ -105,9 +106,11 @@ def read_features(
     """
     found: dict[str, NucleusFeatures] = {}
     class_names: tuple[str, ...] = ()
+    notes: dict[str, None] = {}  # an ordered set
     for split in request.splits:
         patches = request.patches(split)
         class_names = patches[0].class_names
+        notes |= dict.fromkeys(made_up(patches, request.tiles))
         found[split] = extract_features(
             encoder,
             cut_tiles(patches, request.tiles),
@@ -115,7 +118,7 @@ def read_features(
             name=request.checkpoint,
             on_batch=partial(on_tiles, split),
         )
-    return ScoredFeatures(request, class_names, found)
+    return ScoredFeatures(request, class_names, found, tuple(notes))
 
 
 def evaluate_knn(scored: ScoredFeatures, *, ks: Sequence[int] = KS) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def evaluate_knn(scored: ScoredFeatures, *, ks: Sequence[int] = KS) -> dict[str,
         "k_from_val": chosen,
         "accuracy_k_from_val": by_k[chosen],
         "n_bank": len(bank.features),
-        "notes": notes,
+        "notes": [*notes, *scored.notes],
     }
 
 
@@ -194,8 +197,13 @@ def evaluate_finetune(
         "epoch": result.epoch,
         "validation_accuracy": 100 * result.validation_accuracy,
         "linear_accuracy": linear,
-        "notes": ["the epoch was chosen on this split"] if request.split == "val" else [],
+        "notes": _trained_notes(scored),
     }
+
+
+def _trained_notes(scored: ScoredFeatures) -> list[str]:
+    chosen = ["the epoch was chosen on this split"] if scored.request.split == "val" else []
+    return [*chosen, *scored.notes]
 
 
 def _best_k(accuracy_by_k: dict[int, float]) -> int:
@@ -225,5 +233,5 @@ def evaluate_linear(
         "epoch": result.epoch,
         "validation_accuracy": 100 * result.validation_accuracy,
         "n_train": len(train.features),
-        "notes": ["the epoch was chosen on this split"] if scored.request.split == "val" else [],
+        "notes": _trained_notes(scored),
     }

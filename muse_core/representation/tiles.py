@@ -10,7 +10,7 @@ comes from the image around it where the dataset has one, and is mirrored where 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -29,6 +29,7 @@ GRID_PX = 224  # nuclei of this square are scored, whatever the field of view
 MPPS = (0.25, 0.5)
 FOVS_PX = (224, 512)
 _OFFICIAL_WINDOW_PX = 1024  # the scripts read this much and crop its middle
+_ENLARGED = 1.01  # µm/px that differ by less are the same
 _EVEN_PX = 64  # a multiple that stays whole when scaled, so that the patch's corner does
 
 
@@ -91,6 +92,23 @@ def cut_tiles(patches: Iterable[LabelledPatch], settings: TileSettings) -> Itera
         layout = _official(patch, settings) if settings.coordinates == "official" else _exact(patch, settings)
         if len(layout.xy):
             yield from _cut(patch, layout, settings)
+
+
+def made_up(patches: Sequence[LabelledPatch], settings: TileSettings) -> list[str]:
+    """What tiles of these patches show that no scanner saw, in words for people; nothing where all is tissue."""
+    notes = []
+    coarsest = max(patch.mpp for patch in patches)
+    if coarsest > _ENLARGED * settings.mpp:
+        notes.append(
+            f"images of {coarsest:g} um/px are enlarged to {settings.mpp:g}, which adds no detail; the published "
+            "scores are of tiles cut from the slides"
+        )
+    if settings.fov_px > GRID_PX and any(patch.surround is None for patch in patches):
+        notes.append(
+            f"fields of view of {settings.fov_px} px reach over the images' edges and are mirrored there; the "
+            "published scores are of tiles that show the slide"
+        )
+    return notes
 
 
 def _exact(patch: LabelledPatch, settings: TileSettings) -> _Layout:

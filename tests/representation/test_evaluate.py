@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from typer.testing import CliRunner
 
 from muse_core.cli_evaluate import evaluate_app
 from muse_core.errors import ConfigError
+from muse_core.labelled_patches import Surround
 from muse_core.representation import (
     EvaluationRequest,
     FinetuneSettings,
@@ -20,7 +23,8 @@ from muse_core.representation import (
     read_features,
 )
 from muse_core.representation.features import NucleusFeatures
-from tests.data.make_patches import write_brca
+from muse_core.representation.tiles import TileSettings, made_up
+from tests.data.make_patches import draw_patch, write_brca
 
 HEAD = {"task", "dataset", "split", "checkpoint", "protocol", "radius_um", "accuracy"}
 
@@ -100,21 +104,40 @@ def test_a_linear_layer_on_it(data):
 
 def test_finetuning_trains_the_network_and_says_where_it_started(data):
     settings = FinetuneSettings(epochs=2, learning_rate=1e-3, linear=LinearSettings(epochs=2))
+    request = request_of(data, mpp=0.45)
     answers = []
     for _ in range(2):
         encoder = encoder_named("nano")
         before = encoder.net.encoder.encoder.conv_stem.weight.clone()
         told = []
         answer = evaluate_finetune(
-            encoder, request_of(data), settings=settings, on_epoch=lambda epoch, accuracy, told=told: told.append(epoch)
+            encoder, request, settings=settings, on_epoch=lambda epoch, accuracy, told=told: told.append(epoch)
         )
         assert told == [0, 1]
         assert (encoder.net.encoder.encoder.conv_stem.weight - before).abs().max() > 0
         assert set(answer) >= HEAD | {"linear_accuracy", "epoch"}
+        assert answer["notes"][1].startswith("images of 0.5 um/px are enlarged to 0.45, which adds no detail")
         answers.append(answer)
     assert answers[0] == answers[1]
     with pytest.raises(ConfigError, match="cannot be fine-tuned"):
         evaluate_finetune(colours, request_of(data))
+
+
+def test_tiles_that_are_enlarged_or_mirrored_are_told(data):
+    """BRCA-M2C's images have 0.5 um/px and no tissue around them."""
+    enlarged, mirrored = "images of 0.5 um/px are enlarged to 0.25", "fields of view of 512 px reach over the images'"
+    for protocol in (evaluate_knn, partial(evaluate_linear, settings=LinearSettings(epochs=1))):
+        for mpp, fov_px, said in ((0.25, 512, [enlarged, mirrored]), (0.25, 224, [enlarged]), (0.5, 512, [mirrored])):
+            notes = protocol(read_features(colours, request_of(data, mpp=mpp, fov_px=fov_px)))["notes"][1:]
+            assert len(notes) == len(said)
+            assert all(note.startswith(start) for note, start in zip(notes, said, strict=True))
+
+
+def test_tiles_of_tissue_alone_need_no_note(tmp_path):
+    patch = replace(draw_patch(96, 6, 0), mpp=0.25)
+    assert made_up([patch], TileSettings(mpp=0.25)) == []
+    placed = replace(patch, surround=Surround(tmp_path / "context.png", 500, 500))
+    assert made_up([placed], TileSettings(mpp=0.25, fov_px=512)) == []
 
 
 def test_only_val_and_test_are_scored(data):
