@@ -151,10 +151,8 @@ def _checked(file: DotFile, root: Path, class_names: tuple[str, ...], mpp: float
     path = _image_path(root / "images", file.image_name)
     is_slide = path.suffix.lower() not in IMAGE_SUFFIXES
     if not is_slide and mpp is None:
-        raise DatasetError(
-            f"{path}: images don't say their um/px; write mpp = 0.5, or what it is, to {root}/dataset.toml"
-        )
-    size, bounds, needs_mpp = _opened_slide(path, mpp) if is_slide else (_image_size(path), (0.0, 0.0), True)
+        raise _no_mpp(path, root)
+    size, bounds, needs_mpp = _opened_slide(path, mpp, root) if is_slide else (_image_size(path), (0.0, 0.0), True)
     origin = bounds if file.from_bounds else (0.0, 0.0)
     dots = [Dot(dot.x + origin[0], dot.y + origin[1], dot.class_name, dot.row) for dot in file.dots]
     areas = [AnnotatedArea(shapely.affinity.translate(one.polygon, *origin), one.row) for one in file.areas]
@@ -181,18 +179,22 @@ def _image_path(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _opened_slide(path: Path, mpp: float | None) -> tuple[tuple[int, int], tuple[float, float], bool]:
+def _opened_slide(path: Path, mpp: float | None, root: Path) -> tuple[tuple[int, int], tuple[float, float], bool]:
     """A slide's size in px, the corner of the scanner's bounds, where it names any, and whether it needs the mpp."""
     try:
         slide, needs_mpp = open_slide(path), False
     except MppError:
         if mpp is None:
-            raise
+            raise _no_mpp(path, root) from None
         slide, needs_mpp = open_slide(path, mpp_override=mpp), True
     with slide:
         bounds, level0 = slide.info.bounds_level0, slide.info.levels[0]
         corner = (float(bounds.x), float(bounds.y)) if bounds else (0.0, 0.0)
         return (level0.width, level0.height), corner, needs_mpp
+
+
+def _no_mpp(path: Path, root: Path) -> DatasetError:
+    return DatasetError(f"{path}: doesn't say its um/px; write mpp = 0.5, or what it is, to {root}/dataset.toml")
 
 
 def _image_size(path: Path) -> tuple[int, int]:
