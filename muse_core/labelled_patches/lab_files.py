@@ -15,6 +15,7 @@ from muse_core.errors import DatasetError
 
 REGION_NAMES = frozenset({"region", "region*", "roi"})  # QuPath's own class for a region is `Region*`
 _CSV_COLUMNS = ("x", "y", "class")
+_CocoValue = int | float | str  # of ids and names
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _read_geojson(content: Any, path: Path) -> DotFile:  # noqa: ANN401 (JSON)
         where = f"{path}, feature {number}"
         try:
             geometry, name = shape(feature["geometry"]), _classification(feature)
-        except (KeyError, TypeError, AttributeError, ValueError, IndexError, shapely.errors.ShapelyError):
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError, shapely.errors.ShapelyError):
             raise DatasetError(f"{where}: no geometry; a point or polygon needed") from None
         if name is not None and name.lower() in REGION_NAMES:
             areas.append(AnnotatedArea(_polygon(geometry, where), where))
@@ -144,34 +145,49 @@ def _points(geometry: BaseGeometry, where: str) -> list[shapely.Point]:
 
 def _read_coco(content: dict[str, Any], path: Path) -> Iterator[DotFile]:
     """Key points' first, else the middle of the box: COCO measures both from the corner of the top-left pixel."""
-    try:
-        names = {image["id"]: Path(str(image["file_name"])).stem for image in content["images"]}
-        classes = {category["id"]: str(category["name"]) for category in content["categories"]}
-        annotations = list(content["annotations"])
-    except (KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: COCO without {error}; images, categories and annotations needed") from None
+    names = {key: Path(name).stem for key, name in _coco_names(content, "images", "file_name", path).items()}
+    classes = _coco_names(content, "categories", "name", path)
     dots: dict[Any, list[Dot]] = {image_id: [] for image_id in names}
-    for number, one in enumerate(annotations, 1):
+    for number, one in enumerate(_coco_list(content, "annotations", path), 1):
         where = f"{path}, annotation {number}"
         if not isinstance(one, dict):
             raise DatasetError(f"{where}: a {type(one).__name__}; image_id, category_id and bbox or keypoints needed")
-        if one.get("image_id") not in names:
-            raise DatasetError(f"{where}: image_id {one.get('image_id')!r} is none of the file's images")
-        if one.get("category_id") not in classes:
-            raise DatasetError(f"{where}: category_id {one.get('category_id')!r} is none of the file's categories")
+        for key, known in (("image_id", names), ("category_id", classes)):
+            if not isinstance(one.get(key), _CocoValue) or one[key] not in known:
+                raise DatasetError(f"{where}: {key} {one.get(key)!r:.60} is none of the file's")
         x, y = _coco_point(one, where)
         dots[one["image_id"]].append(Dot(x, y, classes[one["category_id"]], where))
     for image_id, name in names.items():
         yield DotFile(name, tuple(dots[image_id]))
 
 
+def _coco_list(content: dict[str, Any], key: str, path: Path) -> list[Any]:
+    if key not in content:
+        raise DatasetError(f"{path}: COCO without {key!r}; images, categories and annotations needed")
+    rows = content[key]
+    if not isinstance(rows, list):
+        raise DatasetError(f"{path}: COCO's {key!r} is {rows!r:.40}; a list needed")
+    return rows
+
+
+def _coco_names(content: dict[str, Any], key: str, name: str, path: Path) -> dict[_CocoValue, str]:
+    """Names of images or categories by their id."""
+    rows = _coco_list(content, key, path)
+    for number, one in enumerate(rows, 1):
+        if not isinstance(one, dict) or not all(isinstance(one.get(part), _CocoValue) for part in ("id", name)):
+            raise DatasetError(f"{path}, {key} {number}: {one!r:.60}; an object with id and {name} needed")
+    return {one["id"]: str(one[name]) for one in rows}
+
+
 def _coco_point(annotation: dict[str, Any], where: str) -> tuple[float, float]:
     numbers = annotation.get("keypoints") or annotation.get("bbox")
     try:
+        if not isinstance(numbers, list):
+            raise TypeError
         if annotation.get("keypoints"):
-            return float(numbers[0]), float(numbers[1])  # type: ignore[index]
-        x, y, width, height = (float(number) for number in numbers)  # type: ignore[union-attr]
-    except (TypeError, ValueError, IndexError):
+            return float(numbers[0]), float(numbers[1])
+        x, y, width, height = (float(number) for number in numbers)
+    except (TypeError, ValueError, IndexError, OverflowError):
         raise DatasetError(f"{where}: neither keypoints (x, y, ...) nor bbox (x, y, width, height)") from None
     return x + width / 2, y + height / 2
 

@@ -109,6 +109,7 @@ BAD_FEATURES = [
     pytest.param([DOT, feature({"type": "Point", "coordinates": []}, "Tumour")], "feature 2: ", id="empty point"),
     pytest.param([DOT, {"type": "Feature", "properties": {}}], "feature 2: no geometry", id="no geometry"),
     pytest.param([DOT, 7], "feature 2: no geometry", id="a number"),
+    pytest.param([DOT, point(10**400, 1, "Tumour")], "feature 2: no geometry", id="a coordinate too large"),
     pytest.param(
         [DOT, feature(DOT["geometry"], None) | {"properties": "x"}], "feature 2: no geometry", id="properties"
     ),
@@ -212,6 +213,50 @@ def test_json_that_is_neither(root, content, said):
     (root / "labels" / "all.json").write_text(content)
     with pytest.raises(DatasetError, match=said):
         read_lab(root)
+
+
+GOOD_ANNOTATION = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
+BAD_COCO = [
+    ({"image_id": [1]}, r"annotation 2: image_id \[1\] is none of the file's"),
+    ({"category_id": {"id": 3}}, r"annotation 2: category_id \{'id': 3\} is none of the file's"),
+    ({"keypoints": {"x": 1, "y": 2}}, "annotation 2: neither keypoints"),
+    ({"keypoints": "12"}, "annotation 2: neither keypoints"),
+    ({"bbox": "1234"}, "annotation 2: neither keypoints"),
+    ({"bbox": [10**400, 1, 2, 3]}, "annotation 2: neither keypoints"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), BAD_COCO)
+def test_coco_annotations_that_make_no_sense_are_told_with_their_number(root, changes, said):
+    write_coco(root, annotations=[GOOD_ANNOTATION, GOOD_ANNOTATION | changes])
+    with pytest.raises(DatasetError, match=said):
+        read_lab(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"annotations": 5}, "COCO's 'annotations' is 5; a list needed"),
+        ({"images": {"id": 1}}, "COCO's 'images' is {'id': 1}; a list needed"),
+        ({"images": [{"id": [1], "file_name": "a.png"}]}, "images 1: .*; an object with id and file_name needed"),
+        ({"categories": [{"id": 3, "name": "T"}, {"id": 4}]}, "categories 2: .*; an object with id and name needed"),
+        ({"categories": [7]}, "categories 1: 7; an object with id and name needed"),
+    ],
+)
+def test_coco_whose_lists_make_no_sense(root, changes, said):
+    write_coco(root, **changes)
+    with pytest.raises(DatasetError, match=said):
+        read_lab(root)
+
+
+def write_coco(root, **changes):
+    whole = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 3, "name": "T"}],
+        "annotations": [GOOD_ANNOTATION],
+    }
+    (root / "labels").mkdir()
+    (root / "labels" / "all.json").write_text(json.dumps(whole | changes))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.svs"])
