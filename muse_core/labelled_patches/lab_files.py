@@ -75,14 +75,15 @@ def read_dot_file(path: Path) -> list[DotFile]:
 def _read_csv(path: Path) -> DotFile:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-            columns = tuple((name or "").strip().lower() for name in (rows[0] if rows else ()))
+            reader = csv.DictReader(file)  # leaves blank lines out, but counts them
+            rows = [(reader.line_num, row) for row in reader]
+            columns = tuple((name or "").strip().lower() for name in (rows[0][1] if rows else ()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: no CSV that can be read: {error}") from None
     if rows and not set(_CSV_COLUMNS) <= set(columns):
         raise DatasetError(f"{path}: columns {', '.join(columns)} found; a header with x, y and class is needed")
     dots = []
-    for number, raw in enumerate(rows, 2):  # the header is row 1
+    for number, raw in rows:
         row = {(name or "").strip().lower(): value for name, value in raw.items()}
         where = f"{path}, row {number}"
         try:

@@ -87,12 +87,17 @@ def _read_rows(path: Path, width: int, height: int) -> NDArray[np.int64]:
         raise DatasetError(f"{path}: no label file ({error.strerror}); each image needs one") from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not text: {error}") from None
-    rows = [_row(line, f"{path}, row {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    for number, (x, y, label) in enumerate(rows, 1):
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, row {number}"
+        x, y, label = _row(line, where)
         if not (0 <= x < width and 0 <= y < height):
-            raise DatasetError(f"{path}, row {number}: ({x}, {y}) lies outside the {width}x{height} image; x,y,label")
+            raise DatasetError(f"{where}: ({x}, {y}) lies outside the {width}x{height} image; x,y,label")
         if label not in (1, 2):
-            raise DatasetError(f"{path}, row {number}: label {label} found; 1 or 2 needed")
+            raise DatasetError(f"{where}: label {label} found; 1 or 2 needed")
+        rows.append((x, y, label))
     return np.array(rows, np.int64).reshape(-1, 3)
 
 

@@ -133,6 +133,7 @@ def test_what_is_wrong_in_a_geojson_is_told_with_its_row(root, features, said):
 
 BAD_ROWS = [
     pytest.param([(20, 30, "T"), ("x", 30, "T")], "x,y,class", r"a\.csv, row 3: x 'x', y '30'; two numbers", id="word"),
+    pytest.param([(20, 30, "T"), (), ("x", 30, "T")], "x,y,class", r"a\.csv, row 4: x 'x'", id="after a blank line"),
     pytest.param([(20, 30, "T"), (20, "", "T")], "x,y,class", "row 3: x '20', y ''", id="no y"),
     pytest.param([(20, 30, "T"), (20, 30)], "x,y,class", "row 3: no class", id="short"),
     pytest.param([(20, 30, "T"), ("nan", 30, "T")], "x,y,class", r"row 3: dot \(nan, 30\) outside", id="nan"),

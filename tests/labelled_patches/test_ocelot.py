@@ -71,6 +71,7 @@ def test_an_empty_label_file_is_a_patch_without_nuclei(root):
         ("1,2,one\n", "row 1: '1,2,one' found"),
         ("1,2,inf\n", "row 1: '1,2,inf' found"),
         ("1,2,3\n", "row 1: label 3 found; 1 or 2 needed"),
+        ("1,2,1\n\n64,2,1\n", r"row 3: \(64, 2\) lies outside"),
         ("1,2,1\n64,2,1\n", r"row 2: \(64, 2\) lies outside the 64x64 image"),
     ],
 )
