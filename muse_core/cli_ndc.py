@@ -22,6 +22,7 @@ from muse_core.cli_evaluate import evaluate_app
 from muse_core.config import load_settings
 from muse_core.device import resolve_device
 from muse_core.errors import ConfigError
+from muse_core.model_registry import resolve_checkpoint
 from muse_core.terminal import (
     STOPPED,
     AsJson,
@@ -145,7 +146,10 @@ def evaluate_ndc(
     data: Data,
     split: Annotated[str, typer.Option(metavar="S", help="train, val or test.")] = "val",
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="F.safetensors", help="Of muse finetune; default the weights that ship.")
+        Path | None,
+        typer.Option(
+            metavar="F.safetensors", help="Of muse finetune, or a registry folder; default the weights that ship."
+        ),
     ] = None,
     radius_um: Annotated[float, typer.Option(help="Farthest a nucleus may lie from its label, um.", min=0.1)] = 3.0,
     protocol: Annotated[str, typer.Option(metavar="P|all", help="One matching rule, or all of them.")] = "all",
@@ -165,6 +169,7 @@ def evaluate_ndc(
     if protocol not in ("all", *NDC_RULES):
         raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(NDC_RULES)}")
     terminal = open_terminal(as_json)
+    checkpoint = resolve_checkpoint(checkpoint)
     name = str(checkpoint or WEIGHTS.name)
     answer = evaluate(
         NdcModel(checkpoint, device=resolve_device(device)),

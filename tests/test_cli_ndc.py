@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from muse_core.cli import app
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.evaluate_model import score_rows
+from muse_core.model_registry import register_if_better
+from muse_core.ndc.promote import score_on_validation
 from muse_core.ndc.scores import NDC_RULES
 from muse_core.ndc_model import load_checkpoint
 from tests.data.make_lab import box, point, write_csv, write_geojson, write_image, write_slide
@@ -124,6 +126,17 @@ def test_scores_by_one_rule(init, brca, rule):
     facts = last_line(muse("evaluate", "ndc", *where, "--protocol", rule, "--json"))
     assert (list(facts["protocols"]), facts["protocol"]) == ([rule], rule)
     assert facts["mean_class_f1"] == facts["protocols"][rule]["mean_class_f1"]
+
+
+def test_the_checkpoint_in_use_of_a_registry_is_scored(init, brca, tmp_path):
+    score = score_on_validation(init, "brca-m2c", brca, settings=TINY)
+    in_use = register_if_better(tmp_path / "models", init, (score,)).current.checkpoint
+    where = ("--dataset", "brca-m2c", "--data", brca)
+    facts = last_line(muse("evaluate", "ndc", *where, "--checkpoint", tmp_path / "models", "--json"))
+    assert facts["checkpoint"] == str(tmp_path / "models" / in_use)
+    assert facts["mean_class_f1"] == pytest.approx(score.mean_class_f1)
+    with pytest.raises(ConfigError, match=r"a folder without current\.json; give a file, or a registry's folder"):
+        muse("evaluate", "ndc", *where, "--checkpoint", brca)
 
 
 def test_names_that_are_unknown(init, brca, tmp_path):
