@@ -85,6 +85,19 @@ def test_any_kind_of_image_becomes_rgb(tmp_path):
         read_rgb(tmp_path / "rgb16.png")
 
 
+def test_a_damaged_png_is_told_in_one_line_and_nothing_else_is_printed(tmp_path, capfd):
+    whole = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (90, 80, 3), np.uint8))[1].tobytes()
+    path = tmp_path / "a.png"
+    for data in (whole[:9], whole[:40], whole[: len(whole) // 2], whole[:-12], whole[:999] + b"?!" + whole[1001:]):
+        path.write_bytes(data)
+        with pytest.raises(DatasetError, match=r"a\.png: a PNG that is damaged or not whole; replace it$"):
+            read_rgb(path)
+    assert capfd.readouterr().err == ""
+    text = b"tEXtTitle\0slide"  # a chunk that no picture needs, its checksum wrong
+    path.write_bytes(whole[:33] + len(text[4:]).to_bytes(4) + text + bytes(4) + whole[33:] + b"more")
+    np.testing.assert_array_equal(read_rgb(path)[:, :, ::-1], cv2.imdecode(np.frombuffer(whole, np.uint8), 1))
+
+
 @pytest.mark.slides
 def test_the_real_splits(shared):
     counts = {
