@@ -1,5 +1,6 @@
 """The flow `evaluate-muse`: the published scores of a checkpoint, each in a task run of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from prefect.states import Failed
 
 from flows.artifacts import publish
 from flows.gpu import gpu_slots, gpus_wanted
-from muse_core.device import resolve_device
+from muse_core.device import one_gpu, resolve_device
 from muse_core.errors import MuseError
 from muse_core.evaluate_model import (
     Evaluation,
@@ -69,7 +70,8 @@ def evaluate_muse(
     what = Evaluation(dataset, data, split, checkpoint, encoder, mpp, fov_px, resolve_device(device))
     answers: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
-    with gpu_slots(gpus_wanted(what.device, 1)):
+    with gpu_slots(gpus_wanted(what.device, 1)), one_gpu(what.device) as own:
+        what = replace(what, device=own)
         for name in scores:
             state: State[Any] = evaluate(name, what, out, return_state=True)
             if state.is_completed():

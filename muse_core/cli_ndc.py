@@ -20,7 +20,7 @@ from rich.table import Table
 from muse_core.cli_detector import Data
 from muse_core.cli_evaluate import evaluate_app
 from muse_core.config import load_settings
-from muse_core.device import resolve_device
+from muse_core.device import one_gpu, resolve_device
 from muse_core.errors import ConfigError
 from muse_core.model_registry import resolve_checkpoint
 from muse_core.terminal import (
@@ -84,10 +84,13 @@ def finetune(
 
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(FinetuneSettings, config, overrides or ())
-    device = resolve_device(device)
     tissue = sources.unlabelled_regions(unlabelled, mpp=unlabelled_mpp) if unlabelled else []
     learned_from = sources.data_of(dataset, data, unlabelled=tissue, settings=settings)
-    with stop_requests(terminal) as should_stop, _bar(terminal, settings.steps) as tell:
+    with (
+        one_gpu(resolve_device(device)) as own_device,
+        stop_requests(terminal) as should_stop,
+        _bar(terminal, settings.steps) as tell,
+    ):
         if folds:
             answer = cross_validate(
                 learned_from,
@@ -95,7 +98,7 @@ def finetune(
                 folds=folds,
                 init=init,
                 settings=settings,
-                device=device,
+                device=own_device,
                 resume=resume,
                 should_stop=should_stop,
                 on_progress=lambda fold, state: tell(state, f"fold {fold + 1} of {folds}, "),
@@ -106,7 +109,7 @@ def finetune(
                 out,
                 init=init,
                 settings=settings,
-                device=device,
+                device=own_device,
                 resume=resume,
                 should_stop=should_stop,
                 on_progress=lambda state: tell(state, ""),

@@ -1,7 +1,13 @@
-"""Where pixels are decoded and networks run: `auto` to a device that answers."""
+"""Where pixels are decoded and networks run: `auto` to a device that answers, GPUs shared out among processes."""
 
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from muse_core.errors import ConfigError
 
@@ -11,6 +17,7 @@ if TYPE_CHECKING:
 DEVICES = ("cpu", "cuda")
 _CPUINFO = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_POLL_S = 0.1
 
 
 def resolve_device(device: str) -> str:
@@ -66,3 +73,34 @@ def best_dtype(device: "torch.device | str", *, cpuinfo: Path = _CPUINFO) -> "to
     except OSError:
         return torch.float32
     return torch.bfloat16 if flags & _BFLOAT16_FLAGS else torch.float32
+
+
+@contextmanager
+def one_gpu(device: str, *, locks: Path | None = None) -> Iterator[str]:
+    """A device of one's own for the length of the block: `cuda` becomes the first GPU that no other holder uses.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`; all but `cuda` come back as they are, and so does that of the only GPU.
+        locks: folder of the lock files; the machine's for temporary files unless given.
+    """
+    if device != "cuda" or (count := gpu_count()) < 2:
+        yield device
+        return
+    folder = locks or Path(tempfile.gettempdir())
+    gpus = [FileLock(folder / f"muse-gpu-{number}.lock", thread_local=False) for number in range(count)]
+    number = _first_free(gpus)
+    try:
+        yield f"cuda:{number}"
+    finally:
+        gpus[number].release()
+
+
+def _first_free(gpus: list[FileLock]) -> int:
+    while True:
+        for number, lock in enumerate(gpus):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            return number
+        time.sleep(_POLL_S)

@@ -10,6 +10,7 @@ from muse_core.errors import ConfigError
 from muse_core.evaluate_detect import evaluate_detector
 from muse_core.files import whole_file
 from muse_core.learned_detector import LearnedDetector
+from muse_core.model_registry import resolve_checkpoint
 from muse_core.ndc.evaluate import evaluate_ndc
 from muse_core.ndc.published import published_ndc
 from muse_core.ndc_model import WEIGHTS as NDC_WEIGHTS
@@ -86,8 +87,10 @@ def _evaluated(name: ScoreName, what: Evaluation) -> dict[str, Any]:
         called = str(what.checkpoint or "learned")
         return evaluate_detector(detector, what.dataset, what.data, split=what.split, checkpoint=called)
     if name == "ndc":
-        called = str(what.checkpoint or NDC_WEIGHTS.name)
-        return evaluate_ndc(NdcModel(what.checkpoint), what.dataset, what.data, split=what.split, checkpoint=called)
+        weights = resolve_checkpoint(what.checkpoint)
+        called = str(weights or NDC_WEIGHTS.name)
+        model = NdcModel(weights, device=what.device)
+        return evaluate_ndc(model, what.dataset, what.data, split=what.split, checkpoint=called)
     request = EvaluationRequest(
         what.dataset, what.data, what.split, what.mpp, what.fov_px, checkpoint=what.encoder or _called(what.checkpoint)
     )

@@ -25,12 +25,13 @@ from torch import Tensor
 
 from muse_core.acquire.partial import md5_of
 from muse_core.cohort import hash_of_polygons
+from muse_core.device import one_gpu
 from muse_core.errors import ConfigError, MppError, MuseError, SlideReadError, TissueError
 from muse_core.files import whole_file
 from muse_core.geometry import Frame, frame_at, level0_to_um
 from muse_core.infer.crew import Sizes, cpu_threads, crew_for, give_back_memory, share_one_heap
 from muse_core.infer.engine import Clock, Steps, run_groups
-from muse_core.infer.gpu import GpuUse, one_gpu
+from muse_core.infer.gpu import GpuUse
 from muse_core.infer.groups import (
     GroupFiles,
     SeamNuclei,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from muse_core.device import one_gpu
 from muse_core.errors import ConfigError
 
 
@@ -58,24 +59,28 @@ def joined_processes(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started beside this one: NCCL between GPUs, gloo between CPUs.
 
     Args:
-        device: `cpu` or `cuda`; with CUDA each process takes the GPU of its LOCAL_RANK.
+        device: `cpu` or `cuda`; with CUDA a lone process takes a GPU that no other holds, several each that of its
+            LOCAL_RANK.
 
     Raises:
         ConfigError: there are more processes on this machine than GPUs.
     """
     world_size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    own = torch.device("cpu")
+    if world_size == 1:
+        with one_gpu(device) as own:
+            if device == "cuda":
+                torch.cuda.set_device(torch.device(own))
+            yield Processes(0, 1, torch.device(own))
+        return
+    place = torch.device("cpu")
     if device == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise ConfigError(f"process {local_rank} has no GPU of its own: {torch.cuda.device_count()} are here")
-        own = torch.device("cuda", local_rank)
-        torch.cuda.set_device(own)
-    if world_size == 1:
-        yield Processes(0, 1, own)
-        return
+        place = torch.device("cuda", local_rank)
+        torch.cuda.set_device(place)
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        yield Processes(distributed.get_rank(), world_size, own)
+        yield Processes(distributed.get_rank(), world_size, place)
     finally:
         distributed.destroy_process_group()
 
