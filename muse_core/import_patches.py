@@ -28,7 +28,7 @@ from muse_core.config import Settings, settings_hash
 from muse_core.errors import ConfigError, MuseError, OutputError
 from muse_core.files import safe_name, sweep_temporaries, whole_file
 from muse_core.nuclei import SHIPPED_DETECTORS, Detector, adapted, detect_image, load_detector
-from muse_core.patch_image import decode_patch
+from muse_core.patch_image import MPP_RANGE, decode_patch
 from muse_core.patch_list import Patch, list_patches
 from muse_core.roi_dataset import NO_PROJECT, RoiRow, part_path, write_rois
 from muse_core.roi_image import RoiImageSettings, encode_roi
@@ -40,7 +40,6 @@ from muse_core.uris import path_text
 
 logger = logging.getLogger(__name__)
 
-MPP_RANGE = (0.05, 5.0)  # no light microscope is finer, and in coarser pixels a nucleus is a dot of two
 STAIN_MPP = 0.5  # nuclei are resolved, so that their colour is not mixed with their surroundings'
 STAIN_PIXELS = 100_000  # F1 on BRCA-M2C validation is that of all pixels (0.829), the estimate takes half as long
 STAINED_OD = 0.15  # no channel above it: glass

@@ -69,11 +69,28 @@ def test_from_labelled_patches_to_a_checkpoint_with_tissue_that_has_no_labels(in
         muse("finetune", *where, "--unlabelled", tmp_path / "tissue", "--out", tmp_path / "out", *tiny)
 
 
+@pytest.mark.parametrize("mpp", ["0", "-0.5", "nan", "100"])
+def test_an_mpp_that_is_no_microscope_s(mpp, init, brca, tiny, tmp_path):
+    cv2.imwrite(str(tmp_path / "tissue.png"), draw_patch(96, 4, 0).image)
+    where = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"--unlabelled-mpp .*: 0.05 to 5 um/px needed"):
+        muse("finetune", *where, "--unlabelled", tmp_path, f"--unlabelled-mpp={mpp}", *tiny)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", ["model.kernel=2", "model.spacing_px=64"])
+def test_heads_that_don_t_fit(wrong, init, brca, tiny, tmp_path):
+    where = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", tmp_path / "out")
+    with pytest.raises(ConfigError, match=wrong.partition("=")[0].rpartition(".")[2]):
+        muse("finetune", *where, *tiny, "--set", wrong)
+    assert not (tmp_path / "out").exists()
+
+
 def test_folds(init, brca, tiny, tmp_path):
     where = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", tmp_path / "out")
     facts = last_line(muse("finetune", *where, "--folds", 2, *tiny, "--json"))
     assert (facts["folds"], facts["n_patches"], len(facts["by_fold"])) == (2, 4, 2)
-    with pytest.raises(ConfigError, match="holds a run of 2 folds; go on with --resume"):
+    with pytest.raises(ConfigError, match="holds a cross-validation; go on with --resume"):
         muse("finetune", *where, "--folds", 2, *tiny)
     assert last_line(muse("finetune", *where, "--folds", 2, "--resume", *tiny, "--json")) == facts
 

@@ -83,6 +83,8 @@ def finetune(
     """
     settings = settings or FinetuneSettings()
     with locked(RunPaths(out)):
+        if any(out.glob(f"fold-*/{STATE_NAME}")):
+            raise ConfigError(f"{out}: holds a cross-validation; give another --out")
         run = _begun(data, out, init=init, settings=settings, device=device, resume=resume)
         run.run(on_progress, should_stop)
         scores = _finished(run, init) if run.step == settings.steps else {}
@@ -183,8 +185,10 @@ def cross_validate(
     parts = case_folds(regions, folds, seed=settings.seed)
     folders = [out / f"fold-{fold + 1}-of-{folds}" for fold in range(folds)]
     with locked(RunPaths(out)):
-        if not resume and any((folder / STATE_NAME).exists() for folder in folders):
-            raise ConfigError(f"{out}: holds a run of {folds} folds; go on with --resume, or give another --out")
+        if (out / STATE_NAME).exists():
+            raise ConfigError(f"{out}: holds a run without folds; give another --out")
+        if not resume and any(out.glob(f"fold-*/{STATE_NAME}")):
+            raise ConfigError(f"{out}: holds a cross-validation; go on with --resume, or give another --out")
         answers: list[_Fold] = []
         for fold, (held_out, folder) in enumerate(zip(parts, folders, strict=True)):
             rest = [region for index, region in enumerate(regions) if index not in held_out]

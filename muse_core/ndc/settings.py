@@ -1,6 +1,8 @@
 """How the NDC network is fine-tuned. The defaults are the recipe of the weights that ship."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from muse_core.config import Settings
 from muse_core.detector_augment import AugmentSettings
@@ -11,7 +13,7 @@ class ModelSettings(Settings):
 
     spacing_px: int = Field(4, ge=4, multiple_of=4)  # of proposals; at 8 px lymphocytes that touch share one
     hidden: int = Field(128, ge=8)  # width of the heads
-    kernel: int = Field(1, ge=1, le=5)  # of the heads' first layer over the grid of proposals
+    kernel: Literal[1, 3, 5] = 1  # of the heads' first layer over the grid of proposals
     dropout: float = Field(0.0, ge=0, lt=1)
     dense_hidden: int = Field(64, ge=8)  # width of the dense head
 
@@ -32,6 +34,8 @@ class LossSettings(Settings):
     smoothing: float = Field(0.1, ge=0, lt=1)  # of classes; annotators disagree on about one nucleus in six
     nucleus_confidence: float = Field(0.7, gt=0, lt=1)  # least of a pseudo-label that is a nucleus
     background_confidence: float = Field(0.95, gt=0, lt=1)  # least of one that is background
+    # The running average says the same from step to step; the network itself (`student`) swings with each batch.
+    cons_teacher: Literal["average", "student"] = "average"
     cons_start: float = Field(0.3, ge=0, le=1)  # share of the steps after which L_cons sets in: the teacher must know
     cons_ramp: float = Field(0.2, ge=0, le=1)  # share of the steps over which it ramps up
     heat_sigma_px: float = Field(3.0, gt=0)  # of a nucleus' bump in the dense task
@@ -57,8 +61,16 @@ class FinetuneSettings(Settings):
     warmup_steps: int = Field(40, ge=0)
     average_steps: int = Field(150, ge=1)  # the weights kept, and the teacher's, average over about so many steps
     validate_every: int = Field(200, ge=1)
-    threads: int = Field(0, ge=0)  # 0: as many as torch takes by itself
+    threads: int = Field(0, ge=0)  # of torch on the CPU; 0: as many as it takes. Drawing the next batch takes one more
     min_distance_um: float = Field(3.0, gt=0)  # of two nuclei nearer than this the less sure one goes
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _room_for_proposals(self) -> Self:
+        if self.side_px < 4 * self.model.spacing_px:
+            raise ValueError(
+                f"side_px {self.side_px}: at least 4 times model.spacing_px = {self.model.spacing_px} needed"
+            )
+        return self

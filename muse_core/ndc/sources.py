@@ -13,6 +13,7 @@ from muse_core.ndc.lab_regions import lab_regions
 from muse_core.ndc.regions import Region, regions_of, unlabelled_region
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.train import FinetuneData
+from muse_core.patch_image import MPP_RANGE
 from muse_core.roi_dataset import RoiDataset
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def unlabelled_regions(folder: str, *, mpp: float | None, limit: int = 200, seed
         seed: of the draw.
 
     Raises:
-        ConfigError: images without an mpp.
+        ConfigError: images without an mpp, or with one that is no microscope's.
         DatasetError: neither, or an image that cannot be read.
     """
     path = Path(folder)
@@ -58,6 +59,9 @@ def unlabelled_regions(folder: str, *, mpp: float | None, limit: int = 200, seed
         raise DatasetError(f"{folder}: neither a ROI dataset nor a folder of PNG, JPEG or TIFF images")
     if mpp is None:
         raise ConfigError(f"--unlabelled {folder}: images don't say their um/px; give --unlabelled-mpp")
+    low, high = MPP_RANGE
+    if not low <= mpp <= high:
+        raise ConfigError(f"--unlabelled-mpp {mpp:g}: {low:g} to {high:g} um/px needed")
     drawn = np.random.default_rng(seed).permutation(len(images))[:limit]
     return [unlabelled_region(images[index].stem, read_rgb(images[index]), mpp) for index in sorted(drawn)]
 

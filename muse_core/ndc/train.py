@@ -22,7 +22,7 @@ from muse_core.learned_detector import keep_freed_memory
 from muse_core.losses.classification import class_weights
 from muse_core.losses.consistency import ramp_up
 from muse_core.models.backbone import BackboneSettings
-from muse_core.models.ndc import NdcNet
+from muse_core.models.ndc import NdcNet, Proposals
 from muse_core.models.nuclei_found import NucleiFound
 from muse_core.models.thrift import depthwise_in_float32, early_stages, freeze_depthwise
 from muse_core.ndc.batch import Batch, BatchesAhead
@@ -190,8 +190,7 @@ class FinetuneRun:
         share = ramp_up(self.step, start=round(settings.cons_start * steps), length=round(settings.cons_ramp * steps))
         teacher = None
         if settings.cons and share and batch.has_unlabelled_tissue:
-            with torch.no_grad(), self._autocast():
-                teacher = self.average(batch.plain_images(self.device))
+            teacher = self._taught(batch)
         return losses_of(
             proposals,
             targets,
@@ -201,6 +200,19 @@ class FinetuneRun:
             teacher=teacher,
             cons_share=share,
         )
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> Proposals:
+        """What the teacher says of the pictures with their own colours; its batch norms learn nothing from them."""
+        teacher = self.average if self.settings.loss.cons_teacher == "average" else self.net
+        training = teacher.training
+        teacher.eval()
+        with self._autocast():
+            said: Proposals = teacher(batch.plain_images(self.device))
+        teacher.train(training)
+        for module in self.frozen:
+            module.eval()
+        return said
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -228,7 +240,7 @@ class FinetuneRun:
 
     def found_by(self, net: NdcNet, regions: Sequence[Region]) -> list[NucleiFound]:
         """What one of this run's networks finds on regions, not calibrated."""
-        model = NdcModel.of_checkpoint(self.checkpoint(net), device=self.device.type)
+        model = NdcModel.of_checkpoint(self.checkpoint(net), device=str(self.device))
         return find_on_regions(model.candidates, regions)
 
     def progress(self) -> Progress:

@@ -249,7 +249,7 @@ def test_folds_of_another_number_are_other_runs(init, data, tmp_path):
     three = cross_validate(data, tmp_path, folds=3, **options)
     two = cross_validate(data, tmp_path, folds=2, resume=True, **options)
     assert begun == [0, 1, 2, 0, 1]
-    with pytest.raises(ConfigError, match="holds a run of 3 folds; go on with --resume"):
+    with pytest.raises(ConfigError, match="holds a cross-validation; go on with --resume"):
         cross_validate(data, tmp_path, folds=3, **options)
     assert cross_validate(data, tmp_path, folds=3, resume=True, **options) == three
     assert (len(begun), two["folds"]) == (5, 2)
@@ -272,6 +272,47 @@ def test_learning_makes_the_loss_smaller(init, tmp_path):
     finetune(data, tmp_path, init=init, settings=settings)
     total = np.array(json.loads((tmp_path / "training.json").read_text())["losses"])[:, 0]
     assert total[-10:].mean() < 0.9 * total[:10].mean()
+
+
+def test_a_run_and_a_cross_validation_don_t_share_a_folder(init, data, tmp_path):
+    finetune(data, tmp_path / "run", init=init, settings=SHORT)
+    cross_validate(data, tmp_path / "folds", folds=2, init=init, settings=SHORT)
+    with pytest.raises(ConfigError, match="run: holds a run without folds; give another --out"):
+        cross_validate(data, tmp_path / "run", folds=2, init=init, settings=SHORT, resume=True)
+    with pytest.raises(ConfigError, match="folds: holds a cross-validation; give another --out"):
+        finetune(data, tmp_path / "folds", init=init, settings=SHORT)
+
+
+def test_the_next_batch_is_drawn_ahead_and_its_errors_come_with_its_step(data, monkeypatch):
+    def batch(labelled, unlabelled, step, settings):
+        drawn.append(step)
+        if step == 2:
+            raise ConfigError("step 2")
+        return real_batch(labelled, unlabelled, step, settings)
+
+    drawn: list[int] = []
+    real_batch = batches.batch_of_step
+    monkeypatch.setattr(batches, "batch_of_step", batch)
+    ahead = batches.BatchesAhead(data.labelled, data.unlabelled, SHORT)
+    first, second = ahead.of_step(0), ahead.of_step(1)
+    for step, found in enumerate((first, second)):
+        expected = real_batch(data.labelled, data.unlabelled, step, SHORT)
+        for one, other in zip(found.samples, expected.samples, strict=True):
+            np.testing.assert_array_equal(one.image, other.image)
+    with pytest.raises(ConfigError, match="step 2"):
+        ahead.of_step(2)
+    assert drawn[:3] == [0, 1, 2]
+
+
+def test_the_network_can_be_its_own_teacher(init, data, tmp_path):
+    losses = {}
+    for teacher in ("average", "student"):
+        settings = SHORT.model_copy(update={"loss": SHORT.loss.model_copy(update={"cons_teacher": teacher})})
+        finetune(data, tmp_path / teacher, init=init, settings=settings)
+        record = json.loads((tmp_path / teacher / "training.json").read_text())
+        losses[teacher] = [row[record["parts"].index("cons")] for row in record["losses"]]
+    assert all(loss > 0 for loss in losses["student"][1:])
+    assert losses["student"] != losses["average"]
 
 
 @pytest.mark.gpu

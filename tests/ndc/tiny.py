@@ -1,5 +1,6 @@
 """A recipe of seconds: the smallest network, small samples, few steps."""
 
+import json
 from pathlib import Path
 
 from muse_core.ndc.settings import FinetuneSettings, LossSettings, ModelSettings
@@ -26,7 +27,8 @@ def options(settings: FinetuneSettings, folder: Path) -> list[str]:
         lines.append(f"{name} = {str(value).lower()}")
     for part in ("model", "loss"):
         lines.append(f"[{part}]")
-        lines += [f"{name} = {value}" for name, value in getattr(settings, part).model_dump(mode="json").items()]
+        values = getattr(settings, part).model_dump(mode="json")
+        lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     path = folder / "tiny.toml"
     path.write_text("\n".join(lines) + "\n")
     return ["--config", str(path)]
