@@ -88,6 +88,7 @@ def run(job: Job, device: str) -> dict[str, Any]:
     started = time.perf_counter()
     loading = [] if device == "cpu" else ["run.workers=1"]  # views are cut while the GPU computes
     choices = [
+        "standardised_at_mpp=0",  # as the network before pretraining is
         f"seed={job.seed}",
         f"steps={job.steps}",
         "run.threads=1",

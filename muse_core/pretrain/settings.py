@@ -93,6 +93,8 @@ class PretrainSettings(Settings):
     accumulate: int = Field(1, ge=1)  # micro-batches a step and process, in turn
     precision: Precision = "auto"  # auto: bf16 on a GPU; on a CPU what a trial step finds faster
     batch_norm: BatchNormMode = "auto"  # auto: sync between GPUs; frozen: ImageNet's statistics, in student and teacher
+    # µm/px at which channels of the exported map get mean 0 and deviation 1 over nuclei; 0 leaves the map as trained.
+    standardised_at_mpp: float = Field(0.0, ge=0)
     backbone: BackboneSettings = BackboneSettings(imagenet=True)
     views: ViewSettings = ViewSettings(local_views=4)
     image_head: HeadSettings = HeadSettings()

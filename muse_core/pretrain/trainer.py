@@ -32,7 +32,7 @@ from muse_core.losses.image import image_pairing
 from muse_core.losses.nucleus import matched_nuclei, nucleus_rows, pair_weights
 from muse_core.losses.ranks import world_size
 from muse_core.losses.sinkhorn import sinkhorn_probabilities
-from muse_core.models.backbone import build_backbone
+from muse_core.models.backbone import MuseBackbone, build_backbone
 from muse_core.models.heads import ProjectionHead
 from muse_core.models.thrift import depthwise_in_float32, early_stages, freeze_depthwise
 from muse_core.pretrain import schedules
@@ -55,6 +55,7 @@ from muse_core.pretrain.precision import resolved_precision
 from muse_core.pretrain.processes import Processes, averaging_gradients, joined_processes
 from muse_core.pretrain.resume import CHECKPOINT_NAME, identity, stored_run
 from muse_core.pretrain.settings import HeadSettings, PretrainSettings, load_pretrain_settings
+from muse_core.pretrain.standardise import with_standard_map
 from muse_core.roi_dataset import RoiDataset
 from muse_core.run_paths import RunPaths, locked
 from muse_core.views.batch import ViewBatch
@@ -425,7 +426,14 @@ class _Run:
             "dataset": self.feed.dataset.fingerprint,
             "seconds": round(self.seconds, 1),
         }
-        export(self.teacher.backbone, self.settings, out, about=card)
+        export(self._exported(), self.settings, out, about=card)
+
+    def _exported(self) -> MuseBackbone:
+        """The teacher's backbone; of a finished run with its map standardised, where the settings say so."""
+        backbone, mpp = self.teacher.backbone, self.settings.standardised_at_mpp
+        if not mpp or self.step < self.steps:
+            return backbone
+        return with_standard_map(backbone, self.feed.dataset, mpp=mpp, seed=self.settings.seed)
 
     def _restore(self, stored: Checkpoint) -> None:
         load_part(self.network, stored, "student")
