@@ -4,7 +4,8 @@
 
 Each variant is pretrained without labels on the ROI dataset by the recipe that ships, but for the one thing that the
 table changes, then scored on the labelled dataset's validation split: KNN at the paper's five k, the best of them, and
-the linear layer. Runs are kept in --out and not repeated; --workers of them at a time, one thread each.
+the linear layer. Maps of all, also of the network before pretraining, are standardised over the ROIs' nuclei, as those
+of weights that ship are. Runs are kept in --out and not repeated; --workers of them at a time, one thread each.
 """
 
 import argparse
@@ -22,8 +23,11 @@ from typing import Any
 import torch
 
 from muse_core.pretrain.settings import load_pretrain_settings
+from muse_core.pretrain.standardise import with_standard_map
 from muse_core.pretrain.trainer import pretrain
 from muse_core.representation import EvaluationRequest, evaluate_knn, evaluate_linear, load_encoder, read_features
+from muse_core.representation.encoders import MapEncoder
+from muse_core.roi_dataset import RoiDataset
 
 TABLES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "6": {
@@ -70,6 +74,7 @@ class Job:
     data: str
     out: str
     mpp: float
+    standardised: bool
 
     @property
     def folder(self) -> Path:
@@ -88,7 +93,7 @@ def run(job: Job, device: str) -> dict[str, Any]:
     started = time.perf_counter()
     loading = [] if device == "cpu" else ["run.workers=1"]  # views are cut while the GPU computes
     choices = [
-        "standardised_at_mpp=0",  # as the network before pretraining is
+        "standardised_at_mpp=0",  # below, as for the network before pretraining
         f"seed={job.seed}",
         f"steps={job.steps}",
         "run.threads=1",
@@ -104,6 +109,9 @@ def run(job: Job, device: str) -> dict[str, Any]:
         pretrained = pretrain(job.rois, job.folder, settings=settings, device=device, resume=True)
         encoder = load_encoder(pretrained.backbone, device=device)
     trained = time.perf_counter() - started
+    if job.standardised:
+        assert isinstance(encoder, MapEncoder)
+        encoder.net = with_standard_map(encoder.net, RoiDataset(job.rois), mpp=job.mpp)
     features = read_features(encoder, EvaluationRequest(job.dataset, Path(job.data), mpp=job.mpp), batch_tiles=16)
     knn, linear = evaluate_knn(features), evaluate_linear(features)
     scores = {"knn": knn["accuracy"], "linear": linear["accuracy"], "by_k": knn["by_k"], "seconds": trained}
@@ -139,6 +147,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--mpp", type=float, nargs="+", default=[0.5], help="of the labelled tiles")
+    parser.add_argument("--as-trained", action="store_true", help="don't standardise maps over the ROIs' nuclei")
     parser.add_argument("--out", default="runs/ablation")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -147,7 +156,7 @@ def main() -> None:
     figures = {}
     for mpp in wanted.mpp:
         jobs = [
-            Job(variant, overrides, wanted.start, seed, *common, mpp)
+            Job(variant, overrides, wanted.start, seed, *common, mpp, not wanted.as_trained)
             for seed in range(wanted.seeds)
             for variant, overrides in TABLES[wanted.table].items()
         ]
