@@ -68,9 +68,10 @@ def joined_processes(device: str) -> Iterator[Processes]:
     world_size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if world_size == 1:
         with one_gpu(device) as own:
-            if device == "cuda":
-                torch.cuda.set_device(torch.device(own))
-            yield Processes(0, 1, torch.device(own))
+            place = torch.device(own)
+            if place.type == "cuda":
+                torch.cuda.set_device(place.index or 0)  # the only GPU of a machine comes without its number
+            yield Processes(0, 1, place)
         return
     place = torch.device("cpu")
     if device == "cuda":

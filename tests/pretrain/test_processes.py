@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 import pytest
 import torch
 
+from muse_core import device as device_module
 from muse_core.pretrain.checkpoint import read_checkpoint
+from muse_core.pretrain.processes import joined_processes
 from muse_core.roi_dataset import RoiDataset
 from muse_core.views.loader import ViewLoader
 from tests.pretrain.tiny_runs import arguments, tiny
@@ -129,3 +131,15 @@ def test_what_is_wrong_is_one_line(rois, tmp_path):
     assert wrong.stderr.count("\n") == 1
     assert "unknown key 'loss.lambda'" in wrong.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("gpus", "wanted"), [(1, 0), (2, 0)])
+def test_a_lone_process_on_a_gpu(gpus, wanted, monkeypatch, tmp_path):
+    given: list[int] = []
+    monkeypatch.setattr(device_module, "gpu_count", lambda: gpus)
+    monkeypatch.setattr(device_module.tempfile, "gettempdir", lambda: str(tmp_path))
+    # torch takes no device without a number here.
+    monkeypatch.setattr(torch.cuda, "set_device", lambda one: given.append(torch.cuda._utils._get_device_index(one)))
+    with joined_processes("cuda") as processes:
+        assert (processes.world_size, processes.device.type) == (1, "cuda")
+    assert given == [wanted]
