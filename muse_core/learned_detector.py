@@ -31,6 +31,7 @@ from muse_core.models.detector import STRIDE, NucleusNet
 from muse_core.models.folding import made_to_run
 from muse_core.models.heat import find_peaks
 from muse_core.models.tensor_file import save_tensors
+from muse_core.slide.resample import scaled_image
 
 WEIGHTS = Path(__file__).parent / "weights" / "nucleus-detector.safetensors"
 
@@ -146,7 +147,7 @@ class LearnedDetector:
         """As a call, but with the network's heat instead of the score, and every top: what calibration starts from."""
         _check(rgb, mpp)
         scale = network_scale(mpp)
-        image = _resampled(rgb, scale)
+        image = scaled_image(rgb, scale)
         min_distance_px = self._min_distance_um / mpp * scale
         points = find_peaks(
             self.heat(image), min_heat=_KEEP_HEAT, min_distance_px=min_distance_px, middle_sigma_px=MIDDLE_SIGMA_PX
@@ -311,17 +312,3 @@ def _even_side(length_px: int) -> int:
     """The side of tiles of one size, on the network's grid, that cover a length with as few as `_TILE_PX` allows."""
     count = math.ceil(length_px / _TILE_PX)
     return math.ceil(length_px / count / STRIDE) * STRIDE
-
-
-def _resampled(rgb: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """The image times `scale`: px (x, y) comes to (x, y) * scale, whatever its size is rounded to."""
-    least = math.ceil(1 / scale)  # source px that make one of the result
-    height, width = rgb.shape[:2]
-    if height < least or width < least:
-        rows, columns = max(0, least - height), max(0, least - width)
-        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, rows, 0, columns, cv2.BORDER_REFLECT), np.uint8)
-    if scale == 1:
-        return rgb
-    # Given fx and no size, OpenCV maps by fx itself: a size would be rounded, and the map with it.
-    kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=kernel), np.uint8)

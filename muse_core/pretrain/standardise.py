@@ -7,7 +7,6 @@ an affine map of each channel is new weights of these norms: inference stays as 
 
 import copy
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from muse_core.models.backbone import MuseBackbone, standardised
 from muse_core.models.feature_sampling import sample_at
 from muse_core.roi_dataset import RoiDataset, RoiSample
+from muse_core.slide.resample import scaled_image
 
 MOST_ROIS = 256  # drawn from more; some ten thousand nuclei, a few seconds
 _WINDOW_PX = 512  # of the network; the middle of larger ROIs
@@ -35,11 +35,14 @@ def with_standard_map(backbone: MuseBackbone, dataset: RoiDataset, *, mpp: float
     if copied.decoder is None:
         return copied
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:MOST_ROIS]
-    found = [_at_nuclei(copied, dataset.read(index), mpp) for index in sorted(chosen.tolist())]
-    features = torch.cat(found).double()  # (N, D)
-    if len(features) < 2:
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for index in sorted(chosen.tolist()):  # sums alone are kept: a large ROI holds a thousand nuclei
+        features = _at_nuclei(copied, dataset.read(index), mpp).double()  # (N, D)
+        count, total, squares = count + len(features), total + features.sum(0), squares + features.square().sum(0)
+    if count < 2:
         return copied
-    mean, std = features.mean(0), features.std(0).clamp(min=_LEAST_STD)
+    mean = total / count
+    std = ((squares - count * mean.square()) / (count - 1)).clamp(min=_LEAST_STD**2).sqrt()
     first = 0
     for layer in copied.decoder.hyper_feats.conv_list:
         norm = layer.layer[1]  # type: ignore[index, union-attr]
@@ -53,10 +56,7 @@ def with_standard_map(backbone: MuseBackbone, dataset: RoiDataset, *, mpp: float
 def _at_nuclei(backbone: MuseBackbone, sample: RoiSample, mpp: float) -> Tensor:
     """Features (N, D) float32 at the nuclei in the middle of a ROI."""
     scale = sample.mpp / mpp
-    image = np.asarray(sample.image.decode())
-    if scale != 1:
-        kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=kernel), np.uint8)
+    image = scaled_image(np.asarray(sample.image.decode()), scale)
     sides = [min(_WINDOW_PX, side) // backbone.side_multiple * backbone.side_multiple for side in image.shape[:2]]
     top, left = ((whole - side) // 2 for whole, side in zip(image.shape[:2], sides, strict=True))
     window = image[top : top + sides[0], left : left + sides[1]]

@@ -119,6 +119,20 @@ def resample(source: Pixels, grid: Grid, window: Window, width_px: int, height_p
     return np.ascontiguousarray(pixels[:height_px, :width_px])
 
 
+def scaled_image(rgb: Pixels, scale: float) -> Pixels:
+    """A whole image (H, W, 3) times `scale`: px (x, y) comes to (x, y) * scale, whatever its size is rounded to."""
+    least = math.ceil(1 / scale)  # source px that make one of the result
+    height, width = rgb.shape[:2]
+    if height < least or width < least:
+        rows, columns = max(0, least - height), max(0, least - width)
+        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, rows, 0, columns, cv2.BORDER_REFLECT), np.uint8)
+    if scale == 1:
+        return rgb
+    # Given fx and no size, OpenCV maps by fx itself: a size would be rounded, and the map with it.
+    kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=kernel), np.uint8)
+
+
 def filters_differ(step_x: float, step_y: float) -> bool:
     """Whether the axes need different filters; each is then scaled by itself."""
     return (step_x >= AREA_FROM) != (step_y >= AREA_FROM)
