@@ -5,7 +5,8 @@
 Each variant is pretrained without labels on the ROI dataset by the recipe that ships, but for the one thing that the
 table changes, then scored on the labelled dataset's validation split: KNN at the paper's five k, the best of them, and
 the linear layer. Maps of all, also of the network before pretraining, are standardised over the ROIs' nuclei, as those
-of weights that ship are. Runs are kept in --out and not repeated; --workers of them at a time, one thread each.
+of weights that ship are; without a decoder there is nothing to standardise by. Runs are kept in --out and not repeated;
+--workers of them at a time, one thread each.
 """
 
 import argparse

@@ -30,7 +30,7 @@ class InferSettings(Settings):
         group_tiles: tiles that are kept together, and lost together by a kill; about 0.17 mm² each.
         batch_tiles: tiles a call of the network; None for one on a CPU and as many as fit on a GPU.
         decode_on_gpu: whether, with --device cuda, slides that cuCIM opens are decoded in the GPU's memory: one tile
-            after another, which an H100's 16 host cores beat by far where GPUDirect Storage is missing.
+            after another, 101 in 80 s on an H100 without GPUDirect Storage.
         offset_px: shifts the borders of tiles, px of the model (to measure what depends on them).
         embedding: whether each nucleus's features are kept, where the model has any.
     """
