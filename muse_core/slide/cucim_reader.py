@@ -19,14 +19,16 @@ from muse_core.errors import SlideReadError
 from muse_core.slide.info import Mpp
 from muse_core.slide.quiet import quiet_output
 from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
-from muse_core.slide.tiff_pages import JPEG
+from muse_core.slide.tiff_pages import JPEG, PARSE_ERRORS, TiffLevel, read_tiff_summary
 from muse_core.slide.tile_check import TileCheck
 
 if TYPE_CHECKING:
     from cucim.clara import CuImage
 
-# TIFF compressions it decodes: none, LZW, JPEG, deflate, Aperio's JPEG 2000. It opens others and fails on their pixels.
-_CODECS = (1, 5, JPEG, 8, 32946, 33003, 33005)
+# What it was seen to decode, in tiles of 3 x 8 bits in one plane: TIFF compression with the predictors that go with it.
+# Deflate, Zstandard and LZMA with a predictor kill the process in its constructor; others open and fail.
+_PREDICTORS = {1: (1,), 5: (1, 2), JPEG: (1,), 8: (1,), 32946: (1,), 33003: (1,), 33005: (1,)}
+_PHOTOMETRIC = {JPEG: (2, 6), 33003: (2, 6), 33005: (2, 6)}  # else 2, RGB
 _REGIONS_AHEAD = 2  # decoded before they are asked for, a loader thread
 
 
@@ -46,6 +48,9 @@ class CucimReader:
             SlideReadError: cuCIM is not installed, or does not know the file.
         """
         self._read_threads = read_threads
+        # Before its constructor: some files kill the process there.
+        if refusal := _refusal(path):
+            raise SlideReadError(f"cucim: {refusal}")
         try:
             with quiet_output():
                 self._image = _cu_image_class()(str(path))
@@ -53,9 +58,8 @@ class CucimReader:
         except (ImportError, ValueError, RuntimeError, TypeError, OSError) as error:
             raise SlideReadError(f"cucim: {error}") from error
         self._check = TileCheck(path, self.source.levels)
-        refusal = self._check.refusal(_CODECS)
-        if refusal:
-            raise SlideReadError(f"cucim: {refusal}")
+        if self._check.is_blind:
+            raise SlideReadError("cucim: cannot tell the tiles of its levels")
 
     def read(self, corner: Corner, width: int, height: int, *, level: int) -> Pixels:
         """A rectangle inside the level, (height, width, 3); see `Reader.read`."""
@@ -111,6 +115,38 @@ class CucimReader:
         scale = self._downsamples[level]
         middle = 0.5 * scale if level else 0.0
         return [int(value * scale + middle) for corner in corners for value in corner]
+
+
+def _refusal(path: Path) -> str | None:
+    """Why cuCIM must not be given a file, by what the file says of itself; None where it may."""
+    try:
+        summary = read_tiff_summary(path)
+    except PARSE_ERRORS as error:
+        return str(error)
+    words = (_level_refusal(level) for level in summary.levels)
+    others = (_page_refusal(page) for page in summary.pages)
+    return next((found for found in (*words, *others) if found), None)
+
+
+def _level_refusal(page: TiffLevel) -> str | None:
+    """Why it does not decode a level, or None."""
+    if refusal := _page_refusal(page):
+        return refusal
+    if not page.is_tiled:
+        return "decodes no strips"
+    if (page.channels, page.bits) != (3, 8) or not page.is_plain:
+        planes = "in one plane" if page.is_plain else "in several planes"
+        return f"decodes no {page.channels} x {page.bits} bits a pixel {planes}"
+    if page.compression not in _PREDICTORS or page.photometric not in _PHOTOMETRIC.get(page.compression, (2,)):
+        return f"decodes no compression {page.compression} with photometric {page.photometric}"
+    return None
+
+
+def _page_refusal(page: TiffLevel) -> str | None:
+    """Why no page of a file may be like this one, or None."""
+    if page.predictor not in _PREDICTORS.get(page.compression, (1,)):
+        return f"does not bear compression {page.compression} with predictor {page.predictor}"
+    return None
 
 
 def _cu_image_class() -> "type[CuImage]":

@@ -40,6 +40,7 @@ class TiffLevel:
         bytecounts: (N,) int64; 0 for a segment left out.
         compression: TIFF tag value.
         photometric: TIFF tag value.
+        predictor: TIFF tag value; 1 for none.
         jpegtables: abbreviated JPEG tables shared by the tiles, or None.
         subsampling: chroma subsampling (x, y), or None where not YCbCr.
         decode: tifffile's decoder of one segment's bytes.
@@ -57,6 +58,7 @@ class TiffLevel:
     bytecounts: NDArray[np.int64]
     compression: int
     photometric: int
+    predictor: int
     jpegtables: bytes | None
     subsampling: tuple[int, int] | None
     decode: Callable[..., Any]
@@ -74,9 +76,18 @@ class TiffLevel:
 
 @dataclass(frozen=True)
 class TiffSummary:
-    """What tifffile says of a file: its kind, its first image's levels, its figures of µm/px, other images by name."""
+    """What tifffile says of a file.
+
+    Attributes:
+        kind: of TIFF.
+        pages: every page of the file's chain, whatever it shows.
+        levels: of the first image.
+        mpp_candidates: figures of µm/px.
+        associated: other images by name.
+    """
 
     kind: str
+    pages: tuple[TiffLevel, ...]
     levels: tuple[TiffLevel, ...]
     mpp_candidates: tuple[Mpp, ...]
     associated: dict[str, TiffLevel]
@@ -98,7 +109,8 @@ def read_tiff_summary(path: Path) -> TiffSummary:
             if one.name and one.axes in ("YX", "YXS")
         }
         kind = "aperio" if tiff.is_svs else "ome-tiff" if tiff.is_ome else f"{series.kind}-tiff"
-        return TiffSummary(kind, levels, tuple(_mpp_candidates(tiff)), associated)
+        pages = tuple(_describe(page) for page in tiff.pages)
+        return TiffSummary(kind, pages, levels, tuple(_mpp_candidates(tiff)), associated)
 
 
 def _keep_from_standard_error(name: str) -> None:
@@ -124,6 +136,7 @@ def _describe(page: tifffile.TiffPage) -> TiffLevel:
         bytecounts=np.asarray(whole.databytecounts, np.int64),
         compression=int(whole.compression),
         photometric=int(whole.photometric),
+        predictor=int(whole.predictor),
         jpegtables=whole.jpegtables,
         subsampling=tuple(whole.subsampling) if whole.subsampling else None,
         decode=whole.decode,

@@ -36,14 +36,10 @@ class TileCheck:
         self._pages = _matching_pages(path, levels)
         self._sound = [np.zeros(page.offsets.size if page else 0, np.bool_) for page in self._pages]
 
-    def refusal(self, codecs: Sequence[int]) -> str | None:
-        """Why the levels are not all stored in one of these TIFF compressions as RGB tiles, or None where they are."""
-        for index, page in enumerate(self._pages):
-            if page is None:
-                return f"cannot tell the tiles of level {index}"
-            if page.compression not in codecs or page.channels != 3:
-                return f"cannot decode compression {page.compression} with {page.channels} channels (level {index})"
-        return None
+    @property
+    def is_blind(self) -> bool:
+        """Whether the tiles of some level are not known."""
+        return any(page is None for page in self._pages)
 
     def region(self, corner: Corner, width: int, height: int, *, level: int) -> None:
         """Look at the tiles under a rectangle of a level.
