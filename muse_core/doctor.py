@@ -19,6 +19,7 @@ _OLDEST_PYTHON = (3, 11)
 _MEMORY_WANTED_BYTES = 4 << 30  # two workers at their 1.5 GB peak, and the system
 _DISK_WANTED_BYTES = 10 << 30  # two or three slides of the cohort
 _API_TIMEOUT_S = 2.0
+_SQLALCHEMY_BROKEN_FROM = (2, 1)  # Prefect 3.8's scheduler fails with it, once a minute in the server's log
 
 _READER_USE = {
     "openslide": "the widest choice of formats",
@@ -108,18 +109,32 @@ def _prefect() -> list[Check]:
     found = installed_version("prefect")
     if found is None:
         return [Check("Prefect", False, "not installed", "run make setup")]
+    return [_prefect_api(found), *_prefect_schedules()]
+
+
+def _prefect_schedules() -> list[Check]:
+    """Whether a server of this environment starts runs on a schedule; no line where it does."""
+    found = installed_version("SQLAlchemy") or "0"
+    if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < _SQLALCHEMY_BROKEN_FROM:
+        return []
+    words = f"SQLAlchemy {found}: a Prefect server started here never fires a schedule"
+    fix = "pip install 'sqlalchemy>=2.0.40,<2.1' (make setup does), and start the server again"
+    return [Check("Prefect schedules", False, words, fix)]
+
+
+def _prefect_api(found: str) -> Check:
     # Prefect itself is not imported: it takes seconds, and the library does without it.
     url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
     if not url:
         words = f"{found}; PREFECT_API_URL is not set, so a flow starts a server of its own while it runs"
-        return [Check("Prefect", True, words, "")]
+        return Check("Prefect", True, words, "")
     try:
         answer = httpx.get(f"{url}/health", timeout=_API_TIMEOUT_S)
         problem = "" if answer.is_success else f"answers {answer.status_code}"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         problem = f"does not answer ({error})"
     fix = "start it with `prefect server start`, or unset PREFECT_API_URL" if problem else ""
-    return [Check("Prefect", not problem, f"{found}; API {url} {problem or 'answers'}", fix)]
+    return Check("Prefect", not problem, f"{found}; API {url} {problem or 'answers'}", fix)
 
 
 def _limits() -> list[Check]:

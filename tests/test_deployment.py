@@ -190,3 +190,19 @@ def test_the_sample_s_nuclei_and_a_folder_that_fills(checkout):
     assert (out / "report.html").as_uri() in str(artifacts["infer-slides-report"])
     (new,) = pq.read_table(checkout / "runs" / "inbox" / "slides.parquet").to_pylist()
     assert (new["slide_id"], new["n_nuclei"]) == ("new", row["n_nuclei"])
+
+
+def test_a_schedule_runs_a_deployment_by_itself(checkout):
+    inbox = checkout / "data" / "inbox"
+    inbox.mkdir(parents=True)
+    shutil.copy(checkout / "data_manifests" / "sample" / "ihc-colon-small.svs", inbox / "new.svs")
+    with ExitStack() as stack:
+        here = Installation(stack, checkout)
+        here.prefect("deployment", "schedule", "create", "infer-slides/inbox", "--cron", "* * * * *")
+        table = checkout / "runs" / "inbox" / "slides.parquet"
+        # A file is taken once it has not changed for ten minutes: this one's last change is long ago.
+        os.utime(inbox / "new.svs", (0, 0))
+        wait_for("a run that nobody started", table.exists)
+        assert "Can't evaluate" not in (checkout / "server.log").read_text()
+    (new,) = pq.read_table(table).to_pylist()
+    assert (new["slide_id"], new["status"]) == ("new", "done")

@@ -88,3 +88,16 @@ class _Healthy(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Tests keep standard error clean."""
+
+
+@pytest.mark.parametrize(("version", "ok"), [("2.0.58", True), ("2.1.9", False), ("2.1.0b1", False)])
+def test_a_sqlalchemy_with_which_no_schedule_fires_is_told(monkeypatch, version, ok):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    found = {"prefect": "3.8.8", "SQLAlchemy": version}
+    monkeypatch.setattr(doctor, "installed_version", lambda package: found.get(package))
+    bad = [check for check in diagnose() if check.name == "Prefect schedules"]
+    assert bool(bad) != ok
+    for check in bad:
+        assert not check.ok
+        assert "never fires a schedule" in check.found
+        assert "pip install" in check.fix
