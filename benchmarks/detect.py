@@ -22,8 +22,9 @@ from skimage.color import rgb2hed
 from skimage.feature import blob_log
 
 from benchmarks.infer import infer
-from muse_core.demo import draw_slide
-from muse_core.learned_detector import NETWORK_MPP, WEIGHTS
+from muse_core.cli.demo import draw_slide
+from muse_core.detector.learned import NETWORK_MPP
+from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.slide import Slide, open_slide
 from muse_core.tissue import TissueSettings, find_tissue
 
@@ -62,7 +63,7 @@ def _blobs(tile: NDArray[np.uint8]) -> int:
 
 def measured(path: Path, folder: Path, cores: int) -> dict[str, float]:
     """The figures of the command and of blob_log, and their ratio."""
-    figures = infer(path, folder / "out", WEIGHTS, "--device", "cpu")
+    figures = infer(path, folder / "out", NUCLEUS_DETECTOR, "--device", "cpu")
     with open_slide(path) as slide:
         other = blob_log_seconds_per_mm2(slide, cores)
     return {key: value for key, value in figures.items() if isinstance(value, int | float)} | {

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from skimage.data import immunohistochemistry
 from skimage.feature import blob_log
 
-from muse_core.classical_detector import ClassicalDetector
-from muse_core.labelled_patches import LabelledPatch, read_labelled_patches
-from muse_core.matching import Counts, match, pool
-from muse_core.nuclei import Detector, adapted
-from muse_core.stain import StainMatrix, estimate_stains, separate
+from muse_core.detector.classical import ClassicalDetector
+from muse_core.detector.detect import Detector, adapted
+from muse_core.images.stain import StainMatrix, estimate_stains, separate
+from muse_core.labels import LabelledPatch, read_labelled_patches
+from muse_core.labels.matching import Counts, match, pool
 
 RADIUS_PX = 6.0
 BLOB_LOG_MPP = 0.5
@@ -45,7 +45,7 @@ class BlobLog:
     stains: StainMatrix | None = None
 
     def __call__(self, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
-        """Find nuclei; see `muse_core.nuclei.Detector`."""
+        """Find nuclei; see `muse_core.detector.detect.Detector`."""
         scale = mpp / BLOB_LOG_MPP
         image = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else rgb
         haematoxylin = np.minimum(separate(image, self.stains or estimate_stains(image))[..., 0], 1)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_core.demo import draw_slide
-from muse_core.machine import cpu_count
-from muse_core.nucleus_model import NucleusModel, load_nucleus_model
+from muse_core.cli.demo import draw_slide
+from muse_core.infer.model import NucleusModel, load_nucleus_model
+from muse_core.machine.limits import cpu_count
 from muse_core.slide import open_slide
 
 NETWORK_PX = 1024

@@ -32,15 +32,15 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms import ColorJitter
 
-from muse_core.demo import draw_slide
-from muse_core.roi_dataset import RoiDataset, RoiSample
-from muse_core.roi_image import DEFAULT_QUALITY, RoiImage
-from muse_core.views.augment import augmented
-from muse_core.views.batch import view_batch
-from muse_core.views.cut import cut_view
-from muse_core.views.loader import ViewLoader
-from muse_core.views.placement import RoiFrame, ViewPlace, place_views
-from muse_core.views.settings import ViewSettings
+from muse_core.cli.demo import draw_slide
+from muse_core.pretrain.views.augment import augmented
+from muse_core.pretrain.views.batch import view_batch
+from muse_core.pretrain.views.cut import cut_view
+from muse_core.pretrain.views.loader import ViewLoader
+from muse_core.pretrain.views.placement import RoiFrame, ViewPlace, place_views
+from muse_core.pretrain.views.settings import ViewSettings
+from muse_core.roi_dataset.dataset import RoiDataset, RoiSample
+from muse_core.roi_dataset.image import DEFAULT_QUALITY, RoiImage
 
 SLIDE_PX = 12288  # about 20 ROIs
 BATCH = 8

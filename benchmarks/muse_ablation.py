@@ -23,12 +23,18 @@ from typing import Any
 
 import torch
 
+from muse_core.evaluate.representation import (
+    EvaluationRequest,
+    evaluate_knn,
+    evaluate_linear,
+    load_encoder,
+    read_features,
+)
+from muse_core.evaluate.representation.encoders import MapEncoder
 from muse_core.pretrain.settings import load_pretrain_settings
 from muse_core.pretrain.standardise import with_standard_map
 from muse_core.pretrain.trainer import pretrain
-from muse_core.representation import EvaluationRequest, evaluate_knn, evaluate_linear, load_encoder, read_features
-from muse_core.representation.encoders import MapEncoder
-from muse_core.roi_dataset import RoiDataset
+from muse_core.roi_dataset.dataset import RoiDataset
 
 TABLES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "6": {

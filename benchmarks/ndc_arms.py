@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from muse_core.config import load_settings
-from muse_core.ndc import sources
+from muse_core.ndc import data as sources
 from muse_core.ndc.finetune import finetune
 from muse_core.ndc.settings import FinetuneSettings
 

@@ -33,14 +33,14 @@ from torch.nn import functional
 from benchmarks.gpu_pretrain import draw_rois
 from muse_core.models.backbone import build_backbone, standardised
 from muse_core.models.heads import ProjectionHead
-from muse_core.pretrain.checkpoint import load_part, read_checkpoint
 from muse_core.pretrain.network import MuseNetwork
 from muse_core.pretrain.resume import CHECKPOINT_NAME
 from muse_core.pretrain.settings import HeadSettings, PretrainSettings, load_pretrain_settings
 from muse_core.pretrain.trainer import CONFIG_NAME, METRICS_NAME, pretrain
-from muse_core.roi_dataset import RoiDataset
-from muse_core.views.batch import ViewBatch
-from muse_core.views.loader import ViewLoader
+from muse_core.pretrain.views.batch import ViewBatch
+from muse_core.pretrain.views.loader import ViewLoader
+from muse_core.roi_dataset.dataset import RoiDataset
+from muse_core.training.checkpoint import load_part, read_checkpoint
 
 STEPS = 3
 TOLERANCE = 1e-4

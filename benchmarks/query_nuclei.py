@@ -27,7 +27,8 @@ import shapely
 from skimage.data import immunohistochemistry
 
 from muse_core.geometry import Box
-from muse_core.models.nuclei_found import NucleiFound
+from muse_core.infer.model import load_nucleus_model
+from muse_core.models.nucleus_model import NucleiFound
 from muse_core.nuclei_dataset import (
     NucleiDataset,
     NucleiHeader,
@@ -36,8 +37,7 @@ from muse_core.nuclei_dataset import (
     part_path,
     write_nuclei,
 )
-from muse_core.nucleus_model import load_nucleus_model
-from muse_core.qupath import Selection, write_qupath
+from muse_core.nuclei_dataset.export import Selection, write_qupath
 
 MPP = 0.25
 IMAGE_MPP = 0.5

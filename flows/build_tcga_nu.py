@@ -8,14 +8,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from flows.slides import do_slides, done_slide, final_state, publish_slides
-from muse_core.build_cohort import BuildOptions, open_build
-from muse_core.build_report import write_summary
-from muse_core.build_settings import BuildSettings
-from muse_core.cohort import CohortRun
+from muse_core.build.run import BuildOptions, open_build
+from muse_core.build.settings import BuildSettings
+from muse_core.build.summary import write_summary
+from muse_core.cohort.manifest import Manifest, ManifestRow, read_manifest, with_mpp
+from muse_core.cohort.records import SlideRecord
+from muse_core.cohort.run import CohortRun
 from muse_core.config import load_settings
-from muse_core.device import resolve_device
-from muse_core.manifest import Manifest, ManifestRow, read_manifest, with_mpp
-from muse_core.slide_records import SlideRecord
+from muse_core.machine.device import resolve_device
 
 KEY = "build-tcga-nu"
 SHOWN_COLUMNS = ("n_rois", "n_nuclei", "tissue_mm2", "mpp_x", "reader")

@@ -8,8 +8,8 @@ import typer
 from prefect.client.schemas.objects import State
 
 from flows.build_tcga_nu import build_tcga_nu
-from muse_core.demo import DemoPaths, clear_demo, draw_demo, guide_text
-from muse_core.run_paths import RunPaths
+from muse_core.cli.demo import DemoPaths, clear_demo, draw_demo, guide_text
+from muse_core.cohort.paths import RunPaths
 
 
 def main(out: Annotated[Path, typer.Option(metavar="DIR")] = Path("demo")) -> None:

@@ -11,9 +11,8 @@ from prefect.states import Failed
 
 from flows.artifacts import publish
 from flows.gpu import gpu_slots, gpus_wanted
-from muse_core.device import one_gpu, resolve_device
 from muse_core.errors import MuseError
-from muse_core.evaluate_model import (
+from muse_core.evaluate.by_name import (
     Evaluation,
     ScoreName,
     check_score_names,
@@ -21,6 +20,7 @@ from muse_core.evaluate_model import (
     score_rows,
     scores_text,
 )
+from muse_core.machine.device import one_gpu, resolve_device
 
 KEY = "evaluate-muse"
 

@@ -10,8 +10,8 @@ from flows.artifacts import publish
 from flows.gpu import gpu_slots, gpus_wanted
 from flows.training import as_options, train
 from muse_core.config import load_settings
-from muse_core.model_registry import Decision, ModelScore
 from muse_core.ndc.promote import promote, run_id, score_of_folds, score_on_validation
+from muse_core.ndc.registry import Decision, ModelScore
 from muse_core.ndc.settings import FinetuneSettings
 
 KEY = "finetune-ndc"

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from prefect.concurrency.sync import concurrency
 
-from muse_core.device import gpu_count
+from muse_core.machine.device import gpu_count
 
 # A global concurrency limit of this name, with as many slots as there are GPUs, keeps runs from sharing one:
 #   prefect gcl create muse-gpu --limit 8 --slot-decay-per-second 0

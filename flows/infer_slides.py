@@ -10,9 +10,10 @@ from prefect.client.schemas.objects import State
 
 from flows.gpu import gpus_wanted
 from flows.slides import do_slides, done_slide, final_state, publish_slides
-from muse_core.cohort import CohortRun
+from muse_core.cohort.manifest import Manifest, ManifestRow
+from muse_core.cohort.records import SlideRecord
+from muse_core.cohort.run import CohortRun
 from muse_core.config import load_settings
-from muse_core.device import resolve_device
 from muse_core.infer import (
     InferOptions,
     InferSettings,
@@ -22,10 +23,9 @@ from muse_core.infer import (
     read_watched,
     summary_text,
 )
-from muse_core.manifest import Manifest, ManifestRow
-from muse_core.model_registry import resolve_checkpoint
+from muse_core.machine.device import resolve_device
+from muse_core.ndc.registry import resolve_checkpoint
 from muse_core.report import digest_text, refresh_report
-from muse_core.slide_records import SlideRecord
 
 KEY = "infer-slides"
 SHOWN_COLUMNS = (

@@ -15,12 +15,12 @@ from prefect.tasks import exponential_backoff
 
 from flows.artifacts import publish
 from flows.gpu import gpu_slots
-from muse_core.acquire import Acquired
-from muse_core.cohort import CohortRun, do_all
+from muse_core.cohort.acquire import Acquired
+from muse_core.cohort.manifest import ManifestRow
+from muse_core.cohort.records import CohortSummary, SlideRecord, read_record
+from muse_core.cohort.run import CohortRun, do_all
+from muse_core.cohort.uris import public_uri
 from muse_core.errors import AcquireError
-from muse_core.manifest import ManifestRow
-from muse_core.slide_records import CohortSummary, SlideRecord, read_record
-from muse_core.uris import public_uri
 
 SHOWN_ROWS = 1000  # an artifact is one database row; the whole table is slides.parquet
 _FIRST_COLUMNS = ("slide_id", "project", "status", "reason")

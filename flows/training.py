@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.tasks import exponential_backoff
 
 from muse_core.errors import TrainingError
-from muse_core.launch import launch
+from muse_core.machine.launch import launch
 
 
 def died(task_: object, run: object, state: State[Any]) -> bool:

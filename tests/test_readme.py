@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
-from muse_core.cli import app
+from muse_core.cli.app import app
 from muse_core.nuclei_dataset import NucleiDataset
 from muse_core.pretrain.settings import PretrainSettings
+from tests.build.test_run import built  # noqa: F401  (a fixture)
 from tests.data.make_nuclei import write_slide, write_slides_table
-from tests.test_build_cohort import built  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

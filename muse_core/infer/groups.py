@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.files import whole_file
 from muse_core.infer.job import GroupDone
 from muse_core.infer.seams import SeamPoints, settle_seams
+from muse_core.machine.files import whole_file
 from muse_core.nuclei_dataset import NucleiHeader, NucleusPoints, nuclei_table, stage_nuclei
 
 _ARRAYS = ("xy_level0", "class_ids", "scores", "probabilities", "in_tissue", "embeddings", "xy_um", "tile", "owned")

@@ -5,11 +5,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from muse_core.acquire import local_path
+from muse_core.cohort.acquire import local_path
+from muse_core.cohort.manifest import NO_SLIDES, Manifest, ManifestRow, read_manifest, with_mpp
+from muse_core.cohort.manifest.patch_list import list_patches
+from muse_core.cohort.manifest.rows import check_row
 from muse_core.errors import ConfigError, ManifestError
-from muse_core.manifest import NO_SLIDES, Manifest, ManifestRow, read_manifest, with_mpp
-from muse_core.manifest.rows import check_row
-from muse_core.patch_list import list_patches
 from muse_core.slide.image_reader import IMAGE_SUFFIXES
 
 

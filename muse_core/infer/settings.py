@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from muse_core.acquire import AcquireSettings
+from muse_core.cohort.acquire import AcquireSettings
 from muse_core.config import Settings, settings_hash
 from muse_core.tissue import TissueSettings
 

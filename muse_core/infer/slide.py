@@ -23,11 +23,10 @@ from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
-from muse_core.acquire.partial import md5_of
-from muse_core.cohort import hash_of_polygons
-from muse_core.device import one_gpu
+from muse_core.cohort.acquire.partial import md5_of
+from muse_core.cohort.records import package_versions, slide_facts
+from muse_core.cohort.run import hash_of_polygons
 from muse_core.errors import ConfigError, MppError, MuseError, SlideReadError, TissueError
-from muse_core.files import whole_file
 from muse_core.geometry import Frame, frame_at, level0_to_um
 from muse_core.infer.crew import Sizes, cpu_threads, crew_for, give_back_memory, share_one_heap
 from muse_core.infer.engine import Clock, Steps, run_groups
@@ -43,9 +42,12 @@ from muse_core.infer.groups import (
     write_group,
 )
 from muse_core.infer.job import GroupDone, InferJob, InferPlan, InferResult
+from muse_core.infer.model import Images, NucleiFound, NucleusModel, load_nucleus_model, shipped_weights
 from muse_core.infer.seams import SeamPoints, place_in_core
 from muse_core.infer.settings import InferSettings
 from muse_core.infer.tiles import Tile, TileGrid, in_batches, in_groups, plan_tiles
+from muse_core.machine.device import one_gpu
+from muse_core.machine.files import whole_file
 from muse_core.nuclei_dataset import (
     NucleiHeader,
     NucleusPoints,
@@ -54,9 +56,7 @@ from muse_core.nuclei_dataset import (
     read_regions,
     stage_nuclei,
 )
-from muse_core.nucleus_model import Images, NucleiFound, NucleusModel, load_nucleus_model, shipped_weights
 from muse_core.slide import Slide, SlideInfo, open_slide
-from muse_core.slide_records import package_versions, slide_facts
 from muse_core.tissue import Tissue, find_tissue, read_tissue, write_tissue
 
 IMAGE_READER = "pillow"  # of PNG and JPEG images

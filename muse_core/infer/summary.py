@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from muse_core.slide_records import CohortSummary, SlideRecord
+from muse_core.cohort.records import CohortSummary, SlideRecord
 
 _STAGES = ("read", "network", "write")
 _SHOWN_FAILURES = 20

@@ -22,7 +22,6 @@ from muse_core.models.encoder import VitEncoder
 from muse_core.models.tensor_file import BROKEN_FILE, save_tensors
 
 FORMAT = "muse-backbone-1"
-MUSE_NANO = Path(__file__).parents[1] / "weights" / "muse-nano.safetensors"  # the backbone that ships
 
 _POSITIONS = "encoder.encoder.pos_embed"
 _RELEASED = "module.backbone."  # of keys under `teacher`: DINO's wrappers

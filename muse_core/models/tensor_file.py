@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from muse_core.errors import OutputError
-from muse_core.files import whole_file
+from muse_core.machine.files import whole_file
 
 # What torch.load raises of a file that is cut short, altered or holds code.
 BROKEN_FILE = (

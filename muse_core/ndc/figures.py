@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.files import whole_file
-from muse_core.ndc.scores import MAIN_RULE, RADIUS_UM, JudgedPatch
+from muse_core.labels.scores import MAIN_RULE, RADIUS_UM, JudgedPatch
+from muse_core.machine.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from muse_core.ndc.train import History
+    from muse_core.ndc.run import History
 
 logger = logging.getLogger(__name__)
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from muse_core.cohort.paths import RunPaths, locked
 from muse_core.config import settings_hash
 from muse_core.errors import ConfigError
-from muse_core.files import whole_file
-from muse_core.models.nuclei_found import NucleiFound
+from muse_core.labels.scores import MAIN_RULE, JudgedPatch, counts_of, score_counts
+from muse_core.labels.summary import summary_of
+from muse_core.machine.files import whole_file
+from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.figures import draw_confusion, draw_curves
 from muse_core.ndc.judge import best_cut, calibrated, judged
+from muse_core.ndc.model import NdcCheckpoint, save_checkpoint
 from muse_core.ndc.regions import Region
-from muse_core.ndc.scores import MAIN_RULE, JudgedPatch, counts_of, score_counts
+from muse_core.ndc.run import FinetuneData, FinetuneRun, Progress
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from
 from muse_core.ndc.state import STATE_NAME, identity_of, stored_state
-from muse_core.ndc.summary import summary_of
-from muse_core.ndc.train import FinetuneData, FinetuneRun, Progress
-from muse_core.ndc_model import NdcCheckpoint, save_checkpoint
-from muse_core.run_paths import RunPaths, locked
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from muse_core.detector.learned import Calibration, logit
 from muse_core.errors import ConfigError
-from muse_core.learned_detector import Calibration, logit
-from muse_core.models.nuclei_found import NucleiFound
+from muse_core.labels.scores import MAIN_RULE, RADIUS_UM, JudgedPatch, counts_of, score_counts
+from muse_core.models.nucleus_model import NucleiFound
+from muse_core.ndc.model import NETWORK_MPP, NdcModel
 from muse_core.ndc.regions import Region
-from muse_core.ndc.scores import MAIN_RULE, RADIUS_UM, JudgedPatch, counts_of, score_counts
-from muse_core.ndc_model import NETWORK_MPP, NdcModel
 from muse_core.slide.resample import scaled_image
 
 _TIE = 0.002  # of mean class F1: a tenth of how far validation's ten patches leave it open

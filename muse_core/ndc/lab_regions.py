@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
 from muse_core.geometry import Frame, frame_at
-from muse_core.labelled_patches import read_rgb
-from muse_core.labelled_patches.lab import LabDots, LabImage
+from muse_core.labels import read_rgb
+from muse_core.labels.lab import LabDots, LabImage
+from muse_core.ndc.model import NETWORK_MPP
 from muse_core.ndc.regions import Region
-from muse_core.ndc_model import NETWORK_MPP
 from muse_core.slide import Slide, open_slide
 
 logger = logging.getLogger(__name__)

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from muse_core.losses.classification import soft_targets, type_loss
-from muse_core.losses.consistency import consistency_loss, pseudo_labels
-from muse_core.losses.regression import regression_loss
 from muse_core.models.heat import NO_CLASS
 from muse_core.models.ndc import Proposals
 from muse_core.ndc.pseudo_labels import pseudo_labelled
 from muse_core.ndc.samples import Sample
 from muse_core.ndc.settings import LossSettings
 from muse_core.ndc.targets import Targets, dense_targets
+from muse_core.training.losses.classification import soft_targets, type_loss
+from muse_core.training.losses.consistency import consistency_loss, pseudo_labels
+from muse_core.training.losses.regression import regression_loss
 
 _NEAR_WEIGHT = 3.0  # heat of a nucleus' middle weighs 1 + this; as the detector's training, where it was chosen
 

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.labelled_patches import read_labelled_patches
-from muse_core.labelled_patches.lab import read_lab
-from muse_core.model_registry import (
+from muse_core.labels import read_labelled_patches
+from muse_core.labels.lab import read_lab
+from muse_core.labels.scores import MAIN_RULE, RADIUS_UM
+from muse_core.labels.summary import summary_of
+from muse_core.models.shipped import MUSE_NANO_NDC
+from muse_core.ndc.data import LAB, data_of, unlabelled_regions
+from muse_core.ndc.judge import judged_rows
+from muse_core.ndc.lab_regions import lab_regions
+from muse_core.ndc.model import NdcModel
+from muse_core.ndc.regions import Region, regions_of
+from muse_core.ndc.registry import (
     Decision,
     Measure,
     ModelScore,
@@ -20,15 +28,8 @@ from muse_core.model_registry import (
     read_current,
     register_if_better,
 )
-from muse_core.ndc.judge import judged_rows
-from muse_core.ndc.lab_regions import lab_regions
-from muse_core.ndc.regions import Region, regions_of
-from muse_core.ndc.scores import MAIN_RULE, RADIUS_UM
 from muse_core.ndc.settings import FinetuneSettings
-from muse_core.ndc.sources import LAB, data_of, unlabelled_regions
 from muse_core.ndc.state import identity_of
-from muse_core.ndc.summary import summary_of
-from muse_core.ndc_model import WEIGHTS, NdcModel
 
 _ID_DIGITS = 12
 
@@ -164,8 +165,10 @@ def promote(
         labelled = validation_of(dataset, data, settings=settings)
         if read_current(registry) is not None:
             _score_current(registry, labelled)
-        elif WEIGHTS.exists() and set((shipped := NdcModel(WEIGHTS)).class_names) & set(labelled.class_names):
-            register_if_better(registry, WEIGHTS, (_scored(shipped, labelled),))
+        elif MUSE_NANO_NDC.exists() and set((shipped := NdcModel(MUSE_NANO_NDC)).class_names) & set(
+            labelled.class_names
+        ):
+            register_if_better(registry, MUSE_NANO_NDC, (_scored(shipped, labelled),))
     return register_if_better(registry, checkpoint, scores)
 
 

@@ -7,10 +7,10 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from muse_core.cohort.manifest.tcga import patient_barcode
 from muse_core.errors import DatasetError
 from muse_core.geometry import inside
-from muse_core.labelled_patches import LabelledPatch, read_rgb
-from muse_core.tcga import patient_barcode
+from muse_core.labels import LabelledPatch, read_rgb
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.detector_augment import AugmentSettings, degraded, empty_picture, recoloured
+from muse_core.detector.augment import AugmentSettings, degraded, empty_picture, recoloured
+from muse_core.ndc.model import NETWORK_MPP
 from muse_core.ndc.regions import Region
-from muse_core.ndc_model import NETWORK_MPP
 
 
 @dataclass(frozen=True)

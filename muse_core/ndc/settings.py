@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from muse_core.config import Settings
-from muse_core.detector_augment import AugmentSettings
+from muse_core.detector.augment import AugmentSettings
 
 
 class ModelSettings(Settings):

@@ -12,16 +12,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from muse_core.errors import ConfigError
-from muse_core.files import sweep_temporaries
+from muse_core.machine.files import sweep_temporaries
 from muse_core.models.tensor_file import save_tensors
 from muse_core.ndc.regions import fingerprint
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_id
-from muse_core.pretrain.checkpoint import Checkpoint
 from muse_core.pretrain.resume import first_difference
+from muse_core.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from muse_core.ndc.train import FinetuneData
+    from muse_core.ndc.run import FinetuneData
 
 STATE_NAME = "training.safetensors"
 

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
-from muse_core.files import safe_name, whole_file
 from muse_core.geometry import level0_to_um
+from muse_core.machine.files import safe_name, whole_file
 from muse_core.nuclei_dataset.curve import MAX_LEVEL0_PX, nucleus_ids, snapped
 from muse_core.nuclei_dataset.geoparquet import GEO_KEY, covering, geo_metadata, wkb_points
 from muse_core.schemas import check_table, nuclei_schema

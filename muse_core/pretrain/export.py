@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from muse_core.config import settings_hash
-from muse_core.files import whole_file
-from muse_core.installed import installed_version
+from muse_core.machine.files import whole_file
+from muse_core.machine.installed import installed_version
 from muse_core.models.backbone import MuseBackbone
 from muse_core.models.backbone_file import save_backbone
 from muse_core.pretrain.resume import identity

@@ -7,9 +7,9 @@ from typing import Any
 from muse_core.errors import ConfigError
 from muse_core.pretrain.processes import Processes
 from muse_core.pretrain.settings import PretrainSettings
-from muse_core.roi_dataset import RoiDataset
-from muse_core.views.batch import ViewBatch
-from muse_core.views.loader import ViewLoader
+from muse_core.pretrain.views.batch import ViewBatch
+from muse_core.pretrain.views.loader import ViewLoader
+from muse_core.roi_dataset.dataset import RoiDataset
 
 
 class Feed:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from muse_core.files import output_errors, whole_file
+from muse_core.machine.files import output_errors, whole_file
 
 logger = logging.getLogger(__name__)
 

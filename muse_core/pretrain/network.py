@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from muse_core.losses.distillation import Pairing, distillation_loss
-from muse_core.losses.nucleus import NucleusRows
 from muse_core.models.backbone import MuseBackbone, sample_at, standardised
 from muse_core.models.heads import ProjectionHead
-from muse_core.views.batch import ViewBatch
+from muse_core.pretrain.views.batch import ViewBatch
+from muse_core.training.losses.distillation import Pairing, distillation_loss
+from muse_core.training.losses.nucleus import NucleusRows
 
 
 class Bottlenecks(NamedTuple):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from muse_core.pretrain import schedules
 from muse_core.pretrain.settings import OptimiserSettings
+from muse_core.training import schedules
 
 
 class StudentOptimiser:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from muse_core.device import one_gpu
 from muse_core.errors import ConfigError
+from muse_core.machine.device import one_gpu
 
 
 @dataclass(frozen=True)

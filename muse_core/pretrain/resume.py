@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from muse_core.errors import ConfigError
-from muse_core.files import sweep_temporaries
-from muse_core.pretrain.checkpoint import Checkpoint, read_checkpoint
+from muse_core.machine.files import sweep_temporaries
 from muse_core.pretrain.settings import PretrainSettings
+from muse_core.training.checkpoint import Checkpoint, read_checkpoint
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 

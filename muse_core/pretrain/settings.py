@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 
 from muse_core.config import Settings, load_settings
 from muse_core.errors import ConfigError
-from muse_core.losses.nucleus import StudentViews
 from muse_core.models.backbone import BackboneSettings
-from muse_core.views.settings import ViewSettings
+from muse_core.pretrain.views.settings import ViewSettings
+from muse_core.training.losses.nucleus import StudentViews
 
 Precision = Literal["auto", "fp32", "bf16"]
 DEFAULT_RECIPE = "muse-nano"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from muse_core.models.backbone import MuseBackbone, standardised
 from muse_core.models.feature_sampling import sample_at
-from muse_core.roi_dataset import RoiDataset, RoiSample
+from muse_core.roi_dataset.dataset import RoiDataset, RoiSample
 from muse_core.slide.resample import scaled_image
 
 MOST_ROIS = 256  # drawn from more; some ten thousand nuclei, a few seconds

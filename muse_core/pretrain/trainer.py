@@ -25,26 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from muse_core.cohort.paths import RunPaths, locked
+from muse_core.detector.learned import keep_freed_memory
 from muse_core.errors import TrainingError
-from muse_core.learned_detector import keep_freed_memory
-from muse_core.losses.centre import TeacherCentre
-from muse_core.losses.image import image_pairing
-from muse_core.losses.nucleus import matched_nuclei, nucleus_rows, pair_weights
-from muse_core.losses.ranks import world_size
-from muse_core.losses.sinkhorn import sinkhorn_probabilities
 from muse_core.models.backbone import MuseBackbone, build_backbone
 from muse_core.models.heads import ProjectionHead
-from muse_core.models.thrift import depthwise_in_float32, early_stages, freeze_depthwise
-from muse_core.pretrain import schedules
-from muse_core.pretrain.checkpoint import (
-    Checkpoint,
-    load_optimiser,
-    load_part,
-    optimiser_tensors,
-    part_of,
-    save_checkpoint,
-    under,
-)
 from muse_core.pretrain.export import BACKBONE_NAME, export, write_json
 from muse_core.pretrain.feed import Feed
 from muse_core.pretrain.metrics import MetricsLog, draw_curves
@@ -56,9 +41,24 @@ from muse_core.pretrain.processes import Processes, averaging_gradients, joined_
 from muse_core.pretrain.resume import CHECKPOINT_NAME, identity, stored_run
 from muse_core.pretrain.settings import HeadSettings, PretrainSettings, load_pretrain_settings
 from muse_core.pretrain.standardise import with_standard_map
-from muse_core.roi_dataset import RoiDataset
-from muse_core.run_paths import RunPaths, locked
-from muse_core.views.batch import ViewBatch
+from muse_core.pretrain.views.batch import ViewBatch
+from muse_core.roi_dataset.dataset import RoiDataset
+from muse_core.training import schedules
+from muse_core.training.checkpoint import (
+    Checkpoint,
+    load_optimiser,
+    load_part,
+    optimiser_tensors,
+    part_of,
+    save_checkpoint,
+    under,
+)
+from muse_core.training.losses.centre import TeacherCentre
+from muse_core.training.losses.image import image_pairing
+from muse_core.training.losses.nucleus import matched_nuclei, nucleus_rows, pair_weights
+from muse_core.training.losses.ranks import world_size
+from muse_core.training.losses.sinkhorn import sinkhorn_probabilities
+from muse_core.training.thrift import depthwise_in_float32, early_stages, freeze_depthwise
 
 logger = logging.getLogger(__name__)
 

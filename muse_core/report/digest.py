@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from muse_core.cohort.paths import RunPaths
 from muse_core.nuclei_dataset import NucleiDataset, cohort_summary
 from muse_core.report.page import write_report
-from muse_core.run_paths import RunPaths
 
 REPORT_NAME = "report.html"
 

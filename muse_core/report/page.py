@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from muse_core.cohort.paths import RunPaths
 from muse_core.errors import DatasetError
-from muse_core.files import whole_file
+from muse_core.machine.files import whole_file
 from muse_core.nuclei_dataset import NucleiDataset, class_colours, cohort_summary
 from muse_core.report.charts import bars, segments, strips
 from muse_core.report.maps import density_maps, ramp
@@ -19,8 +20,7 @@ from muse_core.report.pictures import find_pictures, pictured
 from muse_core.report.scan import Candidate, scan_slide
 from muse_core.report.settings import ReportSettings
 from muse_core.report.view import view_of
-from muse_core.roi_dataset import NO_PROJECT
-from muse_core.run_paths import RunPaths
+from muse_core.roi_dataset.dataset import NO_PROJECT
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNKNOWN = "\N{EN DASH}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muse_core.errors import SlideReadError
-from muse_core.jpeg_markers import FRAMES, check_stream, segments
+from muse_core.images.jpeg_markers import FRAMES, check_stream, segments
 from muse_core.slide.info import Level
 from muse_core.slide.tiff_pages import JPEG, PARSE_ERRORS, TiffLevel, read_tiff_summary
 

@@ -9,7 +9,7 @@ import openslide
 import tifffile
 
 from muse_core.errors import SlideReadError
-from muse_core.installed import installed_version
+from muse_core.machine.installed import installed_version
 from muse_core.slide.slide import open_slide
 
 _PACKAGES = {"openslide": ("openslide-python",), "cucim": ("cucim-cu13", "cucim-cu12"), "tifffile": ("tifffile",)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from muse_core.errors import SlideReadError
-from muse_core.jpeg_markers import END, PADDING_BYTES, segments
+from muse_core.images.jpeg_markers import END, PADDING_BYTES, segments
 from muse_core.slide.info import Level
 from muse_core.slide.reader import Corner
 from muse_core.slide.tiff_pages import JPEG, JPEG_2000, PARSE_ERRORS, TiffLevel, read_tiff_summary

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.stain import optical_density
+from muse_core.images.stain import optical_density
 from muse_core.tissue.morphology import Mask, closed, eroded, opened
 from muse_core.tissue.settings import TissueSettings
 

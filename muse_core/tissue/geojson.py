@@ -16,7 +16,7 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import DatasetError, TissueError
-from muse_core.files import whole_file
+from muse_core.machine.files import whole_file
 from muse_core.slide import SlideInfo
 from muse_core.tissue.find import Tissue
 from muse_core.tissue.polygons import clip_polygons, polygon_parts

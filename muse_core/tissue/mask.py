@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.stain import optical_density
+from muse_core.images.stain import optical_density
 from muse_core.tissue.faint import STRIP_ROWS, faint_mask, local_variance
 from muse_core.tissue.ink import ink_flags, ink_mask
 from muse_core.tissue.morphology import Mask, closed, dilated, eroded, grown, opened, rounded

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_core.labelled_patches import BRCA_DOT_OFFSET_PX, LabelledPatch
+from muse_core.labels import BRCA_DOT_OFFSET_PX, LabelledPatch
 
 CLASS_NAMES = ("lymphocyte", "tumour_epithelial", "stromal")
 _COLOURS = ((60, 30, 110), (120, 80, 160), (100, 60, 130))

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from muse_core.cohort import do_all
+from muse_core.cohort.run import do_all
 from muse_core.config import load_settings
 from muse_core.infer import InferOptions, InferSettings, InferSummary, open_infer, read_inputs
-from muse_core.learned_detector import WEIGHTS
+from muse_core.models.shipped import NUCLEUS_DETECTOR
 
 CLASSES = ("lymphocyte", "tumour_epithelial", "stromal")
 
@@ -21,7 +21,7 @@ def write_manifest(path: Path, *rows: str) -> Path:
 def infer(slides: Path, out: Path, *overrides: str, mpp: float | None = None, **options) -> InferSummary:
     settings = load_settings(InferSettings, None, overrides)
     manifest = read_inputs(slides, mpp)
-    with open_infer(InferOptions(out=out, **({"checkpoint": WEIGHTS} | options)), settings) as run:
+    with open_infer(InferOptions(out=out, **({"checkpoint": NUCLEUS_DETECTOR} | options)), settings) as run:
         return run.finish(manifest, list(do_all(run, manifest.rows)))
 
 

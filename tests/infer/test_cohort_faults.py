@@ -10,10 +10,10 @@ import pytest
 from scipy.spatial import cKDTree
 from typer.testing import CliRunner
 
-from muse_core.cli import app
+from muse_core.cli.app import app
 from muse_core.errors import OutputError, SlideReadError
 from muse_core.infer import slide as slide_module
-from muse_core.learned_detector import WEIGHTS
+from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.slide.cucim_reader import CucimReader
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 from tests.infer.cohort_runs import infer, nuclei, parts, places, slide_rows, write_manifest
@@ -108,7 +108,17 @@ def test_no_thread_is_left_at_work_after_a_write_that_failed(small, tmp_path, mo
 def test_tiles_that_could_not_be_read_are_an_exit_status_and_a_line(tmp_path):
     image, _ = tissue_image(900, 800, mpp=0.25, seed=4)
     path = draw_aperio(tmp_path / "s.svs", image, Drawing(factors=(1, 4), tile_px=240, broken_tile=(1, 1)))
-    arguments = ["infer", "--slides", path, "--out", tmp_path / "o", "--checkpoint", WEIGHTS, "--set", "window_px=384"]
+    arguments = [
+        "infer",
+        "--slides",
+        path,
+        "--out",
+        tmp_path / "o",
+        "--checkpoint",
+        NUCLEUS_DETECTOR,
+        "--set",
+        "window_px=384",
+    ]
     done = CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu"])
     assert done.exit_code == 1
     assert re.search(r"\d of \d+ tiles, of 1 slides, could not be read", done.stdout)

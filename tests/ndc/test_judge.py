@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from muse_core.learned_detector import logit
-from muse_core.models.nuclei_found import NucleiFound
+from muse_core.detector.learned import logit
+from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.judge import best_cut, calibrated, find_on_regions, judged
 from muse_core.ndc.regions import Region
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from muse_core.errors import ConfigError
-from muse_core.model_registry import read_current, register_if_better
 from muse_core.ndc import promote as module
 from muse_core.ndc import start
 from muse_core.ndc.promote import promote, run_id, score_on_validation
+from muse_core.ndc.registry import read_current, register_if_better
 from muse_core.ndc.settings import FinetuneSettings
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import write_brca
@@ -29,7 +29,7 @@ def offer(registry, checkpoint, data):
 
 def test_the_weights_that_ship_are_in_use_at_first(tmp_path, data, monkeypatch):
     shipped = write_random_ndc(tmp_path / "muse-nano-ndc.safetensors")
-    monkeypatch.setattr(module, "WEIGHTS", shipped)
+    monkeypatch.setattr(module, "MUSE_NANO_NDC", shipped)
     decision = offer(tmp_path / "models", shipped, data)
     assert not decision.taken, "no better than itself"
     assert decision.in_use == decision.candidate
@@ -39,7 +39,7 @@ def test_the_weights_that_ship_are_in_use_at_first(tmp_path, data, monkeypatch):
 
 
 def test_the_one_in_use_is_scored_on_labels_it_has_not_been(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(module, "WEIGHTS", tmp_path / "none ship")
+    monkeypatch.setattr(module, "MUSE_NANO_NDC", tmp_path / "none ship")
     registry, one = tmp_path / "models", write_random_ndc(tmp_path / "one.safetensors")
     assert offer(registry, one, data).in_use is None
     write_brca(data, side_px=128, n_nuclei=7)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from muse_core.detector_augment import AugmentSettings
+from muse_core.detector.augment import AugmentSettings
 from muse_core.ndc.regions import Region, regions_of, unlabelled_region
 from muse_core.ndc.samples import Sample, draw_sample, joined
 from tests.data.make_patches import draw_patch

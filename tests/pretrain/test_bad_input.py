@@ -7,11 +7,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from muse_core.cli import app
+from muse_core.cli.app import app
 from muse_core.errors import ConfigError, MuseError, TrainingError
-from muse_core.pretrain.checkpoint import read_checkpoint
-from tests.pretrain.test_checkpoint import Payload, largest_file
+from muse_core.training.checkpoint import read_checkpoint
 from tests.pretrain.tiny_runs import arguments, drawn_dataset
+from tests.training.test_checkpoint import Payload, largest_file
 
 
 def told(rois, out, *overrides, resume=False):

@@ -12,13 +12,13 @@ from contextlib import contextmanager, suppress
 import pytest
 import torch
 
-from muse_core import device as device_module
-from muse_core.pretrain.checkpoint import read_checkpoint
+from muse_core.machine import device as device_module
 from muse_core.pretrain.processes import joined_processes
-from muse_core.roi_dataset import RoiDataset
-from muse_core.views.loader import ViewLoader
+from muse_core.pretrain.views.loader import ViewLoader
+from muse_core.roi_dataset.dataset import RoiDataset
+from muse_core.training.checkpoint import read_checkpoint
 from tests.pretrain.tiny_runs import arguments, tiny
-from tests.views.drawn_rois import roi_row, write_dataset
+from tests.pretrain.views.drawn_rois import roi_row, write_dataset
 
 MUSE = [sys.executable, "-m", "muse_core.cli"]
 WAIT_S = 240  # for what takes seconds on a machine that is not busy

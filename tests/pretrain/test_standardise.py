@@ -5,7 +5,7 @@ import torch
 from muse_core.models.backbone_file import backbone_of, read_backbone_file
 from muse_core.pretrain.standardise import _at_nuclei, with_standard_map
 from muse_core.pretrain.trainer import pretrain
-from muse_core.roi_dataset import RoiDataset
+from muse_core.roi_dataset.dataset import RoiDataset
 from tests.pretrain.tiny_runs import tiny
 
 

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from muse_core.errors import ConfigError, DatasetError, TrainingError
 from muse_core.models.backbone import build_backbone
 from muse_core.models.backbone_file import load_backbone
-from muse_core.pretrain.checkpoint import read_checkpoint
 from muse_core.pretrain.feed import Feed
 from muse_core.pretrain.metrics import read_metrics
 from muse_core.pretrain.settings import PretrainSettings
 from muse_core.pretrain.trainer import pretrain
-from tests.pretrain.test_checkpoint import largest_file
+from muse_core.training.checkpoint import read_checkpoint
 from tests.pretrain.tiny_runs import drawn_dataset, tiny
+from tests.training.test_checkpoint import largest_file
 
 
 def weights(out):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from muse_core.config import load_settings
 from muse_core.pretrain.settings import PretrainSettings
-from tests.views.drawn_rois import roi_row, write_dataset
+from tests.pretrain.views.drawn_rois import roi_row, write_dataset
 
 DEFAULTS = Path(__file__).parent / "defaults.toml"
 OVERRIDES = (

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from muse_core.files import safe_name
+from muse_core.machine.files import safe_name
 from muse_core.nuclei_dataset import NucleusPoints, nuclei_table, part_path, write_nuclei
 from muse_core.schemas import INFERRED_SLIDES
 from tests.data.make_nuclei import CLASSES, header

@@ -10,7 +10,7 @@ import tifffile
 from shapely import Polygon
 from skimage.data import immunohistochemistry
 
-from muse_core.demo import DEMO_PX, _draw, draw_slide
+from muse_core.cli.demo import DEMO_PX, _draw, draw_slide
 from muse_core.errors import TissueError
 from muse_core.geometry import Frame
 from muse_core.slide import open_slide

@@ -1,0 +1,74 @@
+"""`muse train-detector`; what needs torch is imported when it runs: that takes seconds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from muse_core.cli.terminal import AsJson, ConfigFile, Out, Overrides, Verbose, open_terminal, print_json
+from muse_core.config import load_settings
+
+if TYPE_CHECKING:
+    from muse_core.detector import train as training
+
+Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="Labelled patches: brca-m2c, ocelot or puma.")]
+Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Its folder, in the layout its authors publish.")]
+
+
+def train_detector(
+    dataset: Dataset,
+    data: Data,
+    out: Out,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last state in --out.")] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train the nucleus detector: training split only, validation for selection and calibration.
+
+    Example: `muse train-detector --dataset brca-m2c --data data/brca_m2c --out runs/detector`
+    """
+    from muse_core.detector import train as training
+
+    terminal = open_terminal(as_json, verbose)
+    settings = load_settings(training.TrainDetectorSettings, config, overrides or ())
+    columns: tuple[ProgressColumn, ...] = (
+        TextColumn("steps"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    columns += (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
+        task = progress.add_task("steps", total=settings.steps, note="")
+
+        def tell(state: "training.Progress") -> None:
+            note = f"loss {state.loss:.3f}" + (f", F1 {state.f1:.3f}" if state.f1 is not None else "")
+            progress.update(task, completed=state.step, note=note)
+
+        result = training.train_detector(dataset, data, out, settings=settings, resume=resume, on_progress=tell)
+    terminal.results.print(
+        f"{result.weights}: {result.n_parameters:,} parameters, F1 {result.f1:.4f} on validation (greedy, 3 um), "
+        f"{result.seconds:.0f} s of training",
+        markup=False,
+        soft_wrap=True,
+    )
+    if as_json:
+        print_json(
+            {
+                "weights": str(result.weights),
+                "f1": result.f1,
+                "n_parameters": result.n_parameters,
+                "seconds": result.seconds,
+            }
+        )

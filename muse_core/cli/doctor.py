@@ -1,0 +1,159 @@
+"""What this machine can do, one line a part, with the fix for each part that is amiss."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import httpx
+
+from muse_core.machine.installed import installed_version
+from muse_core.machine.limits import cpu_count, memory_limit_bytes
+from muse_core.slide.self_check import ReaderCheck, check_readers
+
+_OLDEST_PYTHON = (3, 11)
+_MEMORY_WANTED_BYTES = 4 << 30  # two workers at their 1.5 GB peak, and the system
+_DISK_WANTED_BYTES = 10 << 30  # two or three slides of the cohort
+_API_TIMEOUT_S = 2.0
+_SQLALCHEMY_BROKEN_FROM = (2, 1)  # Prefect 3.8's scheduler fails with it, once a minute in the server's log
+
+_READER_USE = {
+    "openslide": "the widest choice of formats",
+    "cucim": "fast reading of SVS and tiled TIFF",
+    "tifffile": "OME-TIFF",
+}
+_READER_FIX = {
+    "openslide": "install openslide-bin and openslide-python (make setup does)",
+    "cucim": "install cucim-cu13 (Linux x86_64 or aarch64); without it OpenSlide reads, several times slower",
+    "tifffile": "install tifffile and imagecodecs (make setup does)",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part of the machine.
+
+    Attributes:
+        name: which part.
+        ok: whether it serves.
+        found: what was found, for a person.
+        fix: what to do where it does not serve; empty where it does.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    fix: str
+
+
+def diagnose(folder: Path = Path()) -> list[Check]:
+    """Look at everything the commands depend on; takes a few seconds, changes nothing.
+
+    Args:
+        folder: where outputs would go; its disk is looked at.
+    """
+    parts: list[Callable[[], list[Check]]] = [
+        _python,
+        _readers,
+        _codecs,
+        _gpu,
+        _prefect,
+        _limits,
+        lambda: [_disk(folder)],
+    ]
+    return [check for part in parts for check in part()]
+
+
+def _python() -> list[Check]:
+    ok = sys.version_info >= _OLDEST_PYTHON
+    fix = "" if ok else f"install Python {_OLDEST_PYTHON[0]}.{_OLDEST_PYTHON[1]} or newer and run make setup"
+    return [Check("Python", ok, f"{platform.python_version()} on {platform.system()} {platform.machine()}", fix)]
+
+
+def _readers() -> list[Check]:
+    return [_reader(check) for check in check_readers()]
+
+
+def _reader(check: ReaderCheck) -> Check:
+    if check.version is None:
+        return Check(check.name, False, "not installed", _READER_FIX[check.name])
+    if check.problem:
+        return Check(check.name, False, f"{check.version}, does not decode: {check.problem}", _READER_FIX[check.name])
+    return Check(check.name, True, f"{check.version}, decodes on the CPU: {_READER_USE[check.name]}", "")
+
+
+def _codecs() -> list[Check]:
+    found = installed_version("imagecodecs")
+    return [Check("imagecodecs", found is not None, found or "not installed", "" if found else _READER_FIX["tifffile"])]
+
+
+def _gpu() -> list[Check]:
+    try:
+        torch = import_module("torch")
+    except ImportError as error:
+        return [Check("torch", False, f"does not import: {error}", "run make setup")]
+    built_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    checks = [Check("torch", True, f"{torch.__version__}, built for {built_for}", "")]
+    if not torch.cuda.is_available():
+        # Everything runs without one, so this is no fault.
+        return [*checks, Check("GPU", True, "none that torch can use; everything runs on the CPU", "")]
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return [*checks, Check("GPU", True, names, "")]
+
+
+def _prefect() -> list[Check]:
+    found = installed_version("prefect")
+    if found is None:
+        return [Check("Prefect", False, "not installed", "run make setup")]
+    return [_prefect_api(found), *_prefect_schedules()]
+
+
+def _prefect_schedules() -> list[Check]:
+    """Whether a server of this environment starts runs on a schedule; no line where it does."""
+    found = installed_version("SQLAlchemy") or "0"
+    if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < _SQLALCHEMY_BROKEN_FROM:
+        return []
+    words = f"SQLAlchemy {found}: a Prefect server started here never fires a schedule"
+    fix = "pip install 'sqlalchemy>=2.0.40,<2.1' (make setup does), and start the server again"
+    return [Check("Prefect schedules", False, words, fix)]
+
+
+def _prefect_api(found: str) -> Check:
+    # Prefect itself is not imported: it takes seconds, and the library does without it.
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if not url:
+        words = f"{found}; PREFECT_API_URL is not set, so a flow starts a server of its own while it runs"
+        return Check("Prefect", True, words, "")
+    try:
+        answer = httpx.get(f"{url}/health", timeout=_API_TIMEOUT_S)
+        problem = "" if answer.is_success else f"answers {answer.status_code}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        problem = f"does not answer ({error})"
+    fix = "start it with `prefect server start`, or unset PREFECT_API_URL" if problem else ""
+    return Check("Prefect", not problem, f"{found}; API {url} {problem or 'answers'}", fix)
+
+
+def _limits() -> list[Check]:
+    cores, memory = cpu_count(), memory_limit_bytes()
+    enough = memory >= _MEMORY_WANTED_BYTES
+    fix = "" if enough else f"give {_gigabytes(_MEMORY_WANTED_BYTES)} or more, or run with --workers 1"
+    return [
+        Check("CPU cores", True, f"{cores} usable (affinity and cgroup quota) of {os.cpu_count()}", ""),
+        Check("Memory", enough, f"{_gigabytes(memory)} usable", fix),
+    ]
+
+
+def _disk(folder: Path) -> Check:
+    there = next((one for one in (folder.absolute(), *folder.absolute().parents) if one.exists()), Path("/"))
+    free = shutil.disk_usage(there).free
+    enough = free >= _DISK_WANTED_BYTES
+    fix = "" if enough else "free some space, or run with --no-keep-slides and an --out on a larger disk"
+    return Check("Disk", enough, f"{_gigabytes(free)} free at {there}", fix)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,121 @@
+"""`muse pretrain`; what needs torch is imported when it runs: that takes seconds."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from muse_core.cli.terminal import (
+    STOPPED,
+    AsJson,
+    Out,
+    Overrides,
+    Terminal,
+    Verbose,
+    open_terminal,
+    print_json,
+    stop_requests,
+)
+from muse_core.machine.device import resolve_device
+
+if TYPE_CHECKING:
+    from muse_core.pretrain import trainer
+
+
+def pretrain(
+    rois: Annotated[str, typer.Option("--rois", metavar="DIR", help="ROI dataset: folder or URL.")],
+    out: Out,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="F.toml|NAME", help="A recipe: TOML, or one that ships; default muse-nano."),
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where it is trained: auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Pretrain a MUSE backbone on a ROI dataset, without labels.
+
+    SIGTERM or Ctrl-C writes a checkpoint and ends with status 130. Several GPUs: run it by torchrun.
+
+    Example: `muse pretrain --rois runs/patches --out runs/muse`
+
+    Example: `torchrun --nproc-per-node 8 -m muse_core.cli pretrain --rois runs/tcga --out runs/muse --config vit-b16`
+    """
+    from muse_core.pretrain.settings import load_pretrain_settings
+    from muse_core.pretrain.trainer import pretrain as train
+
+    first = os.environ.get("RANK", "0") == "0"
+    terminal = open_terminal(as_json, verbose and first)
+    settings = load_pretrain_settings(config, overrides or [])
+    with stop_requests(terminal) as should_stop, _bar(terminal, shown=first) as tell:
+        result = train(
+            rois,
+            out,
+            settings=settings,
+            device=resolve_device(device),
+            resume=resume,
+            should_stop=should_stop,
+            on_progress=tell,
+        )
+    if first:
+        _report(terminal, result)
+    raise typer.Exit(STOPPED if result.step < result.steps else 0)
+
+
+def _report(terminal: Terminal, result: "trainer.PretrainResult") -> None:
+    done = result.step == result.steps
+    end = "" if done else "; stopped early, the same command with --resume goes on from there"
+    terminal.results.print(
+        f"{result.backbone}: {result.n_parameters:,} parameters, step {result.step} of {result.steps},"
+        f" {result.seconds:.0f} s{end}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if terminal.as_json:
+        print_json(
+            {
+                "backbone": str(result.backbone),
+                "step": result.step,
+                "steps": result.steps,
+                "done": done,
+                "loss": result.loss if result.loss == result.loss else None,
+                "seconds": result.seconds,
+                "n_parameters": result.n_parameters,
+            }
+        )
+
+
+@contextmanager
+def _bar(terminal: Terminal, *, shown: bool) -> Iterator[Callable[["trainer.Progress"], None]]:
+    columns: tuple[ProgressColumn, ...] = (
+        TextColumn("steps"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=terminal.notes, disable=not (shown and terminal.notes.is_terminal)) as progress:
+        task = progress.add_task("steps", total=None, note="")
+
+        def tell(state: "trainer.Progress") -> None:
+            note = f"loss {state.loss:.3f}, {state.rois_per_s:.1f} ROIs/s, {state.waited:.0%} waiting"
+            progress.update(task, completed=state.step, total=state.steps, note=note)
+
+        yield tell

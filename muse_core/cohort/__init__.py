@@ -1,0 +1,1 @@
+"""Many slides, each taken once: manifest, files, run, records."""

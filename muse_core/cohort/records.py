@@ -1,0 +1,180 @@
+"""What became of each slide: one JSON record a finished slide, and the slides table and summary made from them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from muse_core.machine.files import whole_file
+from muse_core.machine.installed import installed_version
+from muse_core.schemas import SLIDES, check_table
+from muse_core.slide import Slide
+
+RECORDED_PACKAGES = (
+    "muse-nuclei",
+    "openslide-bin",
+    "cucim-cu13",
+    "tifffile",
+    "imagecodecs",
+    "opencv-python-headless",
+    "numpy",
+    "pillow",
+    "torch",
+    "timm",
+)
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """One slide's row of the slides table, and what it was made from.
+
+    Attributes:
+        row: values of the slides table's columns; a column left out is null.
+        inputs_hash: changes when the slide or a setting that matters does; "" for a slide that is to be built again.
+        parts: its parts of the dataset, below the output folder.
+        reused: whether an earlier run had finished it.
+    """
+
+    row: dict[str, Any]
+    inputs_hash: str = ""
+    parts: tuple[str, ...] = ()
+    reused: bool = False
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's name in the manifest."""
+        return str(self.row["slide_id"])
+
+    @property
+    def status(self) -> str:
+        """One of done, failed, skipped."""
+        return str(self.row["status"])
+
+
+@dataclass
+class CohortSummary:
+    """Counts over the slides of one run, in the words of the commands' JSON.
+
+    `slides_earlier` counts slides of earlier manifests that are in the folder too.
+    `seconds_per_mm2` is over the tissue that this run did, not what an earlier one had finished; None for nothing.
+    """
+
+    slides_done: int = 0
+    slides_failed: int = 0
+    slides_skipped: int = 0
+    slides_reused: int = 0
+    slides_earlier: int = 0
+    n_nuclei: int = 0
+    tissue_mm2: float = 0.0
+    seconds: float = 0.0
+    seconds_per_mm2: float | None = None
+    peak_rss_bytes: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def add(self, record: SlideRecord) -> None:
+        """Count one slide."""
+        row = record.row
+        self.slides_done += record.status == "done"
+        self.slides_failed += record.status == "failed"
+        self.slides_skipped += record.status == "skipped"
+        self.slides_reused += record.reused
+        self.n_nuclei += row.get("n_nuclei") or 0
+        self.tissue_mm2 += row.get("tissue_mm2") or 0.0
+        if record.status == "failed":
+            self.failures.append({key: str(row.get(key) or "") for key in ("slide_id", "reason", "message")})
+
+    def what_failed(self) -> list[str]:
+        """What the run could not do, in words; with any, its command exits 1 and its flow ends failed."""
+        return [f"{self.slides_failed} slides failed"] if self.slides_failed else []
+
+
+@dataclass
+class BuildSummary(CohortSummary):
+    """Of a run of build-tcga-nu."""
+
+    n_rois: int = 0
+
+    def add(self, record: SlideRecord) -> None:
+        """Count one slide."""
+        super().add(record)
+        self.n_rois += record.row.get("n_rois") or 0
+
+
+AnySummary = TypeVar("AnySummary", bound=CohortSummary)
+
+
+def slide_facts(slide: Slide) -> dict[str, Any]:
+    """The columns of the slides table that an open slide tells."""
+    info = slide.info
+    return {
+        "vendor": info.vendor,
+        "reader": info.reader,
+        "reader_check": info.reader_check,
+        "mpp_x": info.mpp.x,
+        "mpp_y": info.mpp.y,
+        "mpp_source": info.mpp.source,
+        "width_level0": info.width_level0,
+        "height_level0": info.height_level0,
+        "level_count": len(info.levels),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of what reads slides and makes rows."""
+    found = {package: installed_version(package) for package in RECORDED_PACKAGES}
+    return {package: version for package, version in found.items() if version}  # cuCIM has no build for some platforms
+
+
+def keep_record(record: SlideRecord, path: Path) -> None:
+    """Write a record; from then on the slide is finished.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write_text(
+            json.dumps({"row": record.row, "inputs_hash": record.inputs_hash, "parts": record.parts}), encoding="utf-8"
+        )
+
+
+def read_record(path: Path) -> SlideRecord | None:
+    """The record at a path, or None where there is none or it is not one (then the slide is built again)."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return SlideRecord(dict(values["row"]), str(values["inputs_hash"]), tuple(values["parts"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_records(folder: Path) -> list[SlideRecord]:
+    """Every record of a folder, by file name."""
+    records = (read_record(path) for path in sorted(folder.glob("*.json")))
+    return [record for record in records if record is not None]
+
+
+def write_slides_table(path: Path, records: Iterable[SlideRecord], schema: pa.Schema = SLIDES) -> None:
+    """Write the slides table, ordered by slide id; a column that a record lacks is null, one too many is left out.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    rows = sorted((record.row for record in records), key=lambda row: str(row["slide_id"]))
+    complete = [{name: row.get(name) for name in schema.names} for row in rows]
+    table = check_table(pa.Table.from_pylist(complete, schema=schema), schema, str(path))
+    with whole_file(path) as file:
+        pq.write_table(table, file)
+
+
+def summarise(records: Iterable[SlideRecord], summary: AnySummary) -> AnySummary:
+    """Add records up, by slide id: counts, tissue and failures; the run fills in its time and memory."""
+    for record in sorted(records, key=lambda record: record.slide_id):
+        summary.add(record)
+    return summary

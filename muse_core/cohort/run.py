@@ -1,0 +1,338 @@
+"""A manifest of slides, one by one, each isolated from the others; what is done to a slide is a subclass's.
+
+    manifest row ─ acquire ─▶ file ─ the work ─▶ parts ─ commit ─▶ record ─▶ slides.parquet
+
+A slide is finished when its record stands; whatever a killed run left before that is taken up again by the next.
+"""
+
+import json
+import logging
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextvars import copy_context
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from threading import Event
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from distributed import KilledWorker
+
+from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire, local_path
+from muse_core.cohort.manifest import Manifest, ManifestRow
+from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.records import (
+    SlideRecord,
+    keep_record,
+    package_versions,
+    read_record,
+    read_records,
+    write_slides_table,
+)
+from muse_core.cohort.staging import remove_staging
+from muse_core.cohort.uris import public_uri
+from muse_core.errors import AcquireError, DatasetError, MuseError, OutputError, TissueError, WorkersLostError
+from muse_core.machine.files import safe_name
+from muse_core.machine.workers import WorkerError, Workers
+
+logger = logging.getLogger(__name__)
+
+MOST_SLIDES_IN_FLIGHT = 256  # threads that wait, mostly; they are made as they are needed
+
+Fetch = Callable[[ManifestRow, Path], Acquired]
+Tell = Callable[[int], None]  # told the number of pieces of a slide that were just done
+DoSlide = Callable[[ManifestRow], SlideRecord]
+
+
+def tell_nobody(_: int) -> None:
+    """The `Tell` of callers who do not watch."""
+
+
+class CohortRun(ABC):
+    """One run over one output folder, which is locked for it: its workers, its slide store, its records.
+
+    A subclass says what is done to a slide (`_work`), what that depends on (`_inputs_hash`), and how to take it back
+    (`_clear`). The rows of `slides.parquet` come from what `_work` returns; what is `counted` is 0 where it fails.
+    """
+
+    counted: ClassVar[tuple[str, ...]] = ("n_nuclei",)
+
+    def __init__(
+        self, paths: RunPaths, workers: Workers, store: SlideStore, *, acquire: AcquireSettings, schema: pa.Schema
+    ) -> None:
+        self.paths = paths
+        self.workers = workers
+        self.store = store
+        self.schema = schema  # of the slides table
+        self.started = time.monotonic()
+        self.stopping = Event()
+        self._acquire = acquire
+
+    @property
+    def slides_in_flight(self) -> int:
+        """Slides begun at once: as many as the workers can take, and as many again as may be fetched meanwhile."""
+        return min(MOST_SLIDES_IN_FLIGHT, self.workers.count() + self._acquire.max_downloads)
+
+    def fetch(self, row: ManifestRow, folder: Path) -> Acquired:
+        """The slide's file on this machine, whole and checked, fetched into `folder`; raises what `acquire` does."""
+        return acquire(row, folder, self._acquire)
+
+    def do_slide(self, row: ManifestRow, *, fetch: Fetch | None = None, tell: Tell = tell_nobody) -> SlideRecord:
+        """Do one slide, or find it done. A failure is a record, not an exception.
+
+        Args:
+            row: the slide.
+            fetch: gets its file into a folder; `self.fetch` unless given.
+            tell: told of pieces as they are done.
+
+        Raises:
+            OutputError: the output cannot be written any more; no other slide would fare better.
+        """
+        begun = time.monotonic()
+        known = read_record(self.paths.record(row.slide_id))
+        try:
+            inputs_hash = self._inputs_hash(row)
+        except MuseError as error:
+            return self._settle(row, known, "", self._failure(row.slide_id, error, {}))
+        except OSError as error:
+            values = self._failure(row.slide_id, AcquireError(f"{public_uri(row.uri)}: {error.strerror or error}"), {})
+            return self._settle(row, known, "", values)
+        if known is not None and self._is_finished(known, inputs_hash):
+            return self._reused(known)
+        values = self._attempt(row, inputs_hash, fetch or self.fetch, tell)
+        values.setdefault("seconds", time.monotonic() - begun)
+        return self._settle(row, known, inputs_hash, values)
+
+    def finished(self, row: ManifestRow) -> SlideRecord | None:
+        """The record of a slide that an earlier run finished with the same inputs; None where there is work to do."""
+        known = read_record(self.paths.record(row.slide_id))
+        if known is None or known.status == "failed":
+            return None  # without its hash, for which a file may be read whole
+        try:
+            done = self._is_finished(known, self._inputs_hash(row))
+        except (OSError, MuseError):
+            return None  # who does it will be told why
+        return self._reused(known) if done else None
+
+    def records_of(self, manifest: Manifest, records: Iterable[SlideRecord]) -> tuple[list[SlideRecord], int]:
+        """Write the slides table over every slide this folder holds.
+
+        Args:
+            manifest: what was asked for; its refused rows stand in the table as failed.
+            records: what `do_slide` returned.
+
+        Returns:
+            The records of this run, refused rows among them; and how many slides of earlier runs the table holds too.
+
+        Raises:
+            OutputError: the table cannot be written.
+        """
+        mine = [*records, *self._refused(manifest)]
+        ids = {record.slide_id for record in mine}
+        older = [record for record in read_records(self.paths.records) if record.slide_id not in ids]
+        write_slides_table(self.paths.slides_table, [*older, *mine], self.schema)
+        return mine, len(older)
+
+    @abstractmethod
+    def _inputs_hash(self, row: ManifestRow) -> str:
+        """What a slide's rows depend on, as a short text."""
+
+    def _check_wanted(self, row: ManifestRow) -> None:  # noqa: B027  (most runs want every slide)
+        """Whether a slide is to be worked on at all; asked before it is fetched.
+
+        Raises:
+            TissueError: not, reason no_regions; what an earlier run made of the slide is kept.
+        """
+
+    @abstractmethod
+    def _work(self, row: ManifestRow, acquired: Acquired, inputs_hash: str, tell: Tell) -> dict[str, Any]:
+        """Do the slide and commit it: values of its row of the slides table, and `parts`, a tuple of paths below out.
+
+        Raises:
+            MuseError: as the slide's reason; others are taken for crashes.
+        """
+
+    @abstractmethod
+    def _clear(self, slide_id: str) -> None:
+        """Take away what the folder holds of a slide that is not done."""
+
+    @abstractmethod
+    def _held(self, known: SlideRecord) -> str:
+        """What an earlier run made of a slide, in words: `6 ROIs`."""
+
+    def _begin_commit(self, row: ManifestRow) -> None:
+        """From here on the dataset changes, and what an earlier record says is no longer so."""
+        interrupted = {"status": "failed", "reason": "interrupted", "message": f"{row.slide_id}: run the command again"}
+        keep_record(SlideRecord({**_identity(row), **interrupted}), self.paths.record(row.slide_id))
+
+    def _is_finished(self, known: SlideRecord, inputs_hash: str) -> bool:
+        if known.inputs_hash != inputs_hash or known.status == "failed":
+            return False
+        return all((self.paths.out / part).exists() for part in known.parts)
+
+    def _reused(self, known: SlideRecord) -> SlideRecord:
+        """The record of a finished slide; what an attempt with other inputs left staged goes.
+
+        Nobody works there: the folder is locked for this run, and it has nothing to do on the slide.
+        """
+        remove_staging(self.paths.staging(known.slide_id))
+        return replace(known, reused=True)
+
+    def _refused(self, manifest: Manifest) -> list[SlideRecord]:
+        """A record for each slide that only refused rows name; what an earlier run made of it stays in the table."""
+        messages: dict[str, list[str]] = {}
+        for problem in manifest.errors:
+            messages.setdefault(problem.slide_id or f"(row {problem.row})", []).append(problem.message)
+        refused = []
+        for slide_id, texts in messages.items():
+            values = {"status": "failed", "reason": "manifest_invalid", "message": "; ".join(texts)}
+            known = read_record(self.paths.record(slide_id))
+            done = known is not None and known.status == "done"
+            refused.append(
+                self._still_there(known, values) if known and done else SlideRecord({"slide_id": slide_id, **values})
+            )
+        return refused
+
+    def _attempt(self, row: ManifestRow, inputs_hash: str, fetch: Fetch, tell: Tell) -> dict[str, Any]:
+        """The values of the slide's row, whatever happens to it."""
+        facts: dict[str, Any] = dict.fromkeys(self.counted, 0)
+        try:
+            self._check_wanted(row)
+            with self.store.slide(row, fetch) as acquired:
+                facts |= {"size": acquired.size} | ({"md5": acquired.md5} if acquired.md5 else {})
+                return {"status": "done", **facts, **self._work(row, acquired, inputs_hash, tell)}
+        except (OutputError, WorkersLostError):
+            raise
+        except Exception as error:
+            # The one broad except: no fault of a slide, of ours or of a third party's code may end the cohort.
+            if self.stopping.is_set():
+                raise  # the workers were taken away; the slide is none the worse
+            return self._failure(row.slide_id, error, facts)
+
+    def _failure(self, slide_id: str, error: Exception, facts: dict[str, Any]) -> dict[str, Any]:
+        status, reason, message = _verdict(slide_id, error)
+        logger.warning("%s: %s, %s: %s", slide_id, status, reason, message)
+        learnt = error.facts if isinstance(error, MuseError) else {}
+        return {**facts, **learnt, "status": status, "reason": reason, "message": message}
+
+    def _settle(
+        self, row: ManifestRow, known: SlideRecord | None, inputs_hash: str, values: dict[str, Any]
+    ) -> SlideRecord:
+        """Put on record what became of a slide; where nothing did, what an earlier run made of it stays."""
+        untouched = values["status"] == "failed" or values.get("reason") == "no_regions"
+        if untouched and known is not None and known.status == "done":
+            return self._still_there(known, values)
+        parts = values.pop("parts", ())
+        if values["status"] != "done":
+            self._clear(row.slide_id)
+        record = SlideRecord({**_identity(row), **values}, inputs_hash, parts)
+        keep_record(record, self.paths.record(row.slide_id))
+        remove_staging(self.paths.staging(row.slide_id))
+        return record
+
+    def _still_there(self, known: SlideRecord, values: dict[str, Any]) -> SlideRecord:
+        """The record of a slide that was done once and now was not: its parts stay, and so does its record on disk."""
+        kept = f"{values['message']}; the {self._held(known)} of an earlier run are kept"
+        row = {**known.row, "status": values["status"], "reason": values["reason"], "message": kept}
+        return SlideRecord(row, known.inputs_hash)
+
+
+def do_all(run: CohortRun, rows: Iterable[ManifestRow], do_slide: DoSlide | None = None) -> Iterator[SlideRecord]:
+    """Do slides, `run.slides_in_flight` at once, and yield each record as it is done (not in manifest order).
+
+    Args:
+        run: the run they belong to.
+        rows: the slides.
+        do_slide: what does one; `run.do_slide` unless given. It runs in threads that see the caller's context
+            variables.
+
+    Raises:
+        OutputError: the output cannot be written any more; nothing further is begun.
+    """
+    do_slide = do_slide or run.do_slide
+    threads = ThreadPoolExecutor(MOST_SLIDES_IN_FLIGHT, thread_name_prefix="slide")
+    pending: set[Future[SlideRecord]] = set()
+    try:
+        for row in rows:
+            pending.add(threads.submit(copy_context().run, do_slide, row))
+            if len(pending) >= run.slides_in_flight:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(pending))
+    finally:
+        # After an error or Ctrl-C nobody waits for slides that are half done: the next run takes them up.
+        run.stopping.set()
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def hash_of_inputs(row: ManifestRow, *, depends_on: list[Any], edited: Path | None = None) -> str:
+    """Sixteen hex digits that change when the slide's file, its manifest row or anything named does.
+
+    Args:
+        row: the slide.
+        depends_on: JSON values: hashes of the settings and models that matter.
+        edited: a file of polygons that a person gave for this slide.
+
+    Raises:
+        OSError: the slide's file cannot be looked at.
+        DatasetError: the polygons cannot be read.
+    """
+    path = local_path(row)
+    # With a checksum it plays no part where the slide lies, nor how its URL is signed today.
+    parts: list[Any] = [row.slide_id, row.case_id, row.project, row.md5 or public_uri(row.uri), row.size, row.mpp]
+    parts += depends_on
+    if path is not None and row.md5 is None and os.path.exists(path):  # False for impossible names
+        parts += [path.stat().st_size, path.stat().st_mtime_ns]
+    if edited is not None:
+        parts.append(hash_of_polygons(edited))
+    return sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def hash_of_polygons(path: Path) -> str:
+    """The sha256 of a file of polygons, 64 hex digits.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
+
+
+def edited_polygons(folder: Path | None, slide_id: str) -> Path | None:
+    """The file `<slide_id>.geojson` of a folder, where there is one."""
+    if folder is None:
+        return None
+    path = folder / f"{safe_name(slide_id)}.geojson"
+    return path.absolute() if path.is_file() else None
+
+
+def _verdict(slide_id: str, error: Exception) -> tuple[str, str, str]:
+    """Status, reason and message of a slide that was not done."""
+    if isinstance(error, MuseError):
+        return ("skipped" if isinstance(error, TissueError) else "failed"), error.reason, str(error)
+    if isinstance(error, KilledWorker):
+        message = f"{slide_id}: worker after worker died over it ({error}); give the workers more memory"
+        return "failed", "worker_killed", message
+    if isinstance(error, WorkerError):
+        logger.error("%s: crashed on a worker:\n%s", slide_id, error.traceback_text)
+        return "failed", "crashed", f"{slide_id}: {error}"
+    logger.error("%s: crashed", slide_id, exc_info=error)
+    return "failed", "crashed", f"{slide_id}: {type(error).__name__}: {error}"
+
+
+def _identity(row: ManifestRow) -> dict[str, Any]:
+    return {
+        "slide_id": row.slide_id,
+        "case_id": row.case_id,
+        "project": row.project,
+        "uri": public_uri(row.uri),
+        "md5": row.md5,
+        "size": row.size,
+        "versions": json.dumps(package_versions()),
+    }

@@ -1,0 +1,1 @@
+"""Where nuclei are: what finds them, how the shipped finder is trained and calibrated."""

@@ -1,0 +1,388 @@
+"""Train the nucleus detector that ships: labelled patches to weights, a curve and a record, in minutes on two cores.
+
+Each step's pictures are drawn from (seed, step) alone, so a run that was stopped goes on as if it had not been.
+Validation picks among the averaged weights of the last epochs; nothing of the test split is read.
+"""
+
+import copy
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muse_core.config import Settings, settings_hash
+from muse_core.detector.augment import AugmentSettings, random_view
+from muse_core.detector.learned import Calibration, DetectorModel, keep_freed_memory, save_model
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.evaluate.detect import RADIUS_UM, best_threshold, calibrated, count_hits, tops_of
+from muse_core.labels import LabelledPatch, read_labelled_patches
+from muse_core.machine.files import whole_file
+from muse_core.models.detector import STRIDE, NucleusNet, load_imagenet_encoder, parameter_count
+from muse_core.models.heat import NO_CLASS, draw_heat
+from muse_core.models.tensor_file import BROKEN_FILE
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_NAME = "nucleus-detector.safetensors"
+STATE_NAME = "training.pt"
+RECORD_NAME = "training.json"
+CURVES_NAME = "curves.png"
+CONFIG_NAME = "config.json"
+
+_GRADIENT_NORM = 5.0
+
+
+class TrainDetectorSettings(Settings):
+    """How the detector is trained. The defaults are the recipe of the weights that ship."""
+
+    seed: int = Field(0, ge=0)
+    steps: int = Field(1500, ge=1)
+    batch_size: int = Field(12, ge=1)
+    side_px: int = Field(256, ge=64, multiple_of=STRIDE)  # of a training picture
+    learning_rate: float = Field(2e-3, gt=0)  # of the decoder, at its highest
+    encoder_rate: float = Field(0.5, ge=0)  # share of it for the encoder, which has been trained before
+    weight_decay: float = Field(0.02, ge=0)
+    warmup_steps: int = Field(40, ge=0)
+    average_steps: int = Field(100, ge=1)  # the weights kept are an average over about so many steps
+    sigma_px: float = Field(2.5, gt=0)  # of a nucleus' bump, at 0.5 µm/px
+    near_weight: float = Field(4.0, ge=0)  # a pixel at a nucleus' centre counts 1 + this
+    class_weight: float = Field(0.2, ge=0)  # of the auxiliary class loss
+    validate_every: int = Field(100, ge=1)
+    imagenet: bool = True  # start the encoder from ImageNet weights
+    threads: int = Field(0, ge=0)  # 0: as many as torch takes by itself
+    min_distance_um: float = Field(3.0, gt=0)  # nuclei nearer than this are one
+    augment: AugmentSettings = AugmentSettings()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller may show: steps done and to do, the recent mean loss, validation F1 if just measured."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run made.
+
+    Attributes:
+        weights: the safetensors file.
+        f1: on validation, at the threshold that the scores are calibrated to.
+        threshold_heat: that threshold, in the network's heat.
+        seconds: of all sittings together.
+        n_parameters: of the network.
+    """
+
+    weights: Path
+    f1: float
+    threshold_heat: float
+    seconds: float
+    n_parameters: int
+
+
+def train_detector(
+    dataset: str,
+    data: Path,
+    out: Path,
+    *,
+    settings: TrainDetectorSettings | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> TrainingResult:
+    """Train on the training split, select and calibrate on validation, and write weights, record and curves into `out`.
+
+    Args:
+        dataset: a name in `labelled_patches.READERS`.
+        data: its folder.
+        out: a folder; made if need be.
+        settings: the recipe; None for that of the weights that ship.
+        resume: go on from `out`'s last state, if there is one of the same settings and data.
+        on_progress: called now and then.
+
+    Returns:
+        Where the weights are and how good they were.
+
+    Raises:
+        DatasetError: the data are not what the layout says, or the loss is no longer a number.
+        ConfigError: the state in `out` is of other settings or data or is damaged, or ImageNet weights are asked for
+            and not installed.
+        OutputError: `out` cannot be written.
+    """
+    settings = settings or TrainDetectorSettings()
+    train, validation = (read_labelled_patches(dataset, data, split) for split in ("train", "val"))
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    keep_freed_memory()
+    run = _Run(settings, out, data=fingerprint(dataset, [*train, *validation]), class_names=train[0].class_names)
+    _write_text(out / CONFIG_NAME, settings.model_dump_json(indent=1))
+    if resume:
+        run.load()
+    while run.step < settings.steps:
+        run.advance(train)
+        if run.step % settings.validate_every == 0 or run.step == settings.steps:
+            run.validate(validation)
+            run.save()
+        if run.step % 20 == 0 or run.step == settings.steps:
+            on_progress(run.progress())
+    return _finish(run, dataset, validation)
+
+
+class _Run:
+    """The state of a training run: network, its running average, optimiser, step and history."""
+
+    def __init__(self, settings: TrainDetectorSettings, out: Path, *, data: str, class_names: tuple[str, ...]) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.out, self.data, self.class_names = settings, out, data, class_names
+        self.net = NucleusNet(len(class_names))
+        if settings.imagenet:
+            load_imagenet_encoder(self.net)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self.best = copy.deepcopy(self.average)
+        encoder = list(self.net.encoder.parameters())
+        others = [p for name, p in self.net.named_parameters() if not name.startswith("encoder.")]
+        rate = settings.learning_rate
+        groups = [{"params": encoder, "lr": rate * settings.encoder_rate}, {"params": others, "lr": rate}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.step, self.seconds, self.best_f1 = 0, 0.0, -1.0
+        self.losses: list[float] = []
+        self.validations: list[tuple[int, float]] = []
+
+    def advance(self, patches: list[LabelledPatch]) -> None:
+        """One step of training."""
+        started = time.perf_counter()
+        share = _learning_share(self.step, self.settings)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+        images, heat, classes, known = _batch(patches, self.step, self.settings)
+        self.net.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.net(images)
+        loss = _loss(logits, heat, classes, known, self.settings)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.net.parameters(), _GRADIENT_NORM)
+        self.optimizer.step()
+        self.step += 1
+        self._take_average()
+        self.losses.append(float(loss.detach()))
+        if not math.isfinite(self.losses[-1]):
+            raise DatasetError(f"{self.out}: the loss is {self.losses[-1]} at step {self.step}; lower learning_rate")
+        self.seconds += time.perf_counter() - started
+
+    @torch.no_grad()
+    def _take_average(self) -> None:
+        keep = min(1 - 1 / self.settings.average_steps, self.step / (self.step + 9))  # follows closely at first
+        for kept, now in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+            if kept.dtype.is_floating_point:
+                kept.lerp_(now, 1 - keep)
+            else:
+                kept.copy_(now)
+
+    def validate(self, patches: list[LabelledPatch]) -> None:
+        """Score the average on validation; keep it where it is the best so far."""
+        started = time.perf_counter()
+        tops = tops_of(self.model(self.average), patches)
+        _, f1 = best_threshold(tops, patches)
+        self.validations.append((self.step, f1))
+        logger.info("step %d of %d: validation F1 %.4f", self.step, self.settings.steps, f1)
+        if f1 > self.best_f1:
+            self.best_f1 = f1
+            self.best.load_state_dict(self.average.state_dict())
+        self.seconds += time.perf_counter() - started
+
+    def model(self, net: NucleusNet, calibration: Calibration | None = None) -> DetectorModel:
+        """A detector's model around one of this run's networks."""
+        return DetectorModel(net, calibration or Calibration(), self.settings.min_distance_um, self.class_names)
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        just_validated = self.validations and self.validations[-1][0] == self.step
+        f1 = self.validations[-1][1] if just_validated else None
+        return Progress(self.step, self.settings.steps, float(np.mean(self.losses[-20:])), self.seconds, f1)
+
+    def save(self) -> None:
+        """Replace the state that `load` goes on from, or leave the old one as it was.
+
+        Raises:
+            OutputError: no space is left, or the folder cannot be written.
+        """
+        state = {
+            "settings": settings_hash(self.settings),
+            "data": self.data,
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "numbers": (self.step, self.seconds, self.best_f1),
+            "losses": self.losses,
+            "validations": self.validations,
+        }
+        buffer = io.BytesIO()  # where torch writes to a file itself, an error of the disk has no errno
+        torch.save(state, buffer)
+        with whole_file(self.out / STATE_NAME) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+    def load(self) -> None:
+        """Go on from the state in `out`, if there is one.
+
+        Raises:
+            ConfigError: it is damaged, or of other settings or data.
+        """
+        path = self.out / STATE_NAME
+        if not path.exists():
+            return
+        state = _stored_state(path)
+        for what, own in (("settings", settings_hash(self.settings)), ("data", self.data)):
+            if state.get(what) != own:
+                raise ConfigError(
+                    f"{path}: of a run with other {what}; give those, another --out, or leave out --resume"
+                )
+        for name in ("net", "average", "best", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.seconds, self.best_f1 = state["numbers"]
+        self.losses = list(state["losses"])
+        self.validations = [(int(step), float(f1)) for step, f1 in state["validations"]]
+
+
+def fingerprint(dataset: str, patches: Iterable[LabelledPatch]) -> str:
+    """Twelve hex digits that change with a dataset's name, images and labels."""
+    digest = sha256(dataset.encode())
+    for patch in patches:
+        digest.update(json.dumps([patch.name, patch.mpp, *patch.image.shape, *patch.class_names]).encode())
+        for values in (patch.image, patch.xy, patch.class_ids):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _stored_state(path: Path) -> dict[str, Any]:
+    """What `_Run.save` wrote.
+
+    Raises:
+        ConfigError: the file is cut short or altered, or is another's.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except BROKEN_FILE as error:
+        why = str(error).partition("\n")[0].split(". ")[0]
+        raise ConfigError(f"{path}: cannot be read ({why}); it is damaged: leave out --resume to begin anew") from None
+    if not isinstance(state, dict):
+        raise ConfigError(f"{path}: no state of a training run; leave out --resume to begin anew")
+    return state
+
+
+def _learning_share(step: int, settings: TrainDetectorSettings) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
+
+
+def _batch(
+    patches: list[LabelledPatch], step: int, settings: TrainDetectorSettings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pictures of a step with their targets: (B, 3, n, n) 0..255, heat, classes and known pixels (B, n / 2, n / 2)."""
+    rng = np.random.default_rng([settings.seed, step])
+    images, heats, classes, known = [], [], [], []
+    for place in range(step * settings.batch_size, (step + 1) * settings.batch_size):
+        epoch, index = divmod(place, len(patches))
+        order = np.random.default_rng([settings.seed, 1 << 20, epoch]).permutation(len(patches))
+        view = random_view(patches[order[index]], settings.side_px, settings.augment, rng)
+        heat, class_map = draw_heat(view.xy, view.class_ids, settings.side_px, sigma_px=settings.sigma_px)
+        images.append(view.image)
+        heats.append(heat)
+        classes.append(class_map)
+        known.append(view.valid[::2, ::2])
+    batch = torch.from_numpy(np.stack(images)).permute(
+        0, 3, 1, 2
+    )  # (B, n, n, 3) -> (B, 3, n, n), channels last in memory
+    return batch.float(), *(torch.from_numpy(np.stack(maps)) for maps in (heats, classes, known))  # type: ignore[return-value]
+
+
+def _loss(logits: Tensor, heat: Tensor, classes: Tensor, known: Tensor, settings: TrainDetectorSettings) -> Tensor:
+    """Cross entropy with the heat, heavier near nuclei, plus that of the classes at nuclei.
+
+    Args:
+        logits: (B, 1 + classes, h, w).
+        heat: (B, h, w) 0..1.
+        classes: (B, h, w) int64, `NO_CLASS` where there is none.
+        known: (B, h, w) bool.
+        settings: the weights.
+    """
+    weight = known * (1 + settings.near_weight * heat)
+    each = functional.binary_cross_entropy_with_logits(logits[:, 0], heat, reduction="none")
+    loss = (each * weight).sum() / weight.sum().clamp(min=1)
+    if settings.class_weight and logits.shape[1] > 1 and bool((classes != NO_CLASS).any()):
+        loss = loss + settings.class_weight * functional.cross_entropy(logits[:, 1:], classes, ignore_index=NO_CLASS)
+    return loss
+
+
+def _finish(run: _Run, dataset: str, validation: list[LabelledPatch]) -> TrainingResult:
+    """Calibrate the best network, write everything."""
+    model = run.model(run.best)
+    tops = tops_of(model, validation)
+    calibration = calibrated(tops, validation)
+    counts = count_hits(tops, validation, calibration.heat_at_half)
+    notes = {"dataset": dataset, "settings": settings_hash(run.settings), "validation_f1": f"{counts.f1:.4f}"}
+    save_model(run.model(run.best, calibration), run.out / WEIGHTS_NAME, notes=notes)
+    result = TrainingResult(
+        run.out / WEIGHTS_NAME, counts.f1, calibration.heat_at_half, run.seconds, parameter_count(run.net)
+    )
+    record = {
+        "dataset": dataset,
+        "f1": counts.f1,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "rule": "mcspatnet",
+        "radius_um": RADIUS_UM,
+        "calibration": calibration.__dict__,
+        "seconds": run.seconds,
+        "n_parameters": result.n_parameters,
+        "validations": run.validations,
+        "losses": run.losses,
+    }
+    _write_text(run.out / RECORD_NAME, json.dumps(record))
+    _draw_curves(run, run.out / CURVES_NAME)
+    return result
+
+
+def _write_text(path: Path, text: str) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _draw_curves(run: _Run, path: Path) -> None:
+    """Loss and validation F1 over steps, as a PNG; left out, with a line in the log, without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.warning("%s: not drawn, as matplotlib is not installed (pip install 'muse-nuclei[docs]')", path)
+        return
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    left = figure.add_subplot()
+    window = max(1, len(run.losses) // 60)
+    smooth = np.convolve(run.losses, np.ones(window) / window, mode="valid")
+    left.plot(np.arange(len(smooth)) + window, smooth, color="0.4", label="training loss")
+    left.set(xlabel="step", ylabel="training loss", title=f"Nucleus detector, seed {run.settings.seed}")
+    right = left.twinx()
+    right.plot(*zip(*run.validations, strict=True), "o-", color="tab:blue", label="validation F1")
+    right.set_ylabel(f"validation F1 at {RADIUS_UM:g} µm")
+    figure.legend(loc="outside lower center", ncols=2)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

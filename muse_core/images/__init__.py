@@ -1,0 +1,1 @@
+"""Pixels of one image: decoding, colours, stain."""

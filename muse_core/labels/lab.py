@@ -1,0 +1,246 @@
+"""A lab's own dots, on images or slides, as one folder.
+
+    DIR/images/NAME.png (.jpg), or a slide: NAME.svs, .tif, ...
+    DIR/labels/NAME.geojson   QuPath: points, or outlines of nuclei, with their class; regions have the class Region*
+               NAME.csv       columns x, y, class
+               *.json         COCO: key points, or boxes, for any number of images
+    DIR/dataset.toml          optional: mpp = 0.5 (of images; of slides that don't say it), classes = ["a", "b"],
+                              val = ["NAME"]
+
+Coordinates are px of the image, of a slide's level 0: x right, y down, the centre of the top-left pixel at (0.5, 0.5).
+Within a region every nucleus is labelled. An image without regions is one region; of a slide without regions, only the
+ground around each dot is known.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+import shapely.affinity
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from muse_core.config import Settings, load_settings
+from muse_core.errors import ConfigError, DatasetError, MppError
+from muse_core.labels.lab_files import AnnotatedArea, Dot, DotFile, read_dot_file
+from muse_core.slide import open_slide
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})  # everything else is opened as a slide
+_LABEL_SUFFIXES = frozenset({".csv", ".geojson", ".json"})
+_LEAST_OVERLAP_PX2 = 1.0  # of regions; less is two hands drawing one edge
+
+
+class LabSettings(Settings):
+    """What `dataset.toml` may say."""
+
+    mpp: float | None = Field(None, gt=0)  # µm/px of plain images, and of slides that don't say it
+    classes: tuple[str, ...] = ()  # all there may be, in the order of the model's; empty: those found, by name
+    val: tuple[str, ...] = ()  # names of the images kept for validation
+
+
+@dataclass(frozen=True)
+class LabImage:
+    """One image or slide with its dots.
+
+    Attributes:
+        name: without ending.
+        path: of the file.
+        is_slide: whether it is read as a slide.
+        size_px: width and height, of a slide's level 0.
+        mpp: µm/px; None of a slide that says it itself.
+        xy: (N, 2) float64 px.
+        class_ids: (N,) int64.
+        areas: polygons in which every nucleus is labelled; none: see the module's text.
+    """
+
+    name: str
+    path: Path
+    is_slide: bool
+    size_px: tuple[int, int]
+    mpp: float | None
+    xy: NDArray[np.float64]
+    class_ids: NDArray[np.int64]
+    areas: tuple[shapely.Polygon | shapely.MultiPolygon, ...]
+
+
+@dataclass(frozen=True)
+class LabDots:
+    """All of a lab's folder.
+
+    Attributes:
+        class_names: what the ids mean.
+        images: with at least one dot or region.
+        validation: names of the images kept for validation.
+    """
+
+    class_names: tuple[str, ...]
+    images: tuple[LabImage, ...]
+    validation: frozenset[str]
+
+
+def read_lab(root: Path) -> LabDots:
+    """Read and check a folder; pixels are not decoded yet.
+
+    Raises:
+        DatasetError: a file is missing or cannot be read, or a dot, class or region makes no sense; the text names the
+            row.
+        ConfigError: `dataset.toml` is not what it should be.
+    """
+    settings = load_settings(LabSettings, root / "dataset.toml" if (root / "dataset.toml").exists() else None)
+    files = _dot_files(root)
+    names = _class_names(files, settings.classes, root)
+    images = tuple(_checked(file, root, names, settings.mpp) for file in files if file.dots or file.areas)
+    unknown = sorted(set(settings.val) - {image.name for image in images})
+    if unknown:
+        raise ConfigError(f"{root / 'dataset.toml'}: val names {unknown[0]!r}, which has no labels")
+    return LabDots(names, images, frozenset(settings.val))
+
+
+def _dot_files(root: Path) -> list[DotFile]:
+    folder = root / "labels"
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _LABEL_SUFFIXES)
+    if not paths:
+        raise DatasetError(f"{folder}: no .geojson, .csv or .json in it; labels and images lie in folders so named")
+    files = [file for path in paths for file in read_dot_file(path)]
+    doubled = [name for name, count in Counter(file.image_name for file in files).items() if count > 1]
+    if doubled:
+        raise DatasetError(f"{folder}: {doubled[0]!r} has labels in two files; keep one")
+    if not any(file.dots for file in files):
+        raise DatasetError(f"{folder}: no dot in any file; label some nuclei")
+    return files
+
+
+def _class_names(files: Sequence[DotFile], declared: Sequence[str], root: Path) -> tuple[str, ...]:
+    found = Counter(dot.class_name for file in files for dot in file.dots)
+    if not declared:
+        _check_spelling(files, root)
+        return tuple(sorted(found))
+    for file in files:
+        for dot in file.dots:
+            if dot.class_name not in declared:
+                raise DatasetError(
+                    f"{dot.row}: class {dot.class_name!r} is unknown; {root / 'dataset.toml'} has {', '.join(declared)}"
+                )
+    for name in declared:
+        if not found[name]:
+            raise DatasetError(f"{root / 'dataset.toml'}: class {name!r} has no dot; label some or take it out")
+    return tuple(declared)
+
+
+def _check_spelling(files: Sequence[DotFile], root: Path) -> None:
+    """Refuse classes that differ in case alone: nobody means two classes by them."""
+    spelt: dict[str, Dot] = {}
+    for file in files:
+        for dot in file.dots:
+            first = spelt.setdefault(dot.class_name.lower(), dot)
+            if first.class_name != dot.class_name:
+                raise DatasetError(
+                    f"{dot.row}: class {dot.class_name!r}, but {first.class_name!r} in {first.row}; write them alike, "
+                    f"or list both as classes in {root / 'dataset.toml'}"
+                )
+
+
+def _checked(file: DotFile, root: Path, class_names: tuple[str, ...], mpp: float | None) -> LabImage:
+    path = _image_path(root / "images", file.image_name)
+    is_slide = path.suffix.lower() not in IMAGE_SUFFIXES
+    if not is_slide and mpp is None:
+        raise _no_mpp(path, root)
+    size, bounds, needs_mpp = _opened_slide(path, mpp, root) if is_slide else (_image_size(path), (0.0, 0.0), True)
+    origin = bounds if file.from_bounds else (0.0, 0.0)
+    dots = [Dot(dot.x + origin[0], dot.y + origin[1], dot.class_name, dot.row) for dot in file.dots]
+    areas = [AnnotatedArea(shapely.affinity.translate(one.polygon, *origin), one.row) for one in file.areas]
+    _check_inside(dots, areas, size, path)
+    _check_overlaps(areas)
+    _tell_of_unused(dots, areas, path)
+    return LabImage(
+        file.image_name,
+        path,
+        is_slide,
+        size,
+        mpp if needs_mpp else None,
+        np.array([(dot.x, dot.y) for dot in dots], np.float64).reshape(-1, 2),
+        np.array([class_names.index(dot.class_name) for dot in dots], np.int64),
+        tuple(area.polygon for area in areas),
+    )
+
+
+def _image_path(folder: Path, name: str) -> Path:
+    found = sorted(path for path in folder.glob("*") if path.is_file() and path.stem == name)
+    if len(found) != 1:
+        has = f"{len(found)} files" if found else "no file"
+        raise DatasetError(f"{folder}: {has} named {name}.*; the labels of {name} need exactly one")
+    return found[0]
+
+
+def _opened_slide(path: Path, mpp: float | None, root: Path) -> tuple[tuple[int, int], tuple[float, float], bool]:
+    """A slide's size in px, the corner of the scanner's bounds, where it names any, and whether it needs the mpp."""
+    try:
+        slide, needs_mpp = open_slide(path), False
+    except MppError:
+        if mpp is None:
+            raise _no_mpp(path, root) from None
+        slide, needs_mpp = open_slide(path, mpp_override=mpp), True
+    with slide:
+        bounds, level0 = slide.info.bounds_level0, slide.info.levels[0]
+        corner = (float(bounds.x), float(bounds.y)) if bounds else (0.0, 0.0)
+        return (level0.width, level0.height), corner, needs_mpp
+
+
+def _no_mpp(path: Path, root: Path) -> DatasetError:
+    return DatasetError(f"{path}: doesn't say its um/px; write mpp = 0.5, or what it is, to {root}/dataset.toml")
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path}: not an image that can be read: {error}") from None
+
+
+def _check_inside(dots: Sequence[Dot], areas: Sequence[AnnotatedArea], size: tuple[int, int], path: Path) -> None:
+    width, height = size
+    outside = [dot for dot in dots if not (0 <= dot.x < width and 0 <= dot.y < height)]
+    if outside:
+        dot = outside[0]
+        swapped = all(0 <= one.y < width and 0 <= one.x < height for one in dots)
+        hint = "; with x and y swapped all dots are inside: is the order of the columns y x?" if swapped else ""
+        raise DatasetError(
+            f"{dot.row}: dot ({dot.x:g}, {dot.y:g}) outside the {width}x{height} px of {path.name}{hint}"
+        )
+    image = shapely.box(0, 0, width, height)
+    for area in areas:
+        if not area.polygon.intersects(image) or area.polygon.difference(image).area > 0.01 * area.polygon.area:
+            bounds = ", ".join(f"{bound:g}" for bound in area.polygon.bounds)
+            raise DatasetError(f"{area.row}: region ({bounds}) reaches outside the {width}x{height} px of {path.name}")
+
+
+def _check_overlaps(areas: Sequence[AnnotatedArea]) -> None:
+    for index, first in enumerate(areas):
+        for second in areas[index + 1 :]:
+            shared = first.polygon.intersection(second.polygon).area
+            if shared > _LEAST_OVERLAP_PX2:
+                raise DatasetError(
+                    f"{second.row}: region overlaps that of {first.row} by {shared:.0f} px²; cut or merge them"
+                )
+
+
+def _tell_of_unused(dots: Sequence[Dot], areas: Sequence[AnnotatedArea], path: Path) -> None:
+    """Where regions say what is known, dots outside them are left out; that should not go unseen."""
+    union = shapely.union_all([area.polygon for area in areas])
+    outside = [dot for dot in dots if areas and not shapely.intersects_xy(union, dot.x, dot.y)]
+    if outside:
+        logger.warning(
+            "%s: %d of %d dots of %s lie in no region and are left out",
+            outside[0].row,
+            len(outside),
+            len(dots),
+            path.name,
+        )

@@ -1,0 +1,1 @@
+"""What this machine offers: files, locks, limits, devices, workers."""

@@ -1,9 +1,0 @@
-"""Slide manifests: which slides a run works on, where they are and what they should be.
-
-`read_manifest` takes our CSV, GDC's own manifest, a folder, a glob or one slide file; `write_manifest` writes our CSV.
-"""
-
-from muse_core.manifest.read import NO_SLIDES, read_manifest, write_manifest
-from muse_core.manifest.rows import Manifest, ManifestRow, Problem, with_mpp
-
-__all__ = ["NO_SLIDES", "Manifest", "ManifestRow", "Problem", "read_manifest", "with_mpp", "write_manifest"]

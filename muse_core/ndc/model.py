@@ -1,0 +1,312 @@
+"""The NDC model in use: a checkpoint in, images at 0.5 µm/px in, classified nuclei out.
+
+    from muse_core.ndc.model import NdcModel
+    model = NdcModel(Path("runs/ndc/ndc.safetensors"), device="cpu")
+    found = model.find(images)  # (B, H, W, 3) uint8 -> a NucleiFound an image
+
+The network runs in bfloat16. Its answers depend a little on where its grid of 32 px lies, so tiles should start at
+multiples of `grid_um` on the slide and bring `margin_um` around what they own.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from muse_core.detector.learned import Calibration, keep_freed_memory, on_ink
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.machine.device import best_dtype
+from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
+from muse_core.models.feature_sampling import sample_at
+from muse_core.models.folding import made_to_run
+from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
+from muse_core.models.ndc import NdcNet
+from muse_core.models.ndc_readout import NucleiRead, Readout, nuclei_by_heat, nuclei_by_proposals
+from muse_core.models.nucleus_model import NucleiFound
+from muse_core.models.shipped import MUSE_NANO_NDC
+from muse_core.models.tensor_file import save_tensors
+
+FORMAT = "muse-ndc-2"
+
+NETWORK_MPP = 0.5
+MARGIN_UM = 112.0  # a grid shifted by odd amounts then changes 0.05 % of nuclei; 0.13 % with 96, 0.84 % with 64
+
+_COARSEST_STRIDE = 32  # of the backbone's levels
+_COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
+_LEAST_CHANCE = 0.02  # nuclei below are none whatever the calibration
+_CLIP = 1e-6
+
+
+@dataclass(frozen=True)
+class NdcHead:
+    """What rebuilds an NDC network around its backbone, and how its answers are read.
+
+    Attributes:
+        class_names: what the columns of probabilities mean.
+        spacing_px: of the proposals.
+        hidden: width of the heads.
+        kernel: of their first layer.
+        dense_hidden: width of the dense head.
+        min_distance_um: of two nuclei nearer than this the less sure one goes.
+        readout: `heat` or `proposals`, see `models.ndc_readout`.
+        calibration: from the chance of a nucleus to the score.
+    """
+
+    class_names: tuple[str, ...]
+    spacing_px: int = 4
+    hidden: int = 128
+    kernel: int = 1
+    dense_hidden: int = 64
+    min_distance_um: float = 3.0
+    readout: Readout = "heat"
+    calibration: Calibration = field(default_factory=Calibration)
+
+
+@dataclass(frozen=True)
+class NdcCheckpoint:
+    """A network, how its backbone is built, and how it is read."""
+
+    net: NdcNet
+    backbone: BackboneSettings
+    head: NdcHead
+    notes: dict[str, str]
+
+
+class NdcModel:
+    """Finds and names nuclei; a `NucleusModel`.
+
+    Args:
+        weights: a file of `muse finetune`; None for the one that ships.
+        device: where the network runs, such as cpu or cuda.
+        min_score: nuclei below are left out; at 0.5 the mean class F1 on validation was best.
+        embeddings: whether to return the features at nuclei, too.
+        dtype: the network's; None for bfloat16, or float32 where the device only emulates that.
+
+    Raises:
+        ConfigError: the file is missing or no NDC checkpoint, or min_score is not in 0..1.
+    """
+
+    takes_tensors = True
+
+    def __init__(
+        self,
+        weights: Path | None = None,
+        *,
+        device: str = "cpu",
+        min_score: float = 0.0,
+        embeddings: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score {min_score}: a number from 0 to 1 needed")
+        path = weights or MUSE_NANO_NDC
+        self._device, self._min_score, self._embeddings = device, min_score, embeddings
+        self._dtype = dtype or best_dtype(device)
+        self._use(load_checkpoint(path))
+        self.model_id = sha256(path.read_bytes()).hexdigest()[:12]
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: NdcCheckpoint, *, device: str = "cpu") -> "NdcModel":
+        """A model around a network in memory, as training needs; the network itself is left as it is."""
+        model = cls.__new__(cls)
+        copy = build_net(checkpoint.backbone, checkpoint.head)
+        copy.load_state_dict(checkpoint.net.state_dict())
+        model._device, model._dtype, model._min_score, model._embeddings = device, best_dtype(device), 0.0, False
+        model._use(NdcCheckpoint(copy, checkpoint.backbone, checkpoint.head, {}))
+        model.model_id = "memory"
+        return model
+
+    def _use(self, checkpoint: NdcCheckpoint) -> None:
+        if self._device == "cpu":
+            keep_freed_memory()
+        net = checkpoint.net
+        self._turned = pads_after(net)
+        if self._turned:
+            turn_kernels(net.backbone)
+            turn_kernels(net.h_dense)  # the other heads get the map upright
+        self._net = made_to_run(net, device=self._device, dtype=self._dtype)
+        self._head = checkpoint.head
+        self.mpp, self.margin_um = NETWORK_MPP, MARGIN_UM
+        self._step_px = math.lcm(_COARSEST_STRIDE, checkpoint.net.backbone.side_multiple, checkpoint.head.spacing_px)
+        self.class_names = checkpoint.head.class_names
+        self.grid_um = self._step_px * self.mpp
+
+    def find(self, images: NDArray[np.uint8] | Tensor) -> list[NucleiFound]:
+        """Nuclei of each image, the surest first.
+
+        Args:
+            images: uint8 (B, H, W, 3) RGB at 0.5 µm/px, an array or a tensor on any device.
+
+        Raises:
+            DatasetError: not such an array.
+        """
+        least = _chance_of(self._head.calibration, self._min_score)
+        return [self._calibrated(found) for found in self.candidates(images, least_chance=least)]
+
+    @torch.inference_mode()
+    def candidates(
+        self, images: NDArray[np.uint8] | Tensor, *, least_chance: float = _LEAST_CHANCE
+    ) -> list[NucleiFound]:
+        """As `find`, but with the chance of a nucleus for the score, and all above `least_chance`: for calibration."""
+        pixels = torch.as_tensor(images)
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != torch.uint8 or 0 in pixels.shape:
+            raise DatasetError(
+                f"images of shape {tuple(pixels.shape)} and {pixels.dtype}; uint8 RGB (B, H, W, 3), not empty, needed"
+            )
+        height, width = pixels.shape[1:3]
+        padded = _mirrored(pixels.to(self._device), self._step_px)
+        upright = padded.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
+        feature_map = self._net.backbone(standardised(self._facing(upright)).to(self._dtype)).map
+        answers = self._read(feature_map, (padded.shape[2], padded.shape[1]), (width, height), least_chance)
+        return [
+            self._found(_off_ink(read, pixels[index]), feature_map, index, padded.shape)
+            for index, read in enumerate(answers)
+        ]
+
+    def _read(
+        self, feature_map: Tensor, padded_size: tuple[int, int], size: tuple[int, int], least_chance: float
+    ) -> Iterator[NucleiRead]:
+        """Nuclei of each image of a batch, by the head that the checkpoint is read by; the other one is spared."""
+        min_distance_px = self._head.min_distance_um / self.mpp
+        if self._head.readout == "heat":
+            dense = self._facing(self._net.h_dense(feature_map)).float()
+            for index in range(len(dense)):
+                yield nuclei_by_heat(
+                    dense[index : index + 1], size, min_distance_px=min_distance_px, least_chance=least_chance
+                )
+            return
+        proposals = self._net.proposals(self._facing(feature_map), padded_size)
+        for index in range(len(feature_map)):
+            yield nuclei_by_proposals(
+                proposals, index, size, min_distance_px=min_distance_px, least_chance=least_chance
+            )
+
+    def _facing(self, maps: Tensor) -> Tensor:
+        """From the image's side to the network's, or back: by half a turn where the network is turned."""
+        return by_half_a_turn(maps) if self._turned else maps
+
+    def _found(self, read: NucleiRead, feature_map: Tensor, index: int, padded: torch.Size) -> NucleiFound:
+        embedding = None
+        if self._embeddings:
+            points = torch.from_numpy(read.xy).to(feature_map.device)
+            rows = torch.full((len(points),), index, dtype=torch.int64, device=points.device)
+            features = sample_at(self._facing(feature_map), points, rows, side_px=(padded[2], padded[1]))
+            embedding = features.float().cpu().numpy().astype(np.float16)
+        probabilities = torch.softmax(read.class_logits.float(), 1).cpu().numpy()
+        return NucleiFound(read.xy, read.chance, probabilities, embedding)
+
+    def _calibrated(self, found: NucleiFound) -> NucleiFound:
+        score = self._head.calibration.score(found.score)
+        return NucleiFound(found.xy, score, found.probabilities, found.embedding)
+
+
+def _off_ink(read: NucleiRead, rgb: Tensor) -> NucleiRead:
+    kept = ~on_ink(rgb, read.xy)
+    return NucleiRead(read.xy[kept], read.chance[kept], read.class_logits[torch.from_numpy(kept)])
+
+
+def _mirrored(images: Tensor, multiple: int) -> Tensor:
+    """Images (B, H, W, 3) with both sides mirrored on to a multiple.
+
+    Not blank: a border of one colour would be an edge, and edges look like nuclei's.
+    """
+    height, width = images.shape[1:3]
+    if height % multiple == 0 and width % multiple == 0:
+        return images
+    rows, columns = (
+        torch.from_numpy(np.pad(np.arange(length), (0, -length % multiple), mode="symmetric")).to(images.device)
+        for length in (height, width)
+    )
+    return images[:, rows][:, :, columns]
+
+
+def _chance_of(calibration: Calibration, score: float) -> float:
+    """The chance that is calibrated to a score; a hair less, so that rounding leaves none out."""
+    score = min(max(score, _CLIP), 1 - _CLIP)
+    at_half = calibration.heat_at_half
+    margin = math.log(score / (1 - score)) / calibration.slope + math.log(at_half / (1 - at_half))
+    return 1 / (1 + math.exp(-margin)) - _CLIP
+
+
+def build_net(backbone: BackboneSettings, head: NdcHead, *, dropout: float = 0.0) -> NdcNet:
+    """The network of these settings, its weights at random."""
+    return NdcNet(
+        build_backbone(backbone.model_copy(update={"imagenet": False})),
+        len(head.class_names),
+        spacing_px=head.spacing_px,
+        hidden=head.hidden,
+        kernel=head.kernel,
+        dropout=dropout,
+        dense_hidden=head.dense_hidden,
+    )
+
+
+def save_checkpoint(checkpoint: NdcCheckpoint, path: Path) -> None:
+    """Write an NDC checkpoint: kernels in float16, norms and biases in float32, the rest in the file's metadata.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
+        for name, tensor in checkpoint.net.state_dict().items()
+        if not name.endswith(_COUNTER)
+    }
+    metadata = {
+        "format": FORMAT,
+        "backbone": checkpoint.backbone.model_dump_json(),
+        "head": json.dumps(asdict(checkpoint.head)),
+        "notes": json.dumps(checkpoint.notes),
+    }
+    save_tensors(path, tensors, metadata=metadata)
+
+
+def load_checkpoint(path: Path) -> NdcCheckpoint:
+    """Read what `save_checkpoint` wrote, in eval mode.
+
+    Raises:
+        ConfigError: no such file, damaged, or not an NDC checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"NDC checkpoint {path}: cannot be read ({error}); give a file of `muse finetune`") from None
+    if about.get("format") != FORMAT:
+        raise ConfigError(
+            f"NDC checkpoint {path}: format {about.get('format')!r} found, {FORMAT!r} needed; give a file of "
+            "`muse finetune`"
+        )
+    try:
+        backbone = BackboneSettings.model_validate_json(about["backbone"])
+        head = _head_from(json.loads(about["head"]))
+        notes = json.loads(about.get("notes", "{}"))
+    except (KeyError, TypeError, ValidationError, json.JSONDecodeError) as error:
+        raise ConfigError(f"NDC checkpoint {path}: of another version: {error}") from None
+    net = build_net(backbone, head)
+    found = net.load_state_dict(tensors, strict=False)
+    lacking = [name for name in found.missing_keys if not name.endswith(_COUNTER)]
+    if lacking or found.unexpected_keys:
+        raise ConfigError(f"NDC checkpoint {path}: tensors differ from this version's network: {lacking[:3]}")
+    return NdcCheckpoint(net.eval(), backbone, head, notes)
+
+
+def _head_from(values: dict[str, object]) -> NdcHead:
+    calibration = values.pop("calibration")
+    assert isinstance(calibration, dict)
+    names = values.pop("class_names")
+    return NdcHead(
+        **values,  # type: ignore[arg-type]
+        class_names=tuple(names),  # type: ignore[arg-type]
+        calibration=Calibration(**calibration),
+    )

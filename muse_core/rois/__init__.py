@@ -1,7 +1,0 @@
-"""Tissue polygons to ROIs: regions of fixed physical size kept for training."""
-
-from muse_core.rois.select import RoiBox, choose_boxes, select_rois, tissue_fractions
-from muse_core.rois.settings import RoiSettings
-from muse_core.rois.shape import level_mpp
-
-__all__ = ["RoiBox", "RoiSettings", "choose_boxes", "level_mpp", "select_rois", "tissue_fractions"]

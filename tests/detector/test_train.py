@@ -1,0 +1,140 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from muse_core.config import load_settings
+from muse_core.detector.augment import AugmentSettings
+from muse_core.detector.learned import LearnedDetector
+from muse_core.detector.train import TrainDetectorSettings, train_detector
+from muse_core.errors import ConfigError, DatasetError, OutputError
+from muse_core.evaluate.detect import evaluate_detector
+from muse_core.labels import BRCA_CLASS_NAMES
+from tests.data.make_patches import write_brca
+from tests.data.small_disk import largest_file
+
+TINY = TrainDetectorSettings(
+    steps=4, batch_size=2, side_px=64, validate_every=2, average_steps=2, imagenet=False, threads=1, warmup_steps=1
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("brca")
+    write_brca(root, train=3, val=1)
+    return root
+
+
+def test_a_run_writes_weights_record_curves_and_settings(data, tmp_path):
+    seen = []
+    result = train_detector("brca-m2c", data, tmp_path, settings=TINY, on_progress=seen.append)
+    assert seen[-1].step == seen[-1].steps == 4
+    assert seen[-1].f1 is not None
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert [step for step, _ in record["validations"]] == [2, 4]
+    assert len(record["losses"]) == 4
+    assert record["f1"] == pytest.approx(result.f1)
+    assert TrainDetectorSettings.model_validate_json((tmp_path / "config.json").read_text()) == TINY
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with safe_open(result.weights, framework="np") as file:
+        assert json.loads(file.metadata()["class_names"]) == list(BRCA_CLASS_NAMES)
+    answer = evaluate_detector(LearnedDetector(result.weights), "brca-m2c", data)
+    assert answer["f1"] == pytest.approx(result.f1, abs=0.02)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(data, tmp_path):
+    weights = [
+        load_file(
+            train_detector("brca-m2c", data, tmp_path / str(i), settings=TINY.model_copy(update={"seed": seed})).weights
+        )
+        for i, seed in enumerate((5, 5, 6))
+    ]
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not np.array_equal(weights[0]["head.weight"], weights[2]["head.weight"])
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress):
+        raise StoppedError
+
+    settings = TINY.model_copy(update={"steps": 40, "validate_every": 20, "side_px": 64})
+    whole = train_detector("brca-m2c", data, tmp_path / "whole", settings=settings)
+    with pytest.raises(StoppedError):
+        train_detector("brca-m2c", data, tmp_path / "cut", settings=settings, on_progress=stop)
+    resumed = train_detector("brca-m2c", data, tmp_path / "cut", settings=settings, resume=True)
+    one, two = load_file(whole.weights), load_file(resumed.weights)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    with pytest.raises(ConfigError, match="other settings"):
+        train_detector("brca-m2c", data, tmp_path / "cut", settings=TINY, resume=True)
+
+
+@pytest.fixture(scope="module")
+def stored(data, tmp_path_factory):
+    """The state of a run."""
+    out = tmp_path_factory.mktemp("run")
+    train_detector("brca-m2c", data, out, settings=TINY)
+    return (out / "training.pt").read_bytes()
+
+
+def test_labels_that_changed_are_not_gone_on_with(stored, tmp_path):
+    other = tmp_path / "other"
+    write_brca(other, train=4, val=1)
+    (tmp_path / "training.pt").write_bytes(stored)
+    with pytest.raises(ConfigError, match="other data"):
+        train_detector("brca-m2c", other, tmp_path, settings=TINY, resume=True)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"junk"])
+def test_a_damaged_state_is_one_line(data, stored, damage, tmp_path):
+    (tmp_path / "training.pt").write_bytes(damage(stored))
+    with pytest.raises(ConfigError, match=r"training\.pt: cannot be read .* damaged: leave out --resume") as told:
+        train_detector("brca-m2c", data, tmp_path, settings=TINY, resume=True)
+    assert "\n" not in str(told.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_state(data, stored, tmp_path):
+    longer = TINY.model_copy(update={"steps": 6})
+    (tmp_path / "training.pt").write_bytes(stored)
+    # The settings fit, the state does not.
+    with largest_file(len(stored) // 2), pytest.raises(OutputError, match=r"training\.pt: no space left") as told:
+        train_detector("brca-m2c", data, tmp_path, settings=longer)
+    assert told.value.reason == "disk_full"
+    assert "\n" not in str(told.value)
+    assert (tmp_path / "training.pt").read_bytes() == stored
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "training.pt"]
+    assert train_detector("brca-m2c", data, tmp_path, settings=TINY, resume=True).weights.exists()
+
+
+def test_it_learns(data, tmp_path):
+    settings = TINY.model_copy(
+        update={
+            "steps": 50,
+            "batch_size": 4,
+            "validate_every": 25,
+            "average_steps": 5,
+            "augment": AugmentSettings(empty_share=0),
+        }
+    )
+    result = train_detector("brca-m2c", data, tmp_path, settings=settings)
+    losses = json.loads((tmp_path / "training.json").read_text())["losses"]
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
+    assert result.f1 > 0.4
+
+
+def test_settings_refuse_what_makes_no_sense():
+    with pytest.raises(ConfigError, match="side_px"):
+        load_settings(TrainDetectorSettings, overrides=["side_px=100"])
+    with pytest.raises(ConfigError, match="seed"):
+        load_settings(TrainDetectorSettings, overrides=["seed=-1"])
+    with pytest.raises(ConfigError, match=r"'augment\.blur'"):
+        load_settings(TrainDetectorSettings, overrides=["augment.blur=1"])
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    with pytest.raises(DatasetError, match="brca_ds_train"):
+        train_detector("brca-m2c", tmp_path, tmp_path / "out", settings=TINY)
