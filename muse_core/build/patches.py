@@ -23,20 +23,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from muse_core.build.settings import BUILD_VERSION, BuildSettings, weights_hash
-from muse_core.machine.workers import Workers, open_workers, tried, value_of
-from muse_core.config import Settings, settings_hash
-from muse_core.errors import ConfigError, MuseError, OutputError
-from muse_core.machine.files import safe_name, sweep_temporaries, whole_file
-from muse_core.detector.detect import SHIPPED_DETECTORS, Detector, adapted, detect_image, load_detector
-from muse_core.images.decode import MPP_RANGE, decode_patch
 from muse_core.cohort.manifest.patch_list import Patch, list_patches
-from muse_core.roi_dataset.dataset import NO_PROJECT, RoiRow, part_path, write_rois
-from muse_core.roi_dataset.image import RoiImageSettings, encode_roi
+from muse_core.cohort.manifest.tcga import patient_barcode
 from muse_core.cohort.paths import RunPaths, locked, refuse_slides
 from muse_core.cohort.records import BuildSummary, SlideRecord, package_versions, summarise, write_slides_table
-from muse_core.images.stain import optical_density
-from muse_core.cohort.manifest.tcga import patient_barcode
 from muse_core.cohort.uris import path_text
+from muse_core.config import Settings, settings_hash
+from muse_core.detector.detect import SHIPPED_DETECTORS, Detector, adapted, detect_image, load_detector
+from muse_core.errors import ConfigError, MuseError, OutputError
+from muse_core.images.decode import MPP_RANGE, decode_patch
+from muse_core.images.stain import optical_density
+from muse_core.machine.files import safe_name, sweep_temporaries, whole_file
+from muse_core.machine.workers import Workers, open_workers, tried, value_of
+from muse_core.roi_dataset.dataset import NO_PROJECT, RoiRow, part_path, write_rois
+from muse_core.roi_dataset.image import RoiImageSettings, encode_roi
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from muse_core.build.rois import RoiBox, level_mpp
+from muse_core.detector.detect import Detector, detect_in_core, margin_um
 from muse_core.errors import SlideReadError
 from muse_core.geometry import Box, frame_at
-from muse_core.detector.detect import Detector, detect_in_core, margin_um
 from muse_core.roi_dataset.image import RoiImageSettings, copy_roi, encode_roi
-from muse_core.build.rois import RoiBox, level_mpp
 from muse_core.slide import JpegTiles, Level, Slide
 
 SAME_MPP = 1e-6  # relative; more digits than any scanner writes

@@ -1,16 +1,15 @@
 """Settings of build-tcga-nu: what the tables depend on, and what only the run does."""
 
 from hashlib import sha256
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from muse_core.models.shipped import NUCLEUS_DETECTOR
+from muse_core.build.rois import RoiSettings
 from muse_core.cohort.acquire import AcquireSettings
 from muse_core.config import Settings, settings_hash
+from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.roi_dataset.image import RoiImageSettings
-from muse_core.build.rois import RoiSettings
 from muse_core.tissue import TissueSettings
 
 # Raised by hand whenever code changes what a build writes for the same inputs, so that reruns redo it.

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.cohort.acquire.partial import md5_of
 from muse_core.build.roi import build_roi, copyable_tiles
-from muse_core.build.settings import BuildSettings
-from muse_core.errors import MuseError, SlideReadError
-from muse_core.machine.files import whole_file
-from muse_core.detector.detect import Detector, adapted, load_detector
-from muse_core.roi_dataset.dataset import RoiRow, part_path, write_rois
-from muse_core.roi_dataset.image import TILED_JPEG
 from muse_core.build.rois import RoiBox, select_rois
-from muse_core.slide import Slide, open_slide
+from muse_core.build.settings import BuildSettings
+from muse_core.cohort.acquire.partial import md5_of
 from muse_core.cohort.records import slide_facts
 from muse_core.cohort.staging import commit_files
+from muse_core.detector.detect import Detector, adapted, load_detector
+from muse_core.errors import MuseError, SlideReadError
+from muse_core.machine.files import whole_file
+from muse_core.roi_dataset.dataset import RoiRow, part_path, write_rois
+from muse_core.roi_dataset.image import TILED_JPEG
+from muse_core.slide import Slide, open_slide
 from muse_core.tissue import Overview, Tissue, find_tissue, read_overview, read_tissue, tissue_area_mm2, write_tissue
 
 logger = logging.getLogger(__name__)

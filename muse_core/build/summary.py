@@ -1,8 +1,8 @@
 """What a build did, in words a newcomer understands."""
 
-from muse_core.machine.files import whole_file
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import BuildSummary
+from muse_core.machine.files import whole_file
 
 SHOWN_FAILURES = 20
 

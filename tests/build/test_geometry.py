@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from muse_core.roi_dataset.dataset import RoiDataset
-from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 from tests.build.test_run import build, write_manifest
+from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 
 MPPS = (0.16, 0.2465, 0.25, 0.263, 0.46, 0.5)
 SIDE_UM = 900

@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from muse_core.build.patches import ImportOptions, ImportSettings, import_patches
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
 from muse_core.cli.app import app
+from muse_core.cohort.paths import RunPaths, locked
+from muse_core.cohort.records import BuildSummary
 from muse_core.config import load_settings
 from muse_core.errors import ConfigError, OutputError
-from muse_core.build.patches import ImportOptions, ImportSettings, import_patches
 from muse_core.labels import read_labelled_patches
 from muse_core.labels.matching import match, pool
 from muse_core.roi_dataset.dataset import RoiDataset
-from muse_core.cohort.paths import RunPaths, locked
 from muse_core.schemas import SLIDES
-from muse_core.cohort.records import BuildSummary
 from tests.data.make_patches import draw_patch
 
 

@@ -9,9 +9,9 @@ import pytest
 import shapely
 
 from muse_core.build.roi import build_roi, copyable_tiles
+from muse_core.build.rois import RoiBox, RoiSettings, select_rois
 from muse_core.errors import SlideReadError
 from muse_core.roi_dataset.image import RoiImage, RoiImageSettings
-from muse_core.build.rois import RoiBox, RoiSettings, select_rois
 from muse_core.slide import open_slide
 from muse_core.tissue import Tissue
 from tests.data.make_slides import Drawing, break_tile, draw_aperio, draw_tiff, tissue_image

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from muse_core.errors import TissueError
 from muse_core.build.rois.choose import Candidates, choose
 from muse_core.build.rois.maps import TissueMaps, tissue_maps, window_sums
 from muse_core.build.rois.settings import RoiSettings
 from muse_core.build.rois.shape import RoiShape, corner_positions, roi_shape
+from muse_core.errors import TissueError
 from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue import Overview, Tissue, read_overview
 

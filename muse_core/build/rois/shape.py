@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.errors import MppError, TissueError
 from muse_core.build.rois.settings import RoiSettings
+from muse_core.errors import MppError, TissueError
 from muse_core.slide import Level, SlideInfo
 
 _SAME_MPP = 1e-6  # relative; metadata holds this many digits

@@ -12,12 +12,12 @@ import tifffile
 from shapely import Polygon
 from skimage.data import immunohistochemistry
 
-from muse_core.errors import MppError, TissueError
-from muse_core.geometry import Box, frame_at
 from muse_core.build.rois import RoiBox, RoiSettings, choose_boxes, select_rois, tissue_fractions
 from muse_core.build.rois.choose import Candidates, Neighbours, choose, pack, take_best
 from muse_core.build.rois.maps import TissueMaps, rasterise, tissue_maps, window_sums
 from muse_core.build.rois.shape import corner_positions, roi_shape
+from muse_core.errors import MppError, TissueError
+from muse_core.geometry import Box, frame_at
 from muse_core.slide import Level, Mpp, SlideInfo, open_slide
 from muse_core.tissue import Tissue, TissueSettings, find_tissue, read_overview
 
