@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from muse_core.cli.demo import draw_slide
+from muse_core.slide.drawn import draw_slide
 
 
 def tree_rss_bytes(process: psutil.Process) -> int:

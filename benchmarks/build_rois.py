@@ -27,11 +27,11 @@ from PIL import Image
 
 from muse_core.build.run import BuildOptions, build_all, open_build
 from muse_core.build.settings import BuildSettings
-from muse_core.cli.demo import draw_slide
 from muse_core.cohort.manifest import read_manifest
 from muse_core.cohort.records import SlideRecord
 from muse_core.config import load_settings
 from muse_core.roi_dataset.image import encode_roi
+from muse_core.slide.drawn import draw_slide
 
 CORES = 2
 Boxes = list[tuple[int, int, int, int]]  # x, y, width, height, level-0 px

@@ -22,10 +22,10 @@ from skimage.color import rgb2hed
 from skimage.feature import blob_log
 
 from benchmarks.infer import infer
-from muse_core.cli.demo import draw_slide
-from muse_core.detector.learned import NETWORK_MPP
+from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.slide import Slide, open_slide
+from muse_core.slide.drawn import draw_slide
 from muse_core.tissue import TissueSettings, find_tissue
 
 BLOB_LOG_TILES = 2  # along each side

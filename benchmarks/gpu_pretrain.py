@@ -21,7 +21,8 @@ import torch
 from skimage.data import immunohistochemistry
 from torch.utils.flop_counter import FlopCounterMode
 
-from muse_core.build.patches import ImportOptions, ImportSettings, import_patches
+from muse_core.build.patches import ImportOptions, import_patches
+from muse_core.build.settings import ImportSettings
 from muse_core.models.backbone import build_backbone
 from muse_core.pretrain.settings import PretrainSettings, load_pretrain_settings
 from muse_core.pretrain.trainer import METRICS_NAME, pretrain

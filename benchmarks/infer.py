@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_core.cli.demo import draw_slide
-from muse_core.infer.model import NucleusModel, load_nucleus_model
+from muse_core.infer.model import load_nucleus_model
 from muse_core.machine.limits import cpu_count
+from muse_core.models.nucleus_model import NucleusModel
 from muse_core.slide import open_slide
+from muse_core.slide.drawn import draw_slide
 
 NETWORK_PX = 1024
 NETWORK_TILES = 8

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.infer import infer
-from muse_core.infer.model import NucleusModel, load_nucleus_model
+from muse_core.infer.model import load_nucleus_model
 from muse_core.labels import BRCA_DOT_OFFSET_PX, read_brca_m2c
 from muse_core.labels.matching import match, pool
+from muse_core.models.nucleus_model import NucleusModel
 from muse_core.slide import Slide, open_slide
 
 RADIUS_UM = 3.0

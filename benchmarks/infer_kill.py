@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from benchmarks.kill_and_rerun import kill_group
-from muse_core.cli.demo import draw_slide
+from muse_core.slide.drawn import draw_slide
 
 SLIDES = "abcde"
 OF_THE_RUN = ("seconds", "seconds_per_mm2", "read_share", "network_share", "write_share", "waiting_share", "gpu_use")

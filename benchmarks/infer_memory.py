@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.build_memory import peak_of
-from muse_core.cli.demo import draw_slide
+from muse_core.slide.drawn import draw_slide
 
 
 def measure(folder: Path, side: int, checkpoint: Path | None) -> dict[str, object]:

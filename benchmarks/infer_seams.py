@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from benchmarks.infer import infer
-from muse_core.cli.demo import draw_slide
+from muse_core.slide.drawn import draw_slide
 
 SHIFTS = ((0, 0), (237, 101), (-411, 333))
 SAME_UM = 1.0

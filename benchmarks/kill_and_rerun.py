@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from muse_core.cli.demo import draw_slide
+from muse_core.slide.drawn import draw_slide
 
 
 def tables(out: Path) -> tuple[list[dict], list[dict]]:

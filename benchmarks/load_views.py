@@ -32,7 +32,6 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms import ColorJitter
 
-from muse_core.cli.demo import draw_slide
 from muse_core.pretrain.views.augment import augmented
 from muse_core.pretrain.views.batch import view_batch
 from muse_core.pretrain.views.cut import cut_view
@@ -41,6 +40,7 @@ from muse_core.pretrain.views.placement import RoiFrame, ViewPlace, place_views
 from muse_core.pretrain.views.settings import ViewSettings
 from muse_core.roi_dataset.dataset import RoiDataset, RoiSample
 from muse_core.roi_dataset.image import DEFAULT_QUALITY, RoiImage
+from muse_core.slide.drawn import draw_slide
 
 SLIDE_PX = 12288  # about 20 ROIs
 BATCH = 8

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.data import immunohistochemistry
 
-from muse_core.roi_dataset.dataset import RoiDataset, RoiRow, part_path, write_rois
+from muse_core.roi_dataset.dataset import RoiDataset
 from muse_core.roi_dataset.image import DEFAULT_QUALITY, RoiImage, encode_roi
 from muse_core.roi_dataset.order import shuffled
+from muse_core.roi_dataset.write import RoiRow, part_path, write_rois
 
 ROI_PX = 2048
 ONE_VIEW = (448,)

@@ -17,8 +17,9 @@ from flows.artifacts import publish
 from flows.gpu import gpu_slots
 from muse_core.cohort.acquire import Acquired
 from muse_core.cohort.manifest import ManifestRow
-from muse_core.cohort.records import CohortSummary, SlideRecord, read_record
+from muse_core.cohort.records import SlideRecord, read_record
 from muse_core.cohort.run import CohortRun, do_all
+from muse_core.cohort.summary import CohortSummary
 from muse_core.cohort.uris import public_uri
 from muse_core.errors import AcquireError
 

@@ -145,3 +145,9 @@ def check_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
         raise DatasetError(f"{name}: {error}") from None
+
+
+NO_PROJECT = "unknown"
+
+
+SMALL_COLUMNS = tuple(name for name in ROIS.names if name not in ("nuclei", "image"))

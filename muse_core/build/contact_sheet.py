@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from muse_core.build.job import SlideJob, SlidePlan
 from muse_core.build.rois import RoiBox
-from muse_core.build.slide import SlideJob, SlidePlan
 from muse_core.machine.files import whole_file
 from muse_core.roi_dataset.dataset import RoiDataset, RoiSample
 from muse_core.slide import open_slide

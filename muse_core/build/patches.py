@@ -15,52 +15,31 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
-
-from muse_core.build.settings import BUILD_VERSION, BuildSettings, weights_hash
+from muse_core.build.patch_chunk import Chunk, failed_row, import_chunk
+from muse_core.build.settings import ImportSettings
+from muse_core.build.summary import BuildSummary
 from muse_core.cohort.manifest.patch_list import Patch, list_patches
-from muse_core.cohort.manifest.tcga import patient_barcode
-from muse_core.cohort.paths import RunPaths, locked, refuse_slides
-from muse_core.cohort.records import BuildSummary, SlideRecord, package_versions, summarise, write_slides_table
+from muse_core.cohort.paths import RunPaths, refuse_slides
+from muse_core.cohort.records import SlideRecord, write_slides_table
+from muse_core.cohort.summary import summarise
 from muse_core.cohort.uris import path_text
-from muse_core.config import Settings, settings_hash
-from muse_core.detector.detect import SHIPPED_DETECTORS, Detector, adapted, detect_image, load_detector
+from muse_core.detector.detect import SHIPPED_DETECTORS, load_detector
 from muse_core.errors import ConfigError, MuseError, OutputError
-from muse_core.images.decode import MPP_RANGE, decode_patch
-from muse_core.images.stain import optical_density
+from muse_core.images.decode import MPP_RANGE
 from muse_core.machine.files import safe_name, sweep_temporaries, whole_file
+from muse_core.machine.lock import locked
 from muse_core.machine.workers import Workers, open_workers, tried, value_of
-from muse_core.roi_dataset.dataset import NO_PROJECT, RoiRow, part_path, write_rois
-from muse_core.roi_dataset.image import RoiImageSettings, encode_roi
+from muse_core.roi_dataset.write import part_path
+from muse_core.schemas import NO_PROJECT
 
 logger = logging.getLogger(__name__)
 
-STAIN_MPP = 0.5  # nuclei are resolved, so that their colour is not mixed with their surroundings'
-STAIN_PIXELS = 100_000  # F1 on BRCA-M2C validation is that of all pixels (0.829), the estimate takes half as long
-STAINED_OD = 0.15  # no channel above it: glass
 LONGEST_NAME_BYTES = 200  # of a folder's name; file systems take 255
 RETRIED = frozenset({"not_found", "no_access", "crashed", "worker_killed"})  # not the image's own fault
 
 OnImages = Callable[[int, int], None]
-
-
-class ImportSettings(Settings):
-    """What the tables depend on, besides the images and their mpp.
-
-    Attributes:
-        detector: `learned`, `classical`, `none`, or the dotted name of a callable; that of build-tcga-nu by default.
-        image: how ROI images are stored (`copy_tiles` has no meaning here).
-        chunk_images: images a piece of work and a Parquet part, on average; at most twice as many.
-    """
-
-    detector: str = BuildSettings().detector
-    image: RoiImageSettings = RoiImageSettings()
-    chunk_images: Annotated[int, Field(ge=1)] = 32
 
 
 @dataclass(frozen=True)
@@ -80,27 +59,6 @@ class ImportOptions:
     out: Path
     project: str = NO_PROJECT
     workers: int | None = None
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Images that make one part, as a worker needs them: picklable, with everything its rows depend on."""
-
-    key: str
-    patches: tuple[Patch, ...]
-    mpp: float
-    project: str
-    part: Path
-    record: Path
-    settings: ImportSettings
-
-    @property
-    def inputs_hash(self) -> str:
-        """Changes when an image, its name or time, the mpp, the project or a setting that matters does."""
-        files = [[patch.slide_id, str(patch.path), patch.size, patch.mtime_ns] for patch in self.patches]
-        detector = weights_hash(self.settings.detector)
-        made_by = [BUILD_VERSION, settings_hash(self.settings) + detector, self.mpp, self.project]
-        return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
 
 def import_patches(
@@ -124,7 +82,7 @@ def import_patches(
     _check(options, settings)
     patches = list_patches(options.images)
     paths = RunPaths(options.out.absolute())
-    with locked(paths):
+    with locked(paths.out):
         _claim(paths, options.images)
         sweep_temporaries(options.out)
         chunks = list(_chunks(patches, paths, options, settings))
@@ -142,25 +100,6 @@ def import_patches(
             file.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
     summary.seconds = time.monotonic() - begun
     return summary
-
-
-def import_chunk(chunk: Chunk) -> list[dict[str, Any]]:
-    """Write the part of a chunk and return a row of the slides table for each of its images, in their order.
-
-    Raises:
-        ConfigError: the detector cannot be loaded.
-        OutputError: the disk is full.
-    """
-    rows: list[dict[str, Any]] = []
-    detector = None if chunk.settings.detector == "none" else load_detector(chunk.settings.detector)
-    chunk.part.unlink(missing_ok=True)  # where no image is good any more, no new part takes its place
-    provenance = {
-        "inputs_hash": chunk.inputs_hash,
-        "mpp": chunk.mpp,
-        "settings": chunk.settings.model_dump(mode="json"),
-    }
-    write_rois(chunk.part, _rois(chunk, detector, rows), provenance)
-    return rows
 
 
 def _check(options: ImportOptions, settings: ImportSettings) -> None:
@@ -262,7 +201,7 @@ def _done(pending: dict[Future[Any], Chunk]) -> Iterator[list[SlideRecord]]:
             # A worker that died, of memory or of a detector's fault, must not end the import.
             logger.exception("%s", chunk.key)
             message = f"worker after worker died over a chunk of images that holds it ({type(error).__name__})"
-            rows = [_failed(chunk, patch, "worker_killed", f"{patch.path}: {message}") for patch in chunk.patches]
+            rows = [failed_row(chunk, patch, "worker_killed", f"{patch.path}: {message}") for patch in chunk.patches]
         _keep_rows(chunk, rows)
         for row in rows:
             if row["status"] == "failed":
@@ -285,87 +224,3 @@ def _known_rows(chunk: Chunk) -> list[dict[str, Any]] | None:
 def _keep_rows(chunk: Chunk, rows: list[dict[str, Any]]) -> None:
     with whole_file(chunk.record) as file:
         file.write_text(json.dumps({"inputs_hash": chunk.inputs_hash, "rows": rows}), encoding="utf-8")
-
-
-def _rois(chunk: Chunk, detector: Detector | None, rows: list[dict[str, Any]]) -> Iterator[RoiRow]:
-    """Rows to store; rows of the slides table, failed ones too, are appended to `rows` on the way."""
-    for patch in chunk.patches:
-        begun = time.monotonic()
-        try:
-            roi, facts = _roi(chunk, patch, detector)
-        except MuseError as error:
-            rows.append(_failed(chunk, patch, error.reason, str(error)))
-        except Exception as error:
-            # A fault of a third party's detector, or of ours, must not cost the other images.
-            logger.exception("%s", patch.path)
-            rows.append(_failed(chunk, patch, "crashed", f"{patch.path}: {type(error).__name__}: {error}"))
-        else:
-            rows.append(_identity(chunk, patch) | facts | {"seconds": time.monotonic() - begun})
-            yield roi
-
-
-def _roi(chunk: Chunk, patch: Patch, detector: Detector | None) -> tuple[RoiRow, dict[str, Any]]:
-    image = decode_patch(patch.path)
-    height, width = image.rgb.shape[:2]
-    nuclei = None
-    if detector is not None:
-        nuclei = detect_image(adapted(detector, _stained_pixels(image.rgb, chunk.mpp)), image.rgb, chunk.mpp)
-    settings = chunk.settings.image
-    roi = RoiRow(
-        roi_id=f"{patch.slide_id}_00000",
-        slide_id=patch.slide_id,
-        case_id=_case_id(patch),
-        project=chunk.project,
-        x_level0=0.0,
-        y_level0=0.0,
-        width_level0=float(width),
-        height_level0=float(height),
-        mpp=chunk.mpp,
-        width_px=width,
-        height_px=height,
-        tissue_fraction=None,
-        nuclei=nuclei,
-        image=encode_roi(
-            image.rgb,
-            quality=settings.quality,
-            subsampling=settings.subsampling,
-            tile_px=settings.tile_px,
-            mpp=chunk.mpp,
-        ),
-    )
-    facts = {"md5": image.md5, "vendor": image.format, "width_level0": width, "height_level0": height}
-    facts |= {"mpp_x": chunk.mpp, "mpp_y": chunk.mpp, "mpp_source": "override", "reader": "pillow", "level_count": 1}
-    return roi, facts | {"n_rois": 1, "n_nuclei": 0 if nuclei is None else len(nuclei)}
-
-
-def _stained_pixels(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
-    """What a detector adapts to: pixels (N, 3) of the image at about 0.5 µm/px that are not glass."""
-    binning = max(1, round(STAIN_MPP / mpp))
-    height, width = (max(1, side // binning) for side in rgb.shape[:2])
-    pixels = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8).reshape(-1, 3)
-    pixels = pixels[:: max(1, len(pixels) // STAIN_PIXELS)]
-    return pixels[(optical_density(pixels) > STAINED_OD).any(axis=1)]
-
-
-def _identity(chunk: Chunk, patch: Patch) -> dict[str, Any]:
-    return {
-        "slide_id": patch.slide_id,
-        "case_id": _case_id(patch),
-        "project": chunk.project,
-        "uri": path_text(patch.path),
-        "status": "done",
-        "reason": None,
-        "message": None,
-        "size": max(0, patch.size),
-        "n_failed_rois": 0,
-        "versions": json.dumps(package_versions()),
-    }
-
-
-def _failed(chunk: Chunk, patch: Patch, reason: str, message: str) -> dict[str, Any]:
-    failed = {"status": "failed", "reason": reason, "message": " ".join(message.split()), "n_rois": 0, "n_nuclei": 0}
-    return {**_identity(chunk, patch), **failed}
-
-
-def _case_id(patch: Patch) -> str:
-    return patient_barcode(Path(patch.slide_id).name) or patch.slide_id

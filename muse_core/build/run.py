@@ -15,19 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from muse_core.build.contact_sheet import draw_contact_sheet
+from muse_core.build.job import ChunkResult, SlideJob, SlidePlan
 from muse_core.build.settings import BuildSettings
-from muse_core.build.slide import ChunkResult, SlideJob, SlidePlan, build_chunk, commit_parts, plan_slide
+from muse_core.build.slide import build_chunk, commit_parts, plan_slide
+from muse_core.build.summary import BuildSummary
 from muse_core.cohort.acquire import Acquired, SlideStore
+from muse_core.cohort.inputs import edited_polygons, hash_of_inputs
 from muse_core.cohort.manifest import Manifest, ManifestRow
-from muse_core.cohort.paths import RunPaths, locked, refuse_patches
-from muse_core.cohort.records import BuildSummary, SlideRecord, summarise
-from muse_core.cohort.run import CohortRun, DoSlide, Fetch, Tell, do_all, edited_polygons, hash_of_inputs, tell_nobody
+from muse_core.cohort.paths import RunPaths, refuse_patches
+from muse_core.cohort.records import SlideRecord
+from muse_core.cohort.run import CohortRun, DoSlide, Fetch, Tell, do_all, tell_nobody
 from muse_core.cohort.staging import drop_other_attempts, remove_files
+from muse_core.cohort.summary import summarise
 from muse_core.detector.detect import SHIPPED_DETECTORS, load_detector
 from muse_core.errors import ConfigError, DatasetError, SlideReadError
 from muse_core.machine.files import safe_name, sweep_temporaries, whole_file
+from muse_core.machine.lock import locked
 from muse_core.machine.workers import WorkerError, Workers, open_workers, tried, value_of
-from muse_core.roi_dataset.dataset import parts_by_slide
+from muse_core.roi_dataset.write import parts_by_slide
 from muse_core.schemas import SLIDES
 
 logger = logging.getLogger(__name__)
@@ -184,7 +189,7 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Build
         raise ConfigError(f"--tissue {options.tissue_folder}: no such folder; give one with <slide_id>.geojson files")
     paths = RunPaths(options.out)
     with ExitStack() as stack:
-        stack.enter_context(locked(paths))
+        stack.enter_context(locked(paths.out))
         refuse_patches(paths)
         for folder in paths.own_folders:
             sweep_temporaries(folder)

@@ -47,3 +47,17 @@ class BuildSettings(Settings):
 def weights_hash(detector: str) -> str:
     """What a detector's name does not say: changes with the learned one's weights, which a new version may bring."""
     return "-" + sha256(NUCLEUS_DETECTOR.read_bytes()).hexdigest()[:12] if detector == "learned" else ""
+
+
+class ImportSettings(Settings):
+    """What the tables depend on, besides the images and their mpp.
+
+    Attributes:
+        detector: `learned`, `classical`, `none`, or the dotted name of a callable; that of build-tcga-nu by default.
+        image: how ROI images are stored (`copy_tiles` has no meaning here).
+        chunk_images: images a piece of work and a Parquet part, on average; at most twice as many.
+    """
+
+    detector: str = BuildSettings().detector
+    image: RoiImageSettings = RoiImageSettings()
+    chunk_images: Annotated[int, Field(ge=1)] = 32

@@ -10,24 +10,24 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muse_core.build.job import ChunkResult, SlideJob, SlidePlan
 from muse_core.build.roi import build_roi, copyable_tiles
 from muse_core.build.rois import RoiBox, select_rois
 from muse_core.build.settings import BuildSettings
-from muse_core.cohort.acquire.partial import md5_of
 from muse_core.cohort.records import slide_facts
 from muse_core.cohort.staging import commit_files
 from muse_core.detector.detect import Detector, adapted, load_detector
 from muse_core.errors import MuseError, SlideReadError
-from muse_core.machine.files import whole_file
-from muse_core.roi_dataset.dataset import RoiRow, part_path, write_rois
+from muse_core.machine.files import md5_of, whole_file
 from muse_core.roi_dataset.image import TILED_JPEG
+from muse_core.roi_dataset.write import RoiRow, part_path, write_rois
 from muse_core.slide import Slide, open_slide
 from muse_core.tissue import Overview, Tissue, find_tissue, read_overview, read_tissue, tissue_area_mm2, write_tissue
 
@@ -36,72 +36,6 @@ logger = logging.getLogger(__name__)
 STAIN_SAMPLE_MPP = 0.5  # nuclei are resolved, so that their colour is not mixed with their surroundings'
 STAIN_SAMPLE_PX = 192
 STAIN_SAMPLE_ROIS = 12
-
-
-@dataclass(frozen=True)
-class SlideJob:
-    """One slide as a worker needs it: small and picklable."""
-
-    slide_id: str
-    case_id: str
-    project: str
-    path: Path
-    md5: str | None
-    mpp_override: float | None
-    inputs_hash: str
-    staging: Path
-    tissue_file: Path
-    tissue_edited: Path | None
-    settings: BuildSettings
-    device: str = "cpu"
-
-    @property
-    def folder(self) -> Path:
-        """The staging folder of exactly these inputs."""
-        return self.staging / self.inputs_hash
-
-    @property
-    def staged_tissue(self) -> Path:
-        """Where the tissue polygons wait for the commit."""
-        return self.folder / "tissue.geojson"
-
-    def staged_part(self, chunk: int) -> Path:
-        """Where a chunk's rows wait for the commit."""
-        return self.folder / f"part-{chunk:04d}.parquet"
-
-
-@dataclass(frozen=True)
-class SlidePlan:
-    """What is known of a slide once its overview has been seen.
-
-    Attributes:
-        facts: columns of the slides table that come from the file itself (md5, size, reader, vendor, mpp, levels).
-        tissue_mm2: tissue area.
-        boxes: the chosen ROIs, in chunk order.
-    """
-
-    facts: dict[str, Any]
-    tissue_mm2: float
-    boxes: tuple[RoiBox, ...]
-
-    def chunked(self, most: int) -> list[list[tuple[int, RoiBox]]]:
-        """The numbered ROIs in pieces of work of at most `most`.
-
-        They are two pieces at least, so that one slide keeps two workers busy. The number of workers plays no part:
-        a rerun elsewhere cuts the same pieces.
-        """
-        numbered = list(enumerate(self.boxes))
-        size = min(most, -(-len(numbered) // 2))
-        return [numbered[start : start + size] for start in range(0, len(numbered), size)]
-
-
-@dataclass(frozen=True)
-class ChunkResult:
-    """What one chunk wrote; failed holds (roi_id, message) of ROIs that could not be read."""
-
-    n_rois: int
-    n_nuclei: int
-    failed: tuple[tuple[str, str], ...]
 
 
 def plan_slide(job: SlideJob) -> SlidePlan:

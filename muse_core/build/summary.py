@@ -1,10 +1,25 @@
 """What a build did, in words a newcomer understands."""
 
+from dataclasses import dataclass
+
 from muse_core.cohort.paths import RunPaths
-from muse_core.cohort.records import BuildSummary
+from muse_core.cohort.records import SlideRecord
+from muse_core.cohort.summary import CohortSummary
 from muse_core.machine.files import whole_file
 
 SHOWN_FAILURES = 20
+
+
+@dataclass
+class BuildSummary(CohortSummary):
+    """Of a run of build-tcga-nu."""
+
+    n_rois: int = 0
+
+    def add(self, record: SlideRecord) -> None:
+        """Count one slide."""
+        super().add(record)
+        self.n_rois += record.row.get("n_rois") or 0
 
 
 def write_summary(paths: RunPaths, summary: BuildSummary, *, things: str = "slides") -> str:

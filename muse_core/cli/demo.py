@@ -1,28 +1,26 @@
 """The demo: a pyramidal slide of any size, drawn of real tissue that a dependency ships, and where its results lie."""
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-import tifffile
-from numpy.typing import NDArray
-from PIL import Image
+import typer
 
-from muse_core.cohort.manifest import ManifestRow, write_manifest
+from muse_core.build.run import BuildOptions
+from muse_core.build.settings import BuildSettings
+from muse_core.cli import infer
+from muse_core.cli.build import build_told
+from muse_core.cli.options import AsJson, Out
+from muse_core.cli.terminal import FAILED, OK, open_terminal, print_json
+from muse_core.cohort.manifest import ManifestRow, read_manifest, write_manifest
 from muse_core.cohort.paths import RunPaths
 from muse_core.errors import ConfigError
-from muse_core.machine.files import whole_file
+from muse_core.report import refresh_report
+from muse_core.slide.drawn import draw_slide
 
 DEMO_SLIDE_ID = "ihc-colon"
 DEMO_PX = (9600, 7200)
-DEMO_MPP = 0.25
-TILE_PX = 240  # Aperio's own
-LEVELS = (1, 4, 16)
-GLASS = 243
-# The image's resolution is not published; its lymphocytes, 6 to 8 µm wide, span about 14 px.
-IMAGE_MPP = 0.5
 
 
 @dataclass(frozen=True)
@@ -98,46 +96,6 @@ def draw_demo(folder: Path) -> Path:
     return manifest
 
 
-def draw_slide(path: Path, width: int, height: int) -> None:
-    """Draw an Aperio-like slide of real tissue at 0.25 µm/px: JPEG tiles, levels 1, 4 and 16, a thumbnail.
-
-    The tissue is scikit-image's `immunohistochemistry` image (colon, DAB and haematoxylin), in mirrored copies over
-    two fragments on glass. Tiles are drawn as they are written, so memory does not grow with the slide.
-
-    Args:
-        path: the file to write.
-        width: px at level 0.
-        height: px at level 0.
-
-    Raises:
-        ConfigError: scikit-image is not installed.
-        OutputError: the file cannot be written.
-    """
-    carpets = {factor: _carpet(factor) for factor in LEVELS}
-    description = (
-        f"Aperio Image Library v11.2.1 \r\n{width}x{height} [0,0 {width}x{height}] ({TILE_PX}x{TILE_PX}) JPEG/RGB Q=85"
-        f"|AppMag = 40|MPP = {DEMO_MPP:.4f}"
-    )
-    with whole_file(path) as file, tifffile.TiffWriter(file, bigtiff=width * height > 1 << 30) as tiff:
-        for number, factor in enumerate(LEVELS):
-            shape = (height // factor, width // factor, 3)
-            tiff.write(
-                _tiles(carpets[factor], shape, factor, (height, width)),
-                shape=shape,
-                dtype=np.uint8,
-                tile=(TILE_PX, TILE_PX),
-                description=description,
-                subfiletype=0,
-                photometric="rgb",
-                compression="jpeg",
-                compressionargs={"level": 85},
-                metadata=None,
-            )
-            if number == 0:  # Aperio keeps its thumbnail between the first two levels
-                thumbnail = _whole(carpets[16], (height // 16, width // 16, 3), 16, (height, width))
-                tiff.write(thumbnail, description=description, photometric="rgb", compression="jpeg", metadata=None)
-
-
 def clear_demo(folder: Path) -> None:
     """Remove an earlier demo, so that the demo always shows the whole job.
 
@@ -153,45 +111,25 @@ def clear_demo(folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _carpet(factor: int) -> NDArray[np.uint8]:
-    """One period of the tissue at a level: mirrored pairs meet without a seam."""
-    try:
-        from skimage.data import immunohistochemistry
-    except ImportError:
-        raise ConfigError("the demo's tissue comes with scikit-image: pip install scikit-image") from None
-    side = round(512 * IMAGE_MPP / DEMO_MPP) // factor
-    tissue = np.asarray(Image.fromarray(immunohistochemistry()).resize((side, side), Image.Resampling.BICUBIC))
-    pair = np.concatenate([tissue, tissue[:, ::-1]], axis=1)
-    return np.concatenate([pair, pair[::-1]], axis=0)
+def demo(
+    out: Out = Path("demo"), workers: Annotated[int | None, typer.Option(min=0)] = None, as_json: AsJson = False
+) -> None:
+    """Do the whole job on a small slide of real tissue: offline, a minute or two, ends with nuclei and a report.
 
+    Example: `muse demo --out demo`
+    """
+    terminal = open_terminal(as_json)
+    paths = DemoPaths(out)
+    clear_demo(out)
+    terminal.notes.print("Drawing a slide from scikit-image's immunohistochemistry image (real tissue) ...")
+    manifest = read_manifest(draw_demo(paths.input))
+    quiet = replace(terminal, as_json=False)
+    built = build_told(quiet, manifest, BuildOptions(out=paths.dataset, workers=workers), BuildSettings())
+    from muse_core.infer import InferOptions, InferSettings  # not before: torch takes seconds and memory
 
-def _tiles(
-    carpet: NDArray[np.uint8], shape: tuple[int, int, int], factor: int, size_level0: tuple[int, int]
-) -> Iterator[NDArray[np.uint8]]:
-    for top in range(0, shape[0], TILE_PX):
-        for left in range(0, shape[1], TILE_PX):
-            yield _draw(carpet, np.arange(top, top + TILE_PX), np.arange(left, left + TILE_PX), factor, size_level0)
-
-
-def _whole(
-    carpet: NDArray[np.uint8], shape: tuple[int, int, int], factor: int, size_level0: tuple[int, int]
-) -> NDArray[np.uint8]:
-    return _draw(carpet, np.arange(shape[0]), np.arange(shape[1]), factor, size_level0)
-
-
-def _draw(
-    carpet: NDArray[np.uint8],
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    factor: int,
-    size_level0: tuple[int, int],
-) -> NDArray[np.uint8]:
-    """Pixels (rows, columns) of a level: tissue inside two wavy ellipses, glass elsewhere."""
-    height, width = size_level0
-    y, x = (rows[:, None] + 0.5) * factor, (columns[None, :] + 0.5) * factor
-    wobble = 1 + 0.08 * np.sin(x / 310) * np.cos(y / 270)
-    tissue = np.zeros((len(rows), len(columns)), bool)
-    for centre_x, centre_y, radius_x, radius_y in ((0.34, 0.49, 0.28, 0.40), (0.81, 0.54, 0.14, 0.35)):
-        tissue |= ((x / width - centre_x) / radius_x) ** 2 + ((y / height - centre_y) / radius_y) ** 2 < wobble
-    period = len(carpet)
-    return np.where(tissue[..., None], carpet[rows % period][:, columns % period], np.uint8(GLASS))
+    inferred = infer.infer_all(quiet, manifest, InferOptions(out=paths.nuclei), InferSettings())
+    refresh_report(paths.nuclei, paths.report)
+    terminal.results.print(guide_text(paths), markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"build": built.as_json(), "infer": inferred.as_json(), "report": str(paths.report)})
+    raise typer.Exit(FAILED if built.slides_failed or inferred.slides_failed else OK)

@@ -1,6 +1,5 @@
 """`muse train-detector`; what needs torch is imported when it runs: that takes seconds."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,14 +13,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from muse_core.cli.terminal import AsJson, ConfigFile, Out, Overrides, Verbose, open_terminal, print_json
+from muse_core.cli.options import AsJson, ConfigFile, Data, Dataset, Out, Overrides, Verbose
+from muse_core.cli.terminal import open_terminal, print_json
 from muse_core.config import load_settings
 
 if TYPE_CHECKING:
     from muse_core.detector import train as training
-
-Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="Labelled patches: brca-m2c, ocelot or puma.")]
-Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Its folder, in the layout its authors publish.")]
 
 
 def train_detector(
@@ -39,9 +36,10 @@ def train_detector(
     Example: `muse train-detector --dataset brca-m2c --data data/brca_m2c --out runs/detector`
     """
     from muse_core.detector import train as training
+    from muse_core.detector.settings import TrainDetectorSettings
 
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(training.TrainDetectorSettings, config, overrides or ())
+    settings = load_settings(TrainDetectorSettings, config, overrides or ())
     columns: tuple[ProgressColumn, ...] = (
         TextColumn("steps"),
         BarColumn(),

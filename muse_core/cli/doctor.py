@@ -5,12 +5,15 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
 import httpx
+from rich.table import Table
 
+from muse_core.cli.options import AsJson
+from muse_core.cli.terminal import open_terminal, print_json
 from muse_core.machine.installed import installed_version
 from muse_core.machine.limits import cpu_count, memory_limit_bytes
 from muse_core.slide.self_check import ReaderCheck, check_readers
@@ -157,3 +160,22 @@ def _disk(folder: Path) -> Check:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do, and how to mend what it cannot.
+
+    Example: `muse doctor`
+    """
+    terminal = open_terminal(as_json)
+    checks = diagnose()
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "check", "found", "to mend"):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        table.add_row(
+            "[green]ok[/]" if check.ok else "[yellow]--[/]", check.name, check.found, "" if check.ok else check.fix
+        )
+    terminal.results.print(table)
+    if as_json:
+        print_json({"checks": [asdict(check) for check in checks]})

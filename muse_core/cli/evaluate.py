@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
-from muse_core.cli.detector import Data, Dataset
-from muse_core.cli.terminal import AsJson, ConfigFile, Overrides, Terminal, Verbose, open_terminal, print_json
+from muse_core.cli.options import AsJson, ConfigFile, Data, Dataset, Overrides, Verbose
+from muse_core.cli.scores_table import last_line, print_scores
+from muse_core.cli.terminal import Terminal, open_terminal, print_json
 from muse_core.config import load_settings
 from muse_core.detector.detect import load_detector
 from muse_core.errors import ConfigError
 from muse_core.machine.device import resolve_device
+from muse_core.ndc.registry import resolve_checkpoint
 
 if TYPE_CHECKING:
     from muse_core.evaluate.representation import EvaluationRequest, MapEncoder, NucleusEncoder, ScoredFeatures
@@ -268,3 +276,54 @@ def _tell(terminal: Terminal, answer: dict[str, Any], how: str) -> None:
         terminal.results.print(f"note: {note}", markup=False, soft_wrap=True)
     if terminal.as_json:
         print_json(answer)
+
+
+@evaluate_app.command("ndc")
+def evaluate_ndc(
+    dataset: Dataset,
+    data: Data,
+    split: Annotated[str, typer.Option(metavar="S", help="train, val or test.")] = "val",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="F.safetensors", help="Of muse finetune, or a registry folder; default the weights that ship."
+        ),
+    ] = None,
+    radius_um: Annotated[float, typer.Option(help="Farthest a nucleus may lie from its label, um.", min=0.1)] = 3.0,
+    protocol: Annotated[str, typer.Option(metavar="P|all", help="One matching rule, or all of them.")] = "all",
+    min_score: Annotated[float, typer.Option(help="Nuclei below are left out.", min=0.0, max=1.0)] = 0.5,
+    picture: Annotated[Path | None, typer.Option(metavar="F.png", help="Draw the worst patches here.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score a model that finds and names nuclei, by every published matching rule side by side.
+
+    Example: `muse evaluate ndc --dataset brca-m2c --data data/brca_m2c --split val`
+    """
+    from muse_core.evaluate.ndc import evaluate_ndc as evaluate
+    from muse_core.labels.scores import NDC_RULES
+    from muse_core.models.shipped import MUSE_NANO_NDC
+    from muse_core.ndc.model import NdcModel
+
+    if protocol not in ("all", *NDC_RULES):
+        raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(NDC_RULES)}")
+    terminal = open_terminal(as_json)
+    checkpoint = resolve_checkpoint(checkpoint)
+    name = str(checkpoint or MUSE_NANO_NDC.name)
+    answer = evaluate(
+        NdcModel(checkpoint, device=resolve_device(device)),
+        dataset,
+        data,
+        split=split,
+        radius_um=radius_um,
+        min_score=min_score,
+        checkpoint=name,
+        picture=picture,
+    )
+    if protocol != "all":
+        answer["protocols"] = {protocol: answer["protocols"][protocol]}
+        answer |= {"protocol": protocol, "mean_class_f1": answer["protocols"][protocol]["mean_class_f1"]}
+    print_scores(terminal, answer, f"{name} on {dataset} {split}, {radius_um:g} um")
+    for note in answer["notes"]:
+        terminal.results.print(f"note: {note}", markup=False, soft_wrap=True)
+    last_line(terminal, answer)

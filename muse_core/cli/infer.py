@@ -17,7 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from muse_core.cli.terminal import AsJson, ConfigFile, Out, Overrides, Terminal, Verbose, open_terminal, print_json
+from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
+from muse_core.cli.terminal import Terminal, open_terminal, print_json
 from muse_core.config import load_settings
 from muse_core.errors import OutputError, WorkersLostError
 from muse_core.machine.device import resolve_device

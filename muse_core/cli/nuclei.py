@@ -9,7 +9,8 @@ import shapely
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from muse_core.cli.terminal import AsJson, ConfigFile, Overrides, Terminal, Verbose, open_terminal, print_json
+from muse_core.cli.options import AsJson, ConfigFile, Overrides, Verbose
+from muse_core.cli.terminal import Terminal, open_terminal, print_json
 from muse_core.config import load_settings
 from muse_core.errors import DatasetError
 from muse_core.nuclei_dataset import NucleiDataset, read_regions

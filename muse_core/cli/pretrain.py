@@ -17,17 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from muse_core.cli.terminal import (
-    STOPPED,
-    AsJson,
-    Out,
-    Overrides,
-    Terminal,
-    Verbose,
-    open_terminal,
-    print_json,
-    stop_requests,
-)
+from muse_core.cli.options import AsJson, Out, Overrides, Verbose
+from muse_core.cli.terminal import STOPPED, Terminal, open_terminal, print_json, stop_requests
 from muse_core.machine.device import resolve_device
 
 if TYPE_CHECKING:

@@ -7,25 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 STOPPED = 130  # as after Ctrl-C: the run is not done, the same command with --resume goes on
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="F.toml", help="Settings as TOML; see the README.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. rois.max_per_slide=20."),
-]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.")]
 
 
 @dataclass(frozen=True)
@@ -79,3 +66,6 @@ def stop_requests(terminal: Terminal) -> Iterator[Callable[[], bool]]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -1,11 +1,7 @@
 """Every path a build writes, in one place, and the lock that keeps two builds out of one folder."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from muse_core.errors import OutputError
 from muse_core.machine.files import safe_name
@@ -67,34 +63,6 @@ class RunPaths:
     def staging(self, slide_id: str) -> Path:
         """Unfinished work on one slide, one sub-folder a set of inputs."""
         return self.out / ".staging" / safe_name(slide_id)
-
-
-@contextmanager
-def locked(paths: RunPaths) -> Iterator[None]:
-    """Hold the output folder for one run; the lock dies with the process.
-
-    Raises:
-        OutputError: another run holds the folder (reason output_locked), or it cannot be written.
-    """
-    lock = FileLock(paths.out / ".lock")
-    try:
-        paths.out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OutputError(
-            f"{paths.out}: another run is writing here; wait for it to end or give another --out",
-            reason="output_locked",
-        ) from None
-    except (FileExistsError, NotADirectoryError):
-        raise OutputError(f"{paths.out}: a file stands where the output folder should be; give another --out") from None
-    except OSError as error:
-        raise OutputError(
-            f"{paths.out}: cannot be written ({error.strerror or error}); give a writable --out"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def refuse_patches(paths: RunPaths) -> None:

@@ -7,14 +7,12 @@ A slide is finished when its record stands; whatever a killed run left before th
 
 import json
 import logging
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextvars import copy_context
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from typing import Any, ClassVar
@@ -22,7 +20,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from distributed import KilledWorker
 
-from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire, local_path
+from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import (
@@ -35,8 +33,7 @@ from muse_core.cohort.records import (
 )
 from muse_core.cohort.staging import remove_staging
 from muse_core.cohort.uris import public_uri
-from muse_core.errors import AcquireError, DatasetError, MuseError, OutputError, TissueError, WorkersLostError
-from muse_core.machine.files import safe_name
+from muse_core.errors import AcquireError, MuseError, OutputError, TissueError, WorkersLostError
 from muse_core.machine.workers import WorkerError, Workers
 
 logger = logging.getLogger(__name__)
@@ -267,49 +264,6 @@ def do_all(run: CohortRun, rows: Iterable[ManifestRow], do_slide: DoSlide | None
         # After an error or Ctrl-C nobody waits for slides that are half done: the next run takes them up.
         run.stopping.set()
         threads.shutdown(wait=False, cancel_futures=True)
-
-
-def hash_of_inputs(row: ManifestRow, *, depends_on: list[Any], edited: Path | None = None) -> str:
-    """Sixteen hex digits that change when the slide's file, its manifest row or anything named does.
-
-    Args:
-        row: the slide.
-        depends_on: JSON values: hashes of the settings and models that matter.
-        edited: a file of polygons that a person gave for this slide.
-
-    Raises:
-        OSError: the slide's file cannot be looked at.
-        DatasetError: the polygons cannot be read.
-    """
-    path = local_path(row)
-    # With a checksum it plays no part where the slide lies, nor how its URL is signed today.
-    parts: list[Any] = [row.slide_id, row.case_id, row.project, row.md5 or public_uri(row.uri), row.size, row.mpp]
-    parts += depends_on
-    if path is not None and row.md5 is None and os.path.exists(path):  # False for impossible names
-        parts += [path.stat().st_size, path.stat().st_mtime_ns]
-    if edited is not None:
-        parts.append(hash_of_polygons(edited))
-    return sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def hash_of_polygons(path: Path) -> str:
-    """The sha256 of a file of polygons, 64 hex digits.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
-    try:
-        return sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
-
-
-def edited_polygons(folder: Path | None, slide_id: str) -> Path | None:
-    """The file `<slide_id>.geojson` of a folder, where there is one."""
-    if folder is None:
-        return None
-    path = folder / f"{safe_name(slide_id)}.geojson"
-    return path.absolute() if path.is_file() else None
 
 
 def _verdict(slide_id: str, error: Exception) -> tuple[str, str, str]:

@@ -9,11 +9,8 @@ where its grid of 16 px lies, so tiles should start at multiples of `grid_um` on
 it.
 """
 
-import ctypes
-import json
 import math
-import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,66 +18,25 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from muse_core.detector.ink import on_ink
+from muse_core.detector.weights_file import DetectorWeights, load_model
 from muse_core.errors import ConfigError, DatasetError, MppError
-from muse_core.labels import BRCA_CLASS_NAMES
 from muse_core.machine.device import best_dtype
+from muse_core.machine.heap import keep_freed_memory
 from muse_core.models.detector import STRIDE, NucleusNet
 from muse_core.models.folding import made_to_run
 from muse_core.models.heat import find_peaks
+from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.models.shipped import NUCLEUS_DETECTOR
-from muse_core.models.tensor_file import save_tensors
 from muse_core.slide.resample import scaled_image
 
-NETWORK_MPP = 0.5
 MIDDLE_SIGMA_PX = 8.0  # see `find_peaks`; 6 gives F1 0.878 on validation, 8 gives 0.879
 COARSEST_MPP = 1.0  # at 1 µm/px a lymphocyte is 7 px wide; coarser, nuclei are no longer told apart
 FINEST_MPP = 0.02  # no light microscope has finer pixels, so the number is a mistake
 _SCALE_TOLERANCE = 0.06  # relative; nuclei that much smaller or larger cost less than 0.004 of F1 on validation
-_FORMAT = "muse-nucleus-detector-1"
-_UNNAMED_DATASET = "brca-m2c"  # of files that don't name their classes; of another dataset they stay unnamed
 _TILE_PX = 2304  # network px that a tile owns at most: bounds the memory to about a GB in bfloat16
-# Source: mallopt(3), <malloc.h>
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 1 << 29  # more than a layer's output on the largest tile
-_INK_GREEN = 25  # of 255, by which green exceeds red on ink
 _KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """From the heat of a top to a score: sigmoid(slope * (logit(heat) - logit(heat_at_half))).
-
-    Attributes:
-        heat_at_half: the heat whose score is 0.5; on validation the threshold of the best F1.
-        slope: fitted on validation by likelihood, so that scores say how often a point is a nucleus.
-    """
-
-    heat_at_half: float = 0.5
-    slope: float = 1.0
-
-    def score(self, heat: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Heat (N,) 0..1 to score (N,) float32 0..1."""
-        return np.asarray(1 / (1 + np.exp(-self.slope * (logit(heat) - logit(self.heat_at_half)))), np.float32)
-
-
-@dataclass(frozen=True)
-class DetectorModel:
-    """A trained network and what is needed to use it.
-
-    Attributes:
-        net: in eval mode.
-        calibration: heat to score.
-        min_distance_um: nuclei nearer than this are one.
-        class_names: of the network's class maps; empty where nobody named them.
-    """
-
-    net: NucleusNet
-    calibration: Calibration = Calibration()
-    min_distance_um: float = 3.0
-    class_names: tuple[str, ...] = ()
 
 
 class LearnedDetector:
@@ -107,7 +63,7 @@ class LearnedDetector:
         self._use(load_model(self.weights))
 
     @classmethod
-    def of_model(cls, model: DetectorModel, *, device: str = "cpu", min_score: float = 0.5) -> "LearnedDetector":
+    def of_model(cls, model: DetectorWeights, *, device: str = "cpu", min_score: float = 0.5) -> "LearnedDetector":
         """A detector around a network in memory, as training needs; the network itself is left as it is."""
         detector = cls.__new__(cls)
         detector.weights, detector.device, detector.min_score = Path("memory"), device, min_score
@@ -116,7 +72,7 @@ class LearnedDetector:
         detector._use(replace(model, net=copy))
         return detector
 
-    def _use(self, model: DetectorModel) -> None:
+    def _use(self, model: DetectorWeights) -> None:
         if self.device == "cpu":
             keep_freed_memory()
         self._dtype = best_dtype(self.device)
@@ -195,73 +151,6 @@ def network_scale(mpp: float) -> float:
     return sixths if abs(scale / sixths - 1) <= _SCALE_TOLERANCE else scale
 
 
-def logit(p: NDArray[np.floating] | float) -> NDArray[np.float64]:
-    """log(p / (1 - p)), of 1e-6..1 - 1e-6."""
-    clipped = np.clip(np.asarray(p, np.float64), 1e-6, 1 - 1e-6)
-    return np.asarray(np.log(clipped / (1 - clipped)))
-
-
-def save_model(model: DetectorModel, path: Path, *, notes: dict[str, str] | None = None) -> None:
-    """Write the weights (float32) with all that is needed to use them; `notes` go into the file's metadata.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}  # not the batch counters
-    about = {
-        "format": _FORMAT,
-        "n_classes": str(model.net.head.out_channels - 1),
-        "width": str(model.net.from16.out_channels),
-        "calibration": json.dumps(asdict(model.calibration)),
-        "min_distance_um": str(model.min_distance_um),
-    }
-    if model.class_names:
-        about["class_names"] = json.dumps(model.class_names)
-    save_tensors(path, tensors, metadata={**(notes or {}), **about})
-
-
-def load_model(path: Path) -> DetectorModel:
-    """Read what `save_model` wrote.
-
-    Raises:
-        ConfigError: no such file, or not a detector's weights.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"detector weights {path}: cannot be read ({error}); give a file of `muse train-detector`"
-        ) from None
-    if about.get("format") != _FORMAT:
-        raise ConfigError(f"detector weights {path}: format {about.get('format')!r} found, {_FORMAT!r} needed")
-    net = NucleusNet(int(about["n_classes"]), width=int(about["width"]))
-    missing = net.load_state_dict(tensors, strict=False)
-    lacking = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
-    if lacking or missing.unexpected_keys:
-        raise ConfigError(f"detector weights {path}: tensors differ from this version's network: {lacking[:3]}")
-    calibration = Calibration(**json.loads(about["calibration"]))
-    return DetectorModel(net.eval(), calibration, float(about["min_distance_um"]), _class_names(about, path))
-
-
-def _class_names(about: dict[str, str], path: Path) -> tuple[str, ...]:
-    """What a file says its classes are; files of versions that named none are BRCA-M2C's where nothing speaks against.
-
-    Raises:
-        ConfigError: not as many names as classes.
-    """
-    n_classes = int(about["n_classes"])
-    if "class_names" not in about:
-        of_brca = about.get("dataset", _UNNAMED_DATASET) == _UNNAMED_DATASET and n_classes == len(BRCA_CLASS_NAMES)
-        return BRCA_CLASS_NAMES if of_brca else ()
-    names = tuple(str(name) for name in json.loads(about["class_names"]))
-    if len(names) != n_classes:
-        raise ConfigError(f"detector weights {path}: {len(names)} names of {n_classes} classes; the file is damaged")
-    return names
-
-
 def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
     shape, dtype = np.shape(rgb), getattr(rgb, "dtype", type(rgb).__name__)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or 0 in shape:
@@ -273,38 +162,6 @@ def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
             "classical detector",
             reason=reason,
         )
-
-
-def on_ink(rgb: NDArray[np.uint8] | Tensor, points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which points (N, 2 or more; x, y in px) of an image lie on green or cyan: ink, no nucleus of common stains.
-
-    Haematoxylin takes green light away first, or, as a blue counterstain, red light but still more green than blue.
-
-    Args:
-        rgb: (H, W, 3) uint8; on any device, from where only what lies around the points is fetched.
-        points: in the image.
-    """
-    image = rgb if isinstance(rgb, Tensor) else torch.from_numpy(np.ascontiguousarray(rgb))
-    reach = torch.arange(-2, 3)
-    x, y = (torch.from_numpy(points[:, axis].astype(np.int64))[:, None] + reach for axis in (0, 1))
-    rows, columns = y.clamp(0, image.shape[0] - 1), x.clamp(0, image.shape[1] - 1)
-    around = image[rows[:, :, None].to(image.device), columns[:, None, :].to(image.device)]  # (N, 5, 5, 3)
-    red, green, blue = around.float().mean(dim=(1, 2)).T.cpu().numpy()
-    return np.asarray((green - red > _INK_GREEN) & (green - red > 0.6 * (blue - red)))
-
-
-def keep_freed_memory() -> None:
-    """Have this process's malloc keep large blocks for reuse, where it is glibc's; a setting of the whole process.
-
-    By default each layer's output is mapped anew, and the kernel clears every page of it again: more than half of the
-    network's time on a tile of 2048 px.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _even_side(length_px: int) -> int:

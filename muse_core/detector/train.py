@@ -18,18 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_core.config import Settings, settings_hash
-from muse_core.detector.augment import AugmentSettings, random_view
-from muse_core.detector.learned import Calibration, DetectorModel, keep_freed_memory, save_model
+from muse_core.config import settings_hash
+from muse_core.detector.augment import random_view
+from muse_core.detector.calibrate import RADIUS_UM, best_threshold, calibrated, count_hits, tops_of
+from muse_core.detector.calibration import Calibration
+from muse_core.detector.settings import TrainDetectorSettings
+from muse_core.detector.weights_file import DetectorWeights, save_model
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.evaluate.detect import RADIUS_UM, best_threshold, calibrated, count_hits, tops_of
 from muse_core.labels import LabelledPatch, read_labelled_patches
 from muse_core.machine.files import whole_file
-from muse_core.models.detector import STRIDE, NucleusNet, load_imagenet_encoder, parameter_count
+from muse_core.machine.heap import keep_freed_memory
+from muse_core.models.detector import NucleusNet, load_imagenet_encoder, parameter_count
 from muse_core.models.heat import NO_CLASS, draw_heat
 from muse_core.models.tensor_file import BROKEN_FILE
 
@@ -42,28 +44,6 @@ CURVES_NAME = "curves.png"
 CONFIG_NAME = "config.json"
 
 _GRADIENT_NORM = 5.0
-
-
-class TrainDetectorSettings(Settings):
-    """How the detector is trained. The defaults are the recipe of the weights that ship."""
-
-    seed: int = Field(0, ge=0)
-    steps: int = Field(1500, ge=1)
-    batch_size: int = Field(12, ge=1)
-    side_px: int = Field(256, ge=64, multiple_of=STRIDE)  # of a training picture
-    learning_rate: float = Field(2e-3, gt=0)  # of the decoder, at its highest
-    encoder_rate: float = Field(0.5, ge=0)  # share of it for the encoder, which has been trained before
-    weight_decay: float = Field(0.02, ge=0)
-    warmup_steps: int = Field(40, ge=0)
-    average_steps: int = Field(100, ge=1)  # the weights kept are an average over about so many steps
-    sigma_px: float = Field(2.5, gt=0)  # of a nucleus' bump, at 0.5 µm/px
-    near_weight: float = Field(4.0, ge=0)  # a pixel at a nucleus' centre counts 1 + this
-    class_weight: float = Field(0.2, ge=0)  # of the auxiliary class loss
-    validate_every: int = Field(100, ge=1)
-    imagenet: bool = True  # start the encoder from ImageNet weights
-    threads: int = Field(0, ge=0)  # 0: as many as torch takes by itself
-    min_distance_um: float = Field(3.0, gt=0)  # nuclei nearer than this are one
-    augment: AugmentSettings = AugmentSettings()
 
 
 @dataclass(frozen=True)
@@ -208,9 +188,9 @@ class _Run:
             self.best.load_state_dict(self.average.state_dict())
         self.seconds += time.perf_counter() - started
 
-    def model(self, net: NucleusNet, calibration: Calibration | None = None) -> DetectorModel:
+    def model(self, net: NucleusNet, calibration: Calibration | None = None) -> DetectorWeights:
         """A detector's model around one of this run's networks."""
-        return DetectorModel(net, calibration or Calibration(), self.settings.min_distance_um, self.class_names)
+        return DetectorWeights(net, calibration or Calibration(), self.settings.min_distance_um, self.class_names)
 
     def progress(self) -> Progress:
         """Where the run stands."""

@@ -9,17 +9,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from muse_core.detector.calibrate import RADIUS_UM
 from muse_core.detector.detect import Detector, detect
-from muse_core.detector.learned import Calibration, DetectorModel, LearnedDetector, logit
 from muse_core.errors import ConfigError
 from muse_core.labels import LabelledPatch, read_labelled_patches
-from muse_core.labels.matching import RULES, Counts, Matches, Rule, match, mean_f1, pool
+from muse_core.labels.matching import RULES, Matches, Rule, match, mean_f1, pool
 from muse_core.machine.files import whole_file
 
-RADIUS_UM = 3.0  # 6 px at 20x, what the published scores on BRCA-M2C use
 MAIN_RULE: Rule = "mcspatnet"
 
-Tops = Sequence[NDArray[np.float32]]  # a patch each: (N, 3) x, y, heat
 
 _HIT, _FALSE, _MISS = (40, 200, 40), (230, 30, 30), (30, 60, 240)  # RGB
 _ZOOM = 3  # picture px a patch px
@@ -144,43 +142,3 @@ def _drawn(score: PatchScore) -> NDArray[np.uint8]:
     cv2.putText(picture, score.patch.name[:60], (8, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 1, cv2.LINE_AA)
     cv2.putText(picture, text, (8, 54), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 2, cv2.LINE_AA)
     return np.asarray(picture, np.uint8)
-
-
-def tops_of(model: DetectorModel, patches: Sequence[LabelledPatch]) -> Tops:
-    """Every top of the heat maps of the patches: (N, 3) x, y, heat each."""
-    detector = LearnedDetector.of_model(model)
-    return [detector.heat_peaks(patch.image, patch.mpp) for patch in patches]
-
-
-def best_threshold(tops: Tops, patches: Sequence[LabelledPatch]) -> tuple[float, float]:
-    """The heat above which tops give the best F1 (each label its nearest top within 3 µm), and that F1."""
-    best = (0.5, -1.0)
-    for threshold in np.arange(0.1, 0.9, 0.01):
-        f1 = count_hits(tops, patches, float(threshold)).f1
-        if f1 > best[1]:
-            best = (float(threshold), f1)
-    return best
-
-
-def count_hits(tops: Tops, patches: Sequence[LabelledPatch], threshold: float) -> Counts:
-    """Hits, false points and misses of tops at least so hot, each label taking its nearest within 3 µm."""
-    total = Counts()
-    for found, patch in zip(tops, patches, strict=True):
-        kept = found[found[:, 2] >= threshold]
-        total += match(kept[:, :2], kept[:, 2], patch.xy, radius=RADIUS_UM / patch.mpp, rule="mcspatnet").counts
-    return total
-
-
-def calibrated(tops: Tops, patches: Sequence[LabelledPatch]) -> Calibration:
-    """Put the best threshold at a score of 0.5, and fit the slope so that scores are likely to be what they say."""
-    threshold, _ = best_threshold(tops, patches)
-    heat, hit = [], []
-    for found, patch in zip(tops, patches, strict=True):
-        pairs = match(found[:, :2], found[:, 2], patch.xy, radius=RADIUS_UM / patch.mpp, rule="ocelot").pairs
-        heat.append(found[:, 2])
-        hit.append(np.isin(np.arange(len(found)), pairs[:, 0]))
-    margin, correct = logit(np.concatenate(heat)) - logit(threshold), np.concatenate(hit)
-    slopes = np.linspace(0.2, 5, 97)
-    signed = np.where(correct, 1, -1)[None, :] * slopes[:, None] * margin[None, :]  # (97, N)
-    unlikely = np.logaddexp(0, -signed).sum(axis=1)
-    return Calibration(threshold, float(slopes[unlikely.argmin()]))

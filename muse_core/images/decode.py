@@ -8,12 +8,13 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from muse_core.errors import SlideReadError
-from muse_core.slide.image_reader import more_than_8_bits
+from muse_core.errors import DatasetError, SlideReadError
+from muse_core.images.pixels import more_than_8_bits, to_rgb
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 MPP_RANGE = (0.05, 5.0)  # no light microscope is finer, and in coarser pixels a nucleus is a dot of two
@@ -124,3 +125,44 @@ def _not_colour(path: Path, found: str) -> SlideReadError:
 def _too_large(path: Path) -> SlideReadError:
     message = f"{path}: more than {LARGEST_PX:,} px; build large images as slides with muse build-tcga-nu"
     return SlideReadError(message, reason="too_large")
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file to (H, W, 3) uint8 RGB; grey becomes RGB, and what is transparent white, as in inference.
+
+    An orientation in EXIF is not applied: coordinates are those of the pixels as they are stored.
+
+    Raises:
+        DatasetError: no such file, not an image or not all of one, or one of more than 8 bits a channel.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: no image ({error.strerror}); is --data the dataset's folder?") from None
+    if data.startswith(_PNG) and not _is_whole_png(data):
+        raise DatasetError(f"{path}: a PNG that is damaged or not whole; replace it")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if image is None:
+        raise DatasetError(f"{path}: not an image that can be decoded; PNG, JPEG or TIFF needed")
+    if image.dtype != np.uint8:
+        raise DatasetError(f"{path}: {image.dtype} a channel, and its white is not known; save it as 8-bit RGB")
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return to_rgb(image)
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Whether all chunks that a picture needs are there and undamaged; libpng would print a line of its own."""
+    at = len(_PNG)
+    while at + 12 <= len(data):  # length, kind, content, checksum
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        kind = data[at + 4 : at + 8]
+        if kind[:1].isupper() and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            return False
+        if kind == b"IEND":
+            return True
+        at = end + 4
+    return False

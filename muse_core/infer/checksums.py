@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from muse_core.cohort.acquire.partial import md5_of
-from muse_core.machine.files import safe_name, whole_file
+from muse_core.machine.files import md5_of, safe_name, whole_file
 
 
 class Checksums:

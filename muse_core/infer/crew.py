@@ -1,7 +1,5 @@
 """How many threads read tiles and run the network, and how many tiles a call, on the machine at hand."""
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +9,6 @@ import torch
 from muse_core.infer.engine import Crew
 from muse_core.infer.job import InferJob
 
-_M_ARENA_MAX = -8  # Source: mallopt(3), <malloc.h>
 _GPU_FINDERS = 3  # while one tile's heat becomes points on the host, the others keep the GPU busy
 _GPU_BYTES_A_PX = 600  # of the network's working memory a px of a tile; a guess on the safe side
 _GPU_MOST_TILES = 16
@@ -44,26 +41,6 @@ def _free_bytes(device: torch.device) -> int:
     """What no process holds of a GPU's memory, and what this one holds for its next tensors."""
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def share_one_heap() -> None:
-    """Have the threads of this process share one heap, where malloc is glibc's; a setting of the whole process.
-
-    By default each thread has its own, whose large blocks are mapped anew for each layer of the network and cleared by
-    the kernel page by page: that took up to half of the time of a tile, and memory that no other thread can use.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
-
-
-def give_back_memory() -> None:
-    """Return what the heap holds of unused pages, where malloc is glibc's: blocks of many sizes leave gaps in it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
-    if trim is not None:
-        trim(0)
 
 
 @contextmanager

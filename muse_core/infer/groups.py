@@ -13,6 +13,7 @@ from muse_core.infer.job import GroupDone
 from muse_core.infer.seams import SeamPoints, settle_seams
 from muse_core.machine.files import whole_file
 from muse_core.nuclei_dataset import NucleiHeader, NucleusPoints, nuclei_table, stage_nuclei
+from muse_core.nuclei_dataset.points import join_nuclei, taken
 
 _ARRAYS = ("xy_level0", "class_ids", "scores", "probabilities", "in_tissue", "embeddings", "xy_um", "tile", "owned")
 
@@ -88,31 +89,6 @@ def settled_seams(groups: Sequence[GroupFiles], distance_um: float) -> NucleusPo
         return None
     joined = join_seams(seams)
     return taken(joined.nuclei, settle_seams(joined.seam, distance_um))
-
-
-def taken(nuclei: NucleusPoints, kept: NDArray[np.bool_]) -> NucleusPoints:
-    """Those of some nuclei that a mask (N,) keeps."""
-    return NucleusPoints(
-        nuclei.xy_level0[kept],
-        nuclei.class_ids[kept],
-        nuclei.scores[kept],
-        nuclei.probabilities[kept],
-        nuclei.in_tissue[kept],
-        None if nuclei.embeddings is None else nuclei.embeddings[kept],
-    )
-
-
-def join_nuclei(parts: Sequence[NucleusPoints]) -> NucleusPoints:
-    """Some nuclei after others; at least one part."""
-    embeddings = [part.embeddings for part in parts if part.embeddings is not None]
-    return NucleusPoints(
-        np.concatenate([part.xy_level0 for part in parts]),
-        np.concatenate([part.class_ids for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.in_tissue for part in parts]),
-        np.concatenate(embeddings) if embeddings else None,
-    )
 
 
 def join_seams(parts: Sequence[SeamNuclei]) -> SeamNuclei:

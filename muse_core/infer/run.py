@@ -17,22 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from muse_core.cohort.acquire import Acquired, SlideStore, local_path
+from muse_core.cohort.inputs import edited_polygons, hash_of_inputs, hash_of_polygons
 from muse_core.cohort.manifest import Manifest, ManifestRow
-from muse_core.cohort.paths import RunPaths, locked
-from muse_core.cohort.records import SlideRecord, summarise
-from muse_core.cohort.run import CohortRun, Tell, edited_polygons, hash_of_inputs, hash_of_polygons
+from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.records import SlideRecord
+from muse_core.cohort.run import CohortRun, Tell
 from muse_core.cohort.staging import commit_files, drop_other_attempts, remove_files
+from muse_core.cohort.summary import summarise
 from muse_core.errors import ConfigError, MuseError, OutputError, TissueError
 from muse_core.infer.checksums import Checksums
-from muse_core.infer.crew import share_one_heap
 from muse_core.infer.job import InferJob, InferResult
-from muse_core.infer.model import hash_of, shipped_weights
+from muse_core.infer.model import shipped_weights
+from muse_core.infer.plan import plan_slide
 from muse_core.infer.settings import InferSettings
-from muse_core.infer.slide import check_model, infer_slide, plan_slide
+from muse_core.infer.slide import check_model, infer_slide
 from muse_core.infer.summary import InferSummary, shares_of, summary_text
 from muse_core.machine.files import safe_name, sweep_temporaries, whole_file
+from muse_core.machine.heap import share_one_heap
 from muse_core.machine.limits import cpu_count
+from muse_core.machine.lock import locked
 from muse_core.machine.workers import Workers, open_workers, tried, value_of
+from muse_core.models.tensor_file import hash_of
 from muse_core.nuclei_dataset import NucleiHeader, part_path
 from muse_core.report import drop_pictures, keep_pictures
 from muse_core.schemas import INFERRED_SLIDES
@@ -244,7 +249,7 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Infer
     check_model(options.checkpoint, settings)
     paths = RunPaths(options.out)
     with ExitStack() as stack:
-        stack.enter_context(locked(paths))
+        stack.enter_context(locked(paths.out))
         for folder in (
             paths.records,
             paths.out / "tissue",

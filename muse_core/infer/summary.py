@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from muse_core.cohort.records import CohortSummary, SlideRecord
+from muse_core.cohort.records import SlideRecord
+from muse_core.cohort.summary import CohortSummary
 
 _STAGES = ("read", "network", "write")
 _SHOWN_FAILURES = 20

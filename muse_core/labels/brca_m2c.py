@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
-from muse_core.labels.patch import LabelledPatch, read_rgb
+from muse_core.images.decode import read_rgb
+from muse_core.labels.patch import LabelledPatch
 
 # Source: the file readme.md of the dataset, https://github.com/TopoXLab/Dataset-BRCA-M2C
 BRCA_CLASS_NAMES = ("lymphocyte", "tumour_epithelial", "stromal")

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
-from muse_core.labels.patch import LabelledPatch, read_rgb
+from muse_core.images.decode import read_rgb
+from muse_core.labels.patch import LabelledPatch
 
 # Labels 1 (BC, background) and 2 (TC, tumour). Source: https://lunit-io.github.io/research/ocelot_dataset
 OCELOT_CLASS_NAMES = ("other", "tumour")

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muse_core.errors import DatasetError
-from muse_core.labels.patch import LabelledPatch, Surround, read_rgb
+from muse_core.images.decode import read_rgb
+from muse_core.labels.patch import LabelledPatch, Surround
 
 PUMA_CLASS_NAMES = ("tumour", "lymphocyte", "other")
 # The scanner's is said to be 0.23; the published scores take 40x for 0.25, and so do we, to be compared with them.

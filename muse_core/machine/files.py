@@ -1,6 +1,7 @@
 """Files written whole or not at all, and names that stay inside their folder."""
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -76,3 +77,14 @@ def safe_name(name: str) -> str:
     """
     encoded = quote(name, safe="").replace("~", "%7E")
     return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, new_md5).hexdigest()
+
+
+def new_md5() -> "hashlib._Hash":
+    """An MD5 to be fed."""
+    return hashlib.md5(usedforsecurity=False)  # detects damage, which is what servers publish it for

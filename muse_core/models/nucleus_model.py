@@ -1,9 +1,11 @@
 """What a model finds in one image."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,40 @@ class NucleiFound:
         if not self.probabilities.shape[1]:
             return np.zeros(len(self.xy), np.int64)
         return np.asarray(self.probabilities.argmax(axis=1), np.int64)
+
+
+NETWORK_MPP = 0.5
+
+
+Images = NDArray[np.uint8] | Tensor
+
+
+class NucleusModel(Protocol):
+    """Finds nuclei in images at its own µm/px, and says of which class each may be.
+
+    Attributes:
+        class_names: of the columns of `NucleiFound.probabilities`.
+        mpp: µm/px that its images have.
+        margin_um: surroundings that a nucleus needs to come out the same in every tile.
+        grid_um: tiles start at multiples of this on the slide, for the same reason.
+        model_id: a hash of the weights.
+        takes_tensors: whether images may be tensors on its device, so that tiles decoded on a GPU stay there.
+    """
+
+    class_names: tuple[str, ...]
+    mpp: float
+    margin_um: float
+    grid_um: float
+    model_id: str
+    takes_tensors: bool
+
+    def find(self, images: Images) -> list[NucleiFound]:
+        """The nuclei of each image.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB at `mpp`.
+
+        Returns:
+            One a image; x, y in px of it.
+        """
+        ...

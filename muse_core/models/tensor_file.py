@@ -4,14 +4,16 @@ import os
 import pickle
 import struct
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from muse_core.errors import OutputError
+from muse_core.errors import ConfigError, OutputError
 from muse_core.machine.files import whole_file
+from muse_core.models.nucleus_model import NucleiFound as NucleiFound
 
 # What torch.load raises of a file that is cut short, altered or holds code.
 BROKEN_FILE = (
@@ -58,3 +60,33 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
         if found and number.isdigit():
             raise OSError(int(number), os.strerror(int(number)), str(path)) from error
         raise OutputError(f"{path}: cannot be written ({error})") from error
+
+
+_ID_DIGITS = 12
+
+
+def hash_of(path: Path) -> str:
+    """Twelve hex digits that change with the weights.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    digest = sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ConfigError(
+            f"checkpoint {path}: cannot be read ({error.strerror}); give a file of muse finetune"
+        ) from None
+    return digest.hexdigest()[:_ID_DIGITS]
+
+
+def format_of(path: Path) -> str:
+    """The format that a weights file names in its metadata; empty where it names none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format"))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"checkpoint {path}: cannot be read ({error}); give a .safetensors file of muse") from None

@@ -11,8 +11,7 @@ from muse_core.images.decode import MPP_RANGE
 from muse_core.labels import read_labelled_patches, read_rgb
 from muse_core.labels.lab import read_lab
 from muse_core.ndc.lab_regions import lab_regions
-from muse_core.ndc.regions import Region, regions_of, unlabelled_region
-from muse_core.ndc.run import FinetuneData
+from muse_core.ndc.regions import FinetuneData, Region, regions_of, unlabelled_region
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.roi_dataset.dataset import RoiDataset
 

@@ -14,7 +14,7 @@ from muse_core.machine.files import whole_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from muse_core.ndc.run import History
+    from muse_core.ndc.history import History
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.detector.learned import Calibration, logit
+from muse_core.detector.calibration import Calibration, logit
 from muse_core.errors import ConfigError
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM, JudgedPatch, counts_of, score_counts
 from muse_core.models.nucleus_model import NucleiFound

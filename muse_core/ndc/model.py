@@ -8,77 +8,36 @@ The network runs in bfloat16. Its answers depend a little on where its grid of 3
 multiples of `grid_um` on the slide and bring `margin_um` around what they own.
 """
 
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from muse_core.detector.learned import Calibration, keep_freed_memory, on_ink
+from muse_core.detector.calibration import Calibration
+from muse_core.detector.ink import on_ink
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.machine.device import best_dtype
-from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
+from muse_core.machine.heap import keep_freed_memory
+from muse_core.models.backbone import standardised
 from muse_core.models.feature_sampling import sample_at
 from muse_core.models.folding import made_to_run
 from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
-from muse_core.models.ndc import NdcNet
-from muse_core.models.ndc_readout import NucleiRead, Readout, nuclei_by_heat, nuclei_by_proposals
+from muse_core.models.ndc_readout import NucleiRead, nuclei_by_heat, nuclei_by_proposals
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.models.shipped import MUSE_NANO_NDC
-from muse_core.models.tensor_file import save_tensors
-
-FORMAT = "muse-ndc-2"
+from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, load_checkpoint
 
 NETWORK_MPP = 0.5
 MARGIN_UM = 112.0  # a grid shifted by odd amounts then changes 0.05 % of nuclei; 0.13 % with 96, 0.84 % with 64
 
 _COARSEST_STRIDE = 32  # of the backbone's levels
-_COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
 _LEAST_CHANCE = 0.02  # nuclei below are none whatever the calibration
 _CLIP = 1e-6
-
-
-@dataclass(frozen=True)
-class NdcHead:
-    """What rebuilds an NDC network around its backbone, and how its answers are read.
-
-    Attributes:
-        class_names: what the columns of probabilities mean.
-        spacing_px: of the proposals.
-        hidden: width of the heads.
-        kernel: of their first layer.
-        dense_hidden: width of the dense head.
-        min_distance_um: of two nuclei nearer than this the less sure one goes.
-        readout: `heat` or `proposals`, see `models.ndc_readout`.
-        calibration: from the chance of a nucleus to the score.
-    """
-
-    class_names: tuple[str, ...]
-    spacing_px: int = 4
-    hidden: int = 128
-    kernel: int = 1
-    dense_hidden: int = 64
-    min_distance_um: float = 3.0
-    readout: Readout = "heat"
-    calibration: Calibration = field(default_factory=Calibration)
-
-
-@dataclass(frozen=True)
-class NdcCheckpoint:
-    """A network, how its backbone is built, and how it is read."""
-
-    net: NdcNet
-    backbone: BackboneSettings
-    head: NdcHead
-    notes: dict[str, str]
 
 
 class NdcModel:
@@ -235,78 +194,3 @@ def _chance_of(calibration: Calibration, score: float) -> float:
     at_half = calibration.heat_at_half
     margin = math.log(score / (1 - score)) / calibration.slope + math.log(at_half / (1 - at_half))
     return 1 / (1 + math.exp(-margin)) - _CLIP
-
-
-def build_net(backbone: BackboneSettings, head: NdcHead, *, dropout: float = 0.0) -> NdcNet:
-    """The network of these settings, its weights at random."""
-    return NdcNet(
-        build_backbone(backbone.model_copy(update={"imagenet": False})),
-        len(head.class_names),
-        spacing_px=head.spacing_px,
-        hidden=head.hidden,
-        kernel=head.kernel,
-        dropout=dropout,
-        dense_hidden=head.dense_hidden,
-    )
-
-
-def save_checkpoint(checkpoint: NdcCheckpoint, path: Path) -> None:
-    """Write an NDC checkpoint: kernels in float16, norms and biases in float32, the rest in the file's metadata.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    tensors = {
-        name: tensor.detach().to("cpu", torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
-        for name, tensor in checkpoint.net.state_dict().items()
-        if not name.endswith(_COUNTER)
-    }
-    metadata = {
-        "format": FORMAT,
-        "backbone": checkpoint.backbone.model_dump_json(),
-        "head": json.dumps(asdict(checkpoint.head)),
-        "notes": json.dumps(checkpoint.notes),
-    }
-    save_tensors(path, tensors, metadata=metadata)
-
-
-def load_checkpoint(path: Path) -> NdcCheckpoint:
-    """Read what `save_checkpoint` wrote, in eval mode.
-
-    Raises:
-        ConfigError: no such file, damaged, or not an NDC checkpoint.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"NDC checkpoint {path}: cannot be read ({error}); give a file of `muse finetune`") from None
-    if about.get("format") != FORMAT:
-        raise ConfigError(
-            f"NDC checkpoint {path}: format {about.get('format')!r} found, {FORMAT!r} needed; give a file of "
-            "`muse finetune`"
-        )
-    try:
-        backbone = BackboneSettings.model_validate_json(about["backbone"])
-        head = _head_from(json.loads(about["head"]))
-        notes = json.loads(about.get("notes", "{}"))
-    except (KeyError, TypeError, ValidationError, json.JSONDecodeError) as error:
-        raise ConfigError(f"NDC checkpoint {path}: of another version: {error}") from None
-    net = build_net(backbone, head)
-    found = net.load_state_dict(tensors, strict=False)
-    lacking = [name for name in found.missing_keys if not name.endswith(_COUNTER)]
-    if lacking or found.unexpected_keys:
-        raise ConfigError(f"NDC checkpoint {path}: tensors differ from this version's network: {lacking[:3]}")
-    return NdcCheckpoint(net.eval(), backbone, head, notes)
-
-
-def _head_from(values: dict[str, object]) -> NdcHead:
-    calibration = values.pop("calibration")
-    assert isinstance(calibration, dict)
-    names = values.pop("class_names")
-    return NdcHead(
-        **values,  # type: ignore[arg-type]
-        class_names=tuple(names),  # type: ignore[arg-type]
-        calibration=Calibration(**calibration),
-    )

@@ -108,3 +108,20 @@ def fingerprint(regions: Sequence[Region]) -> str:
             digest.update(np.packbits(region.annotated).tobytes())
         digest.update(region.xy.tobytes() + region.class_ids.tobytes())
     return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class FinetuneData:
+    """What a run learns from and is chosen by.
+
+    Attributes:
+        class_names: C names.
+        labelled: regions with labels.
+        unlabelled: regions without, for L_cons.
+        validation: regions that choose the step, the threshold and the calibration.
+    """
+
+    class_names: tuple[str, ...]
+    labelled: Sequence[Region]
+    unlabelled: Sequence[Region]
+    validation: Sequence[Region]

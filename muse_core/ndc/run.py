@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from muse_core.detector.learned import keep_freed_memory
 from muse_core.errors import TrainingError
+from muse_core.machine.heap import keep_freed_memory
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet, Proposals
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.batch import Batch, BatchesAhead
+from muse_core.ndc.checkpoint import NdcCheckpoint, NdcHead
+from muse_core.ndc.history import History, Validation
 from muse_core.ndc.judge import best_cut, find_on_regions
-from muse_core.ndc.model import NdcCheckpoint, NdcHead, NdcModel
+from muse_core.ndc.model import NdcModel
 from muse_core.ndc.objective import Losses, losses_of
-from muse_core.ndc.regions import Region
+from muse_core.ndc.regions import FinetuneData, Region
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.state import write_state
 from muse_core.ndc.targets import targets_of
@@ -41,23 +43,6 @@ _GRADIENT_NORM = 5.0
 
 
 @dataclass(frozen=True)
-class FinetuneData:
-    """What a run learns from and is chosen by.
-
-    Attributes:
-        class_names: C names.
-        labelled: regions with labels.
-        unlabelled: regions without, for L_cons.
-        validation: regions that choose the step, the threshold and the calibration.
-    """
-
-    class_names: tuple[str, ...]
-    labelled: Sequence[Region]
-    unlabelled: Sequence[Region]
-    validation: Sequence[Region]
-
-
-@dataclass(frozen=True)
 class Progress:
     """What a caller may show: steps done and to do, the recent mean loss, validation's scores if just measured."""
 
@@ -66,25 +51,6 @@ class Progress:
     loss: float
     seconds: float
     mean_class_f1: float | None
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Scores by the main rule at the best threshold of 1 - p(background)."""
-
-    step: int
-    cut: float
-    mean_class_f1: float
-    detection_f1: float
-
-
-@dataclass
-class History:
-    """What a run has seen so far."""
-
-    seconds: float = 0.0
-    losses: list[list[float]] = field(default_factory=list)  # a step each: total, reg, type, cons, dense
-    validations: list[Validation] = field(default_factory=list)
 
 
 class FinetuneRun:

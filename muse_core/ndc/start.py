@@ -8,15 +8,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from muse_core.detector.learned import load_model
+from muse_core.detector.weights_file import load_model
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
 from muse_core.models.backbone_file import backbone_of, read_backbone_file
 from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from muse_core.models.ndc import SUBPIXELS, NdcNet
 from muse_core.models.shipped import MUSE_NANO, MUSE_NANO_NDC
-from muse_core.ndc.model import FORMAT as NDC_FORMAT
-from muse_core.ndc.model import load_checkpoint
+from muse_core.ndc.checkpoint import FORMAT as NDC_FORMAT
+from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.settings import ModelSettings
 
 _SHIPPED = {path.stem: path for path in (MUSE_NANO_NDC, MUSE_NANO)}

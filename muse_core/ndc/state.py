@@ -17,11 +17,11 @@ from muse_core.models.tensor_file import save_tensors
 from muse_core.ndc.regions import fingerprint
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_id
-from muse_core.pretrain.resume import first_difference
 from muse_core.training.checkpoint import Checkpoint
+from muse_core.training.resume import first_difference
 
 if TYPE_CHECKING:
-    from muse_core.ndc.run import FinetuneData
+    from muse_core.ndc.regions import FinetuneData
 
 STATE_NAME = "training.safetensors"
 

@@ -3,6 +3,7 @@
 from muse_core.nuclei_dataset.colours import class_colours, rgb
 from muse_core.nuclei_dataset.dataset import Area, Frame, NucleiDataset
 from muse_core.nuclei_dataset.part import NucleiPart
+from muse_core.nuclei_dataset.points import NucleusPoints
 from muse_core.nuclei_dataset.regions import Region, bounds_origin, read_regions
 from muse_core.nuclei_dataset.statistics import (
     class_densities,
@@ -13,7 +14,6 @@ from muse_core.nuclei_dataset.statistics import (
 )
 from muse_core.nuclei_dataset.write import (
     NucleiHeader,
-    NucleusPoints,
     WrittenNuclei,
     merge_nuclei,
     nuclei_table,

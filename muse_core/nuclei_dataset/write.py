@@ -28,6 +28,7 @@ from muse_core.geometry import level0_to_um
 from muse_core.machine.files import safe_name, whole_file
 from muse_core.nuclei_dataset.curve import MAX_LEVEL0_PX, nucleus_ids, snapped
 from muse_core.nuclei_dataset.geoparquet import GEO_KEY, covering, geo_metadata, wkb_points
+from muse_core.nuclei_dataset.points import NucleusPoints
 from muse_core.schemas import check_table, nuclei_schema
 
 logger = logging.getLogger(__name__)
@@ -65,27 +66,6 @@ class NucleiHeader:
     def schema(self) -> pa.Schema:
         """The columns of this slide's tables."""
         return nuclei_schema(self.class_names, embedding_size=self.embedding_size)
-
-
-@dataclass(frozen=True, eq=False)
-class NucleusPoints:
-    """Nuclei of one slide, in any order.
-
-    Attributes:
-        xy_level0: (N, 2) float, level-0 px of the full image.
-        class_ids: (N,) int, index into the header's class names.
-        scores: (N,) float32, 0..1: that it is a nucleus.
-        probabilities: (N, C) float32, 0..1: that it is of each class.
-        in_tissue: (N,) bool: whether it lies in the slide's tissue polygons.
-        embeddings: (N, E) float16 where the header names a size.
-    """
-
-    xy_level0: NDArray[np.floating]
-    class_ids: NDArray[np.integer]
-    scores: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-    in_tissue: NDArray[np.bool_]
-    embeddings: NDArray[np.float16] | None = None
 
 
 class WrittenNuclei(NamedTuple):

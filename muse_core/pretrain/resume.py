@@ -7,6 +7,7 @@ from muse_core.errors import ConfigError
 from muse_core.machine.files import sweep_temporaries
 from muse_core.pretrain.settings import PretrainSettings
 from muse_core.training.checkpoint import Checkpoint, read_checkpoint
+from muse_core.training.resume import first_difference
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 
@@ -33,15 +34,3 @@ def stored_run(out: Path, settings: PretrainSettings, *, resume: bool) -> Checkp
         raise ConfigError(f"checkpoint {path}: made with {other}; give its settings, or another --out")
     sweep_temporaries(out)
     return stored
-
-
-def first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
-    """The first setting that differs, as `key = old instead of new`."""
-    for key in sorted(old.keys() | new.keys()):
-        one, two = old.get(key), new.get(key)
-        if isinstance(one, dict) and isinstance(two, dict):
-            if found := first_difference(one, two, f"{prefix}{key}."):
-                return found
-        elif one != two:
-            return f"{prefix}{key} = {one} instead of {two}"
-    return None

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from muse_core.cohort.paths import RunPaths, locked
-from muse_core.detector.learned import keep_freed_memory
 from muse_core.errors import TrainingError
+from muse_core.machine.heap import keep_freed_memory
+from muse_core.machine.lock import locked
 from muse_core.models.backbone import MuseBackbone, build_backbone
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain.export import BACKBONE_NAME, export, write_json
@@ -467,4 +467,4 @@ def _memory_gib(device: torch.device) -> float:
 
 
 def _held(out: Path, processes: Processes) -> AbstractContextManager[None]:
-    return locked(RunPaths(out)) if processes.first else nullcontext()
+    return locked(out) if processes.first else nullcontext()

@@ -20,7 +20,7 @@ from muse_core.report.pictures import find_pictures, pictured
 from muse_core.report.scan import Candidate, scan_slide
 from muse_core.report.settings import ReportSettings
 from muse_core.report.view import view_of
-from muse_core.roi_dataset.dataset import NO_PROJECT
+from muse_core.schemas import NO_PROJECT
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNKNOWN = "\N{EN DASH}"

@@ -16,13 +16,13 @@ from PIL import Image
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.uris import path_of
 from muse_core.errors import MuseError, SlideReadError
+from muse_core.images.pixels import Pixels
 from muse_core.machine.files import safe_name, whole_file
 from muse_core.nuclei_dataset import NucleiDataset
 from muse_core.report.scan import Candidate, SlideScan, scan_slide
 from muse_core.report.settings import ReportSettings
 from muse_core.report.view import View, view_of
 from muse_core.slide import Slide, open_slide
-from muse_core.slide.reader import Pixels
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from muse_core.errors import ConfigError, SlideReadError
+from muse_core.images.pixels import Pixels
 from muse_core.slide.cucim_reader import CucimReader
 from muse_core.slide.handles import Handles
 from muse_core.slide.image_reader import IMAGE_SUFFIXES, ImageFile
 from muse_core.slide.info import Mpp
 from muse_core.slide.lower_levels import LowerLevelsReader, adds_levels, with_lower_levels
 from muse_core.slide.openslide_reader import OpenSlideReader
-from muse_core.slide.reader import Pixels, Reader, Source
+from muse_core.slide.reader import Reader, Source
 from muse_core.slide.tifffile_reader import TifffileReader
 from muse_core.slide.tile_check import BrokenTileError
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muse_core.errors import SlideReadError
+from muse_core.images.pixels import Pixels, to_rgb
 from muse_core.slide.info import Mpp
 from muse_core.slide.quiet import quiet_output
-from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
+from muse_core.slide.reader import Corner, Source, make_levels
 from muse_core.slide.tiff_pages import JPEG, PARSE_ERRORS, TiffLevel, read_tiff_summary
 from muse_core.slide.tile_check import TileCheck
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from muse_core.errors import SlideReadError
-from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
+from muse_core.images.pixels import Pixels, more_than_8_bits, to_rgb
+from muse_core.slide.reader import Corner, Source, make_levels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LARGEST_PX = 16_384 * 16_384  # 800 MB decoded; larger ones are slides and want a tiled format
@@ -69,11 +70,6 @@ class ImageFile:
             if self._decoded is None:
                 self._decoded = _decode(self._path)
         return ImageReader(*self._decoded)
-
-
-def more_than_8_bits(image: Image.Image) -> bool:
-    """Whether an image that Pillow opened has more a channel, of which it would drop the low ones of RGB silently."""
-    return ";16" in str(getattr(image, "tile", "")) or image.mode.startswith(("I", "F"))
 
 
 def _decode(path: Path) -> tuple[Pixels, str]:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from muse_core.slide.reader import Corner, Pixels, Reader, Source
+from muse_core.images.pixels import Pixels
+from muse_core.slide.reader import Corner, Reader, Source
 
 
 class LowerLevelsReader:

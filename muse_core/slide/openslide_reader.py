@@ -8,9 +8,10 @@ import openslide
 
 from muse_core.errors import SlideReadError
 from muse_core.geometry import Box
+from muse_core.images.pixels import Pixels, to_rgb
 from muse_core.slide.info import Mpp
 from muse_core.slide.quiet import quiet_output
-from muse_core.slide.reader import Corner, Pixels, Source, make_levels, to_rgb
+from muse_core.slide.reader import Corner, Source, make_levels
 
 _CACHE_BYTES = 32 << 20  # a handle; the library's own default is shared by nobody and as large
 

@@ -5,16 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from muse_core.geometry import Box
+from muse_core.images.pixels import Pixels
 from muse_core.slide.info import Level, Mpp
 
-Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Corner = tuple[int, int]  # x, y in px of one level
-
-WHITE = 255  # glass: what lies outside the image, and what a scanner left out
 
 
 @dataclass(frozen=True)
@@ -92,30 +87,3 @@ def snap_downsample(length_level0: int, length: int) -> float:
     if factor >= 1 and math.floor(length_level0 / factor) <= length <= math.ceil(length_level0 / factor):
         return float(factor)
     return ratio
-
-
-def to_rgb(pixels: NDArray[np.generic]) -> Pixels:
-    """Grey, RGB or RGBA uint8 of shape (H, W) or (H, W, C) to RGB; what is transparent becomes white.
-
-    Raises:
-        ValueError: another number of channels or another sample type.
-    """
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"samples are {pixels.dtype}, 8-bit RGB is needed")
-    array = np.asarray(pixels, np.uint8)
-    if array.ndim == 2:
-        array = array[:, :, np.newaxis]
-    channels = array.shape[2]
-    if channels == 3:
-        return array
-    if channels == 1:
-        return np.repeat(array, 3, axis=2)
-    if channels == 4:
-        return _over_white(array)
-    raise ValueError(f"{channels} channels a pixel, RGB is needed")
-
-
-def _over_white(rgba: NDArray[np.uint8]) -> Pixels:
-    alpha = rgba[:, :, 3:].astype(np.uint16)
-    mixed = (rgba[:, :, :3] * alpha + WHITE * (255 - alpha) + 127) // 255
-    return mixed.astype(np.uint8)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from muse_core.errors import SlideReadError
+from muse_core.images.pixels import Pixels
 from muse_core.slide.handles import Handles
 from muse_core.slide.info import Level
-from muse_core.slide.reader import Pixels, Reader
+from muse_core.slide.reader import Reader
 from muse_core.slide.resample import Window
 
 _BATCH = 32  # regions a call of the reader's batch loader; its threads start anew with each

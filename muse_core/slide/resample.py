@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from muse_core.images.pixels import Pixels
 from muse_core.slide.info import Level
-from muse_core.slide.reader import Pixels
 
 _SAME = 1e-6  # relative; closer than this a scale or a position is taken as equal
 _LEVEL_TOLERANCE = 1e-3  # relative; a level this little too coarse still serves (4.0008 for 4)

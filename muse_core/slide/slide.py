@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from muse_core.errors import ConfigError, MppError, SlideReadError
+from muse_core.images.pixels import WHITE, Pixels
 from muse_core.slide.choose import Choice, choose_reader
 from muse_core.slide.info import Mpp, SlideInfo
 from muse_core.slide.jpeg_tiles import JpegTiles, open_jpeg_tiles
 from muse_core.slide.mpp import resolve_mpp
-from muse_core.slide.reader import WHITE, Pixels
 from muse_core.slide.regions import Regions
 from muse_core.slide.resample import Grid, Window, grid_for, resample, window_for
 
@@ -236,7 +236,7 @@ class Slide:
         from muse_core.slide.tensors import TensorReader
 
         if self._tensors is None:
-            self._tensors = TensorReader(self, self._device)
+            self._tensors = TensorReader(self.info, self.read_level, self._device)
         return self._tensors
 
     def read_overview(self, mpp: float) -> Pixels:

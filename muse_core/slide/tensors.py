@@ -7,17 +7,16 @@ nvImageCodec one.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from muse_core.errors import ConfigError, SlideReadError
 from muse_core.slide.cucim_reader import CucimReader
+from muse_core.slide.info import SlideInfo
 from muse_core.slide.resample import AREA_FROM, Grid, Window, filters_differ, shift_kernel
-
-if TYPE_CHECKING:
-    from muse_core.slide.slide import Slide
 
 _RESIZE_CUBIC_A = -0.75  # of the cubic that OpenCV's resize uses
 _CUBIC_REACH = 2  # px
@@ -25,43 +24,47 @@ _CHECK_PX = 256
 _MAX_DIFFERENCE = 2.0  # mean absolute grey levels between a GPU's and a CPU's JPEG decoder
 
 
+class ReadLevel(Protocol):
+    """Level pixels on the host."""
+
+    def __call__(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> NDArray[np.uint8]:
+        """(height, width, 3) uint8 RGB; white outside the image."""
+        ...
+
+
 class TensorReader:
     """Reads regions of one slide as (H, W, 3) uint8 RGB tensors on one device."""
 
-    def __init__(self, slide: "Slide", device: str) -> None:
+    def __init__(self, info: SlideInfo, read_level: ReadLevel, device: str) -> None:
         """Check the device, and on a GPU that it decodes what the CPU does.
 
         Args:
-            slide: an open slide.
+            info: of the open slide.
+            read_level: its level pixels, (H, W, 3) uint8 RGB, where the GPU does not decode them.
             device: "cpu", "cuda" or "cuda:N".
 
         Raises:
             ConfigError: torch cannot use the device.
         """
-        self._slide = slide
+        self._info, self._read_level = info, read_level
         self._device = torch.device(device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device {device!r}: torch finds no GPU; use --device cpu, or see `muse doctor`")
-        self._gpu = self._open_gpu() if self._device.type == "cuda" and slide.info.reader == "cucim" else None
-
-    @property
-    def decodes_on_gpu(self) -> bool:
-        """Whether pixels are decoded in device memory rather than copied there."""
-        return self._gpu is not None
+        self._gpu = self._open_gpu() if self._device.type == "cuda" and info.reader == "cucim" else None
 
     def read_window(self, window: Window, grid: Grid) -> torch.Tensor:
         """The level pixels of a window, (height, width, 3) uint8 on the device; white outside the image."""
-        if self._gpu is not None and window.lies_in(self._slide.info.levels[grid.level]):
+        if self._gpu is not None and window.lies_in(self._info.levels[grid.level]):
             pixels = self._gpu.read_on(
                 str(self._device), (window.x, window.y), window.width, window.height, level=grid.level
             )
             return torch.as_tensor(pixels, device=self._device)
-        host = self._slide.read_level(window.x, window.y, window.width, window.height, level=grid.level)
+        host = self._read_level(window.x, window.y, window.width, window.height, level=grid.level)
         return torch.from_numpy(np.ascontiguousarray(host)).to(self._device)
 
     def read_windows(self, windows: Sequence[Window], grid: Grid) -> Iterator[torch.Tensor]:
         """The same for many windows, in order; on a GPU by the batch loader where all are of one size and inside."""
-        gpu, level = self._gpu, self._slide.info.levels[grid.level]
+        gpu, level = self._gpu, self._info.levels[grid.level]
         alike = len(windows) > 1 and len({(one.width, one.height) for one in windows}) == 1
         if gpu is None or not alike or not all(one.lies_in(level) for one in windows):
             for window in windows:
@@ -81,12 +84,12 @@ class TensorReader:
 
     def _open_gpu(self) -> CucimReader | None:
         """A handle that decodes on the GPU; None where its pixels are not those of the CPU."""
-        reader = CucimReader(self._slide.info.path)
-        level = self._slide.info.levels[0]
+        reader = CucimReader(self._info.path)
+        level = self._info.levels[0]
         width, height = min(_CHECK_PX, level.width), min(_CHECK_PX, level.height)
         corner = ((level.width - width) // 2, (level.height - height) // 2)
         try:
-            expected = self._slide.read_level(*corner, width, height).astype(np.int16)
+            expected = self._read_level(*corner, width, height).astype(np.int16)
             pixels = reader.read_on(str(self._device), corner, width, height, level=0)
             found = torch.as_tensor(pixels, device=self._device).cpu().numpy()
         except SlideReadError:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from muse_core.errors import SlideReadError
-from muse_core.slide.reader import WHITE, Corner, Pixels, Source, make_levels, to_rgb
+from muse_core.images.pixels import WHITE, Pixels, to_rgb
+from muse_core.slide.reader import Corner, Source, make_levels
 from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffLevel, TiffSummary, read_tiff_summary
 
 

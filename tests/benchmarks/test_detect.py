@@ -2,7 +2,7 @@ import pytest
 import shapely
 
 from benchmarks.detect import BLOB_LOG_PX, BLOB_LOG_TILES, tissue_tiles
-from muse_core.detector.learned import NETWORK_MPP
+from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.slide import open_slide
 from muse_core.tissue import TissueSettings, find_tissue
 

@@ -16,16 +16,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from muse_core.build.patches import ImportOptions, ImportSettings, import_patches
+from muse_core.build.patches import ImportOptions, import_patches
 from muse_core.build.run import BuildOptions, open_build
-from muse_core.build.settings import BuildSettings
+from muse_core.build.settings import BuildSettings, ImportSettings
+from muse_core.build.summary import BuildSummary
 from muse_core.cli.app import app
-from muse_core.cohort.paths import RunPaths, locked
-from muse_core.cohort.records import BuildSummary
 from muse_core.config import load_settings
 from muse_core.errors import ConfigError, OutputError
 from muse_core.labels import read_labelled_patches
 from muse_core.labels.matching import match, pool
+from muse_core.machine.lock import locked
 from muse_core.roi_dataset.dataset import RoiDataset
 from muse_core.schemas import SLIDES
 from tests.data.make_patches import draw_patch
@@ -263,7 +263,7 @@ def test_an_output_folder_is_of_one_kind_and_one_source(patches, tmp_path):
     (tmp_path / "slides" / "records").mkdir(parents=True)
     with pytest.raises(OutputError, match="dataset of slides"):
         run(patches, tmp_path / "slides")
-    with locked(RunPaths(tmp_path / "out")), pytest.raises(OutputError) as caught:
+    with locked(tmp_path / "out"), pytest.raises(OutputError) as caught:
         run(patches, tmp_path / "out")
     assert caught.value.reason == "output_locked"
     assert len(RoiDataset(tmp_path / "out")) == 20

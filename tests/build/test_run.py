@@ -19,12 +19,14 @@ from muse_core.build import run as build_cohort
 from muse_core.build import settings as build_settings
 from muse_core.build.run import BuildOptions, build_all, open_build
 from muse_core.build.settings import BuildSettings
+from muse_core.build.summary import BuildSummary
 from muse_core.cohort import staging
 from muse_core.cohort.manifest import read_manifest
-from muse_core.cohort.records import BuildSummary
 from muse_core.config import load_settings
 from muse_core.errors import OutputError
-from muse_core.roi_dataset.dataset import RoiDataset, parts_of_slide, read_provenance
+from muse_core.roi_dataset.dataset import RoiDataset
+from muse_core.roi_dataset.part import read_provenance
+from muse_core.roi_dataset.write import parts_of_slide
 from muse_core.schemas import SLIDES
 from tests.data.gdc_server import GdcServer
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from muse_core.cli.app import app, manifest_app
+from muse_core.cli.app import app
 from muse_core.cli.evaluate import evaluate_app
+from muse_core.cli.manifest import manifest_app
 from muse_core.cli.nuclei import export_app
 from muse_core.cohort.manifest.gdc import default_hold_out_paths, read_hold_out
 from tests.data.gdc_server import GdcServer

@@ -16,7 +16,7 @@ from muse_core.cli.app import app
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.evaluate.by_name import score_rows
 from muse_core.labels.scores import NDC_RULES
-from muse_core.ndc.model import load_checkpoint
+from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.promote import score_on_validation
 from muse_core.ndc.registry import register_if_better
 from tests.data.make_lab import box, point, write_csv, write_geojson, write_image, write_slide

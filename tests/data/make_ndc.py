@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from muse_core.models.backbone import BackboneSettings
-from muse_core.ndc.model import NdcCheckpoint, NdcHead, build_net, save_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, NdcHead, build_net, save_checkpoint
 from tests.data.make_patches import CLASS_NAMES
 
 

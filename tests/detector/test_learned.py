@@ -7,15 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from muse_core.detector.calibration import Calibration
 from muse_core.detector.detect import detect_image, load_detector
-from muse_core.detector.learned import (
-    Calibration,
-    DetectorModel,
-    LearnedDetector,
-    load_model,
-    network_scale,
-    save_model,
-)
+from muse_core.detector.learned import LearnedDetector, network_scale
+from muse_core.detector.weights_file import DetectorWeights, load_model, save_model
 from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.labels import BRCA_CLASS_NAMES
 from muse_core.models.detector import NucleusNet, parameter_count
@@ -182,7 +177,7 @@ def test_the_half_score_stands_at_its_heat():
 
 def test_a_model_survives_its_file(tmp_path, patch):
     torch.manual_seed(3)
-    model = DetectorModel(NucleusNet(n_classes=2).eval(), Calibration(0.07, 1.5), 2.0, ("tumour", "other"))
+    model = DetectorWeights(NucleusNet(n_classes=2).eval(), Calibration(0.07, 1.5), 2.0, ("tumour", "other"))
     save_model(model, tmp_path / "w.safetensors", notes={"dataset": "drawn"})
     (tmp_path / "plain").touch()
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it
@@ -201,7 +196,7 @@ def test_a_model_survives_its_file(tmp_path, patch):
 )
 def test_classes_that_a_file_does_not_name(tmp_path, n_classes, dataset, names):
     notes = {"dataset": dataset} if dataset else {}
-    save_model(DetectorModel(NucleusNet(n_classes=n_classes).eval()), tmp_path / "w.safetensors", notes=notes)
+    save_model(DetectorWeights(NucleusNet(n_classes=n_classes).eval()), tmp_path / "w.safetensors", notes=notes)
     assert load_model(tmp_path / "w.safetensors").class_names == names
 
 
@@ -211,7 +206,7 @@ def test_the_weights_that_ship_name_their_classes():
 
 
 def test_as_many_names_as_classes_are_needed(tmp_path):
-    model = DetectorModel(NucleusNet(n_classes=2).eval(), class_names=("tumour",))
+    model = DetectorWeights(NucleusNet(n_classes=2).eval(), class_names=("tumour",))
     save_model(model, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match="1 names of 2 classes"):
         load_model(tmp_path / "w.safetensors")

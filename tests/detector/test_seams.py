@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.spatial import KDTree
 
-from muse_core.cli.demo import draw_slide
-from muse_core.detector.learned import NETWORK_MPP, LearnedDetector
+from muse_core.detector.learned import LearnedDetector
 from muse_core.geometry import inside
+from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.slide import open_slide
+from muse_core.slide.drawn import draw_slide
 
 MOST_DIFFERENT = 0.001  # of all points
 SAME_UM = 1.0  # points nearer than this are one

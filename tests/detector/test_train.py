@@ -8,7 +8,8 @@ from safetensors.numpy import load_file
 from muse_core.config import load_settings
 from muse_core.detector.augment import AugmentSettings
 from muse_core.detector.learned import LearnedDetector
-from muse_core.detector.train import TrainDetectorSettings, train_detector
+from muse_core.detector.settings import TrainDetectorSettings
+from muse_core.detector.train import train_detector
 from muse_core.errors import ConfigError, DatasetError, OutputError
 from muse_core.evaluate.detect import evaluate_detector
 from muse_core.labels import BRCA_CLASS_NAMES

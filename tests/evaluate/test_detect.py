@@ -4,8 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from muse_core.cli.app import app
+from muse_core.detector.calibrate import best_threshold, calibrated
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.evaluate.detect import best_threshold, calibrated, draw_worst, evaluate_detector, score_patches
+from muse_core.evaluate.detect import draw_worst, evaluate_detector, score_patches
 from muse_core.labels import read_labelled_patches
 from muse_core.labels.matching import RULES
 from tests.data.make_patches import draw_patch, write_brca

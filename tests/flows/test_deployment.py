@@ -16,7 +16,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from muse_core.cli.demo import draw_slide
+from muse_core.slide.drawn import draw_slide
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

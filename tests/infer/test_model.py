@@ -3,13 +3,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from muse_core.detector.learned import DetectorModel as TrainedDetector
-from muse_core.detector.learned import LearnedDetector, save_model
+from muse_core.detector.learned import LearnedDetector
+from muse_core.detector.model import DetectorModel
+from muse_core.detector.weights_file import DetectorWeights as TrainedDetector
+from muse_core.detector.weights_file import save_model
 from muse_core.errors import ConfigError
-from muse_core.infer.model import DetectorModel, hash_of, load_nucleus_model, shipped_weights
+from muse_core.infer.model import load_nucleus_model, shipped_weights
 from muse_core.machine.device import best_dtype
 from muse_core.models.detector import NucleusNet
 from muse_core.models.shipped import MUSE_NANO_NDC, NUCLEUS_DETECTOR
+from muse_core.models.tensor_file import hash_of
 from tests.data.make_patches import draw_patch
 
 

@@ -24,7 +24,7 @@ from muse_core.infer import InferOptions, InferSettings, open_infer
 from muse_core.infer import model as nucleus_model
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.shipped import NUCLEUS_DETECTOR
-from muse_core.ndc.model import NdcCheckpoint, NdcHead, build_net, save_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, NdcHead, build_net, save_checkpoint
 from muse_core.report import write_report
 from muse_core.schemas import INFERRED_SLIDES, nuclei_schema
 from tests.data.make_slides import Drawing, draw_tiff, tissue_image

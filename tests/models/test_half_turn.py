@@ -9,7 +9,7 @@ from torch import nn
 
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
-from muse_core.ndc.model import NdcHead, build_net
+from muse_core.ndc.checkpoint import NdcHead, build_net
 
 
 @pytest.mark.parametrize("size", [(64, 96), (32, 32), (224, 160)])

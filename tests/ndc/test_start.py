@@ -9,7 +9,7 @@ import torch
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
 from muse_core.models.backbone_file import backbone_of, read_backbone_file, save_backbone
-from muse_core.ndc.model import load_checkpoint
+from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.settings import ModelSettings
 from muse_core.ndc.start import start_from
 from tests.data.make_ndc import write_random_ndc

@@ -21,17 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from muse_core.errors import DatasetError, OutputError
-from muse_core.roi_dataset.dataset import (
-    RoiDataset,
-    RoiRow,
-    RoiStream,
-    part_path,
-    parts_of_slide,
-    read_provenance,
-    write_rois,
-)
+from muse_core.roi_dataset.dataset import RoiDataset, RoiStream
 from muse_core.roi_dataset.image import encode_roi
 from muse_core.roi_dataset.order import Shard, shuffled
+from muse_core.roi_dataset.part import read_provenance
+from muse_core.roi_dataset.write import RoiRow, part_path, parts_of_slide, write_rois
 from muse_core.schemas import ROIS
 
 SIDE = 96

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from muse_core.images.pixels import to_rgb
 from muse_core.slide.info import Level
-from muse_core.slide.reader import snap_downsample, to_rgb
+from muse_core.slide.reader import snap_downsample
 from muse_core.slide.resample import Grid, grid_for, resample, window_for
 
 LEVELS = [Level(4000 // d, 4000 // d, float(d), float(d), 256, 256) for d in (1, 4, 16)]

@@ -10,10 +10,11 @@ import tifffile
 from shapely import Polygon
 from skimage.data import immunohistochemistry
 
-from muse_core.cli.demo import DEMO_PX, _draw, draw_slide
+from muse_core.cli.demo import DEMO_PX
 from muse_core.errors import TissueError
 from muse_core.geometry import Frame
 from muse_core.slide import open_slide
+from muse_core.slide.drawn import _draw, draw_slide
 from muse_core.tissue import Overview, Tissue, TissueSettings, find_tissue, read_overview, tissue_area_mm2
 from muse_core.tissue.focus import blurred_mask, focus_of
 

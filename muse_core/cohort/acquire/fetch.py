@@ -10,13 +10,13 @@ from typing import Protocol
 
 import httpx
 
-from muse_core.cohort.acquire.partial import PartialFile, md5_of
+from muse_core.cohort.acquire.partial import PartialFile
 from muse_core.cohort.acquire.retry import TransientError, with_retries
 from muse_core.cohort.acquire.settings import AcquireSettings
 from muse_core.cohort.acquire.transfer import Transfer, fsspec_transfer, http_transfer
 from muse_core.cohort.uris import path_of, path_text, public_uri, scheme_of, uri_suffix
 from muse_core.errors import AcquireError
-from muse_core.machine.files import safe_name, whole_file
+from muse_core.machine.files import md5_of, safe_name, whole_file
 
 _ADVICE = {
     "download_failed": "given up, run again later",

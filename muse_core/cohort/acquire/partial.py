@@ -1,6 +1,5 @@
 """The unfinished file of a download: resumed only where it is surely the same source, verified before it is renamed."""
 
-import hashlib
 import json
 import logging
 import os
@@ -9,16 +8,10 @@ from typing import Self
 
 from muse_core.cohort.acquire.retry import TransientError
 from muse_core.errors import OutputError
-from muse_core.machine.files import as_output_error, whole_file
+from muse_core.machine.files import as_output_error, new_md5, whole_file
 
 _log = logging.getLogger(__name__)
 _READ_BYTES = 2**22
-
-
-def md5_of(path: Path) -> str:
-    """The md5 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, _new_md5).hexdigest()
 
 
 class PartialFile:
@@ -36,7 +29,7 @@ class PartialFile:
         self.source_key = source_key
         self.size = 0
         self.validator: str | None = None
-        self._md5 = _new_md5()
+        self._md5 = new_md5()
 
     def __enter__(self) -> Self:
         try:
@@ -76,7 +69,7 @@ class PartialFile:
     def restart(self, validator: str | None) -> None:
         """Throw away what is there; what comes next is identified by `validator`."""
         self._file.truncate(0)
-        self.size, self._md5, self.validator = 0, _new_md5(), validator
+        self.size, self._md5, self.validator = 0, new_md5(), validator
         if validator is None:
             self.note_path.unlink(missing_ok=True)
         self._write_note()
@@ -126,10 +119,6 @@ class PartialFile:
                 self.size += len(data)
         if self.size:
             _log.info("%s: going on after %d bytes", self.path.name, self.size)
-
-
-def _new_md5() -> "hashlib._Hash":
-    return hashlib.md5(usedforsecurity=False)  # detects damage, which is what servers publish it for
 
 
 def output_error(error: OSError, path: Path) -> OutputError:

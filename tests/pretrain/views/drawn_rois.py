@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from muse_core.roi_dataset.dataset import RoiRow, RoiSample, part_path, write_rois
+from muse_core.roi_dataset.dataset import RoiSample
 from muse_core.roi_dataset.image import RoiImage, encode_roi
+from muse_core.roi_dataset.write import RoiRow, part_path, write_rois
 
 GROUND = np.array([230.0, 225.0, 235.0])
 DOT_SIGMA_PX = 3.0

@@ -1,0 +1,1 @@
+"""Many slides or patches to the ROI dataset (table 1)."""

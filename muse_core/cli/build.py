@@ -1,0 +1,142 @@
+"""`muse build-tcga-nu` and `muse import-patches`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from muse_core.build.patches import ImportOptions, import_patches
+from muse_core.build.run import BuildOptions, build_all, open_build
+from muse_core.build.settings import BuildSettings, ImportSettings
+from muse_core.build.summary import BuildSummary, write_summary
+from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
+from muse_core.cli.progress import slide_progress
+from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
+from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp
+from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.records import SlideRecord
+from muse_core.config import load_settings
+from muse_core.errors import ManifestError, OutputError, WorkersLostError
+from muse_core.machine.device import resolve_device
+from muse_core.schemas import NO_PROJECT
+
+DetectorName = Annotated[
+    str | None,
+    typer.Option("--detector", metavar="NAME", help="learned (default), classical, none, or package.module:callable."),
+]
+
+
+def build_tcga_nu(
+    manifest: Annotated[
+        Path, typer.Option("--manifest", metavar="M.csv", help="Manifest CSV, GDC manifest TSV, or a folder of slides.")
+    ],
+    out: Out,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    detector: DetectorName = None,
+    device: Annotated[str, typer.Option(help="Where slides are decoded: auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; default one a usable core, 0 for none.", min=0)
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="um/px of every slide whose manifest row gives none, whatever the file says."),
+    ] = None,
+    dask_scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="A running Dask scheduler, tcp://host:8786.")
+    ] = None,
+    keep_slides: Annotated[
+        bool, typer.Option("--keep-slides/--no-keep-slides", help="Keep fetched slides, or delete each after use.")
+    ] = True,
+    max_slides_on_disk: Annotated[
+        int | None, typer.Option(help="With --no-keep-slides: fetched slides on the disk at once; default 8.", min=1)
+    ] = None,
+    tissue: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Edited tissue polygons, <slide_id>.geojson, to use instead.")
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Build the ROI dataset of a manifest: acquire, tissue, ROIs, nuclei, Parquet.
+
+    Running it again does only what is missing or changed.
+
+    Example: `muse build-tcga-nu --manifest data_manifests/sample.csv --out runs/sample`
+    """
+    terminal = open_terminal(as_json, verbose)
+    settings = load_settings(BuildSettings, config, _with_detector(overrides, detector))
+    options = BuildOptions(
+        out=out,
+        device=resolve_device(device),
+        workers=workers,
+        dask_scheduler=dask_scheduler,
+        keep_slides=keep_slides,
+        max_slides_on_disk=max_slides_on_disk,
+        tissue_folder=tissue,
+    )
+    summary = build_told(terminal, with_mpp(read_manifest(manifest), mpp), options, settings)
+    raise typer.Exit(FAILED if summary.slides_failed else OK)
+
+
+def import_patches_command(
+    images: Annotated[
+        Path, typer.Option("--images", metavar="DIR", help="Folder of PNG, JPEG and TIFF patches, searched whole.")
+    ],
+    mpp: Annotated[float, typer.Option(metavar="F", help="um/px of every patch; image files do not say it.")],
+    out: Out,
+    project: Annotated[str, typer.Option(metavar="P", help="Which project's the patches are.")] = NO_PROJECT,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    detector: DetectorName = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; default one a usable core, 0 for none.", min=0)
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make the ROI dataset of ready-made patches: each image is one slide and one ROI, nuclei are found in it.
+
+    Running it again does only what is missing or changed.
+
+    Example: `muse import-patches --images patches --mpp 0.5 --out runs/patches`
+    """
+    terminal = open_terminal(as_json, verbose)
+    settings = load_settings(ImportSettings, config, _with_detector(overrides, detector))
+    options = ImportOptions(images, mpp, out, project=project, workers=workers)
+    with slide_progress(terminal, 0, "patches") as tell:
+        summary = import_patches(options, settings, on_images=tell.of)
+    text = write_summary(RunPaths(out), summary, things="patches")
+    terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(summary.as_json())
+    raise typer.Exit(FAILED if summary.slides_failed else OK)
+
+
+def _with_detector(overrides: list[str] | None, detector: str | None) -> list[str]:
+    """The overrides, and the detector's where it is given."""
+    return [*(overrides or ()), *([f"detector={detector}"] if detector is not None else [])]
+
+
+def build_told(terminal: Terminal, manifest: Manifest, options: BuildOptions, settings: BuildSettings) -> BuildSummary:
+    """A manifest built, with its progress and what came of it on the terminal."""
+    for problem in manifest.problems:
+        terminal.notes.print(f"{problem.severity}: {problem.message}", markup=False, soft_wrap=True)
+    if not manifest.rows and not manifest.problems:
+        raise ManifestError("the manifest names no slide")
+    with open_build(options, settings) as run:
+        records: list[SlideRecord] = []
+        try:
+            with slide_progress(terminal, len(manifest.rows)) as tell:
+                for record in build_all(run, manifest.rows, partial(run.build, on_rois=tell.rois)):
+                    records.append(record)
+                    tell.slide(record.slide_id)
+        except (OutputError, WorkersLostError):
+            run.finish(manifest, records)  # what was built can be queried, if there is room for the table
+            raise
+        summary = run.finish(manifest, records)
+    text = write_summary(run.paths, summary)
+    terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
+    if terminal.as_json:
+        print_json(summary.as_json())
+    return summary

@@ -1,0 +1,44 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    pass
+
+
+Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
+
+
+FinetuneDataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="brca-m2c, ocelot, puma, or lab.")]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")]
+
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="F.toml", help="Settings as TOML; see the README.")
+]
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. rois.max_per_slide=20."),
+]
+
+
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.")]
+
+
+Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="Labelled patches: brca-m2c, ocelot or puma.")]
+
+
+Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Its folder, in the layout its authors publish.")]

@@ -1,0 +1,43 @@
+"""Pixels as 8-bit RGB over white."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def more_than_8_bits(image: Image.Image) -> bool:
+    """Whether an image that Pillow opened has more a channel, of which it would drop the low ones of RGB silently."""
+    return ";16" in str(getattr(image, "tile", "")) or image.mode.startswith(("I", "F"))
+
+
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+
+
+WHITE = 255  # glass: what lies outside the image, and what a scanner left out
+
+
+def to_rgb(pixels: NDArray[np.generic]) -> Pixels:
+    """Grey, RGB or RGBA uint8 of shape (H, W) or (H, W, C) to RGB; what is transparent becomes white.
+
+    Raises:
+        ValueError: another number of channels or another sample type.
+    """
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"samples are {pixels.dtype}, 8-bit RGB is needed")
+    array = np.asarray(pixels, np.uint8)
+    if array.ndim == 2:
+        array = array[:, :, np.newaxis]
+    channels = array.shape[2]
+    if channels == 3:
+        return array
+    if channels == 1:
+        return np.repeat(array, 3, axis=2)
+    if channels == 4:
+        return _over_white(array)
+    raise ValueError(f"{channels} channels a pixel, RGB is needed")
+
+
+def _over_white(rgba: NDArray[np.uint8]) -> Pixels:
+    alpha = rgba[:, :, 3:].astype(np.uint16)
+    mixed = (rgba[:, :, :3] * alpha + WHITE * (255 - alpha) + 127) // 255
+    return mixed.astype(np.uint8)

@@ -1,0 +1,131 @@
+"""An NDC network as a file."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from muse_core.detector.calibration import Calibration
+from muse_core.errors import ConfigError
+from muse_core.models.backbone import BackboneSettings, build_backbone
+from muse_core.models.ndc import NdcNet
+from muse_core.models.ndc_readout import Readout
+from muse_core.models.tensor_file import save_tensors
+
+FORMAT = "muse-ndc-2"
+
+
+_COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
+
+
+@dataclass(frozen=True)
+class NdcHead:
+    """What rebuilds an NDC network around its backbone, and how its answers are read.
+
+    Attributes:
+        class_names: what the columns of probabilities mean.
+        spacing_px: of the proposals.
+        hidden: width of the heads.
+        kernel: of their first layer.
+        dense_hidden: width of the dense head.
+        min_distance_um: of two nuclei nearer than this the less sure one goes.
+        readout: `heat` or `proposals`, see `models.ndc_readout`.
+        calibration: from the chance of a nucleus to the score.
+    """
+
+    class_names: tuple[str, ...]
+    spacing_px: int = 4
+    hidden: int = 128
+    kernel: int = 1
+    dense_hidden: int = 64
+    min_distance_um: float = 3.0
+    readout: Readout = "heat"
+    calibration: Calibration = field(default_factory=Calibration)
+
+
+@dataclass(frozen=True)
+class NdcCheckpoint:
+    """A network, how its backbone is built, and how it is read."""
+
+    net: NdcNet
+    backbone: BackboneSettings
+    head: NdcHead
+    notes: dict[str, str]
+
+
+def build_net(backbone: BackboneSettings, head: NdcHead, *, dropout: float = 0.0) -> NdcNet:
+    """The network of these settings, its weights at random."""
+    return NdcNet(
+        build_backbone(backbone.model_copy(update={"imagenet": False})),
+        len(head.class_names),
+        spacing_px=head.spacing_px,
+        hidden=head.hidden,
+        kernel=head.kernel,
+        dropout=dropout,
+        dense_hidden=head.dense_hidden,
+    )
+
+
+def save_checkpoint(checkpoint: NdcCheckpoint, path: Path) -> None:
+    """Write an NDC checkpoint: kernels in float16, norms and biases in float32, the rest in the file's metadata.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
+        for name, tensor in checkpoint.net.state_dict().items()
+        if not name.endswith(_COUNTER)
+    }
+    metadata = {
+        "format": FORMAT,
+        "backbone": checkpoint.backbone.model_dump_json(),
+        "head": json.dumps(asdict(checkpoint.head)),
+        "notes": json.dumps(checkpoint.notes),
+    }
+    save_tensors(path, tensors, metadata=metadata)
+
+
+def load_checkpoint(path: Path) -> NdcCheckpoint:
+    """Read what `save_checkpoint` wrote, in eval mode.
+
+    Raises:
+        ConfigError: no such file, damaged, or not an NDC checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"NDC checkpoint {path}: cannot be read ({error}); give a file of `muse finetune`") from None
+    if about.get("format") != FORMAT:
+        raise ConfigError(
+            f"NDC checkpoint {path}: format {about.get('format')!r} found, {FORMAT!r} needed; give a file of "
+            "`muse finetune`"
+        )
+    try:
+        backbone = BackboneSettings.model_validate_json(about["backbone"])
+        head = _head_from(json.loads(about["head"]))
+        notes = json.loads(about.get("notes", "{}"))
+    except (KeyError, TypeError, ValidationError, json.JSONDecodeError) as error:
+        raise ConfigError(f"NDC checkpoint {path}: of another version: {error}") from None
+    net = build_net(backbone, head)
+    found = net.load_state_dict(tensors, strict=False)
+    lacking = [name for name in found.missing_keys if not name.endswith(_COUNTER)]
+    if lacking or found.unexpected_keys:
+        raise ConfigError(f"NDC checkpoint {path}: tensors differ from this version's network: {lacking[:3]}")
+    return NdcCheckpoint(net.eval(), backbone, head, notes)
+
+
+def _head_from(values: dict[str, object]) -> NdcHead:
+    calibration = values.pop("calibration")
+    assert isinstance(calibration, dict)
+    names = values.pop("class_names")
+    return NdcHead(
+        **values,  # type: ignore[arg-type]
+        class_names=tuple(names),  # type: ignore[arg-type]
+        calibration=Calibration(**calibration),
+    )
