@@ -1,5 +1,6 @@
 """`muse train-detector`; what needs torch is imported when it runs: that takes seconds."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from muse_core.cli.options import AsJson, ConfigFile, Data, Dataset, Out, Overrides, Verbose
+from muse_core.cli.datasets import DatasetsToml, Folders, Layouts, LeaveOut, labelled_data
+from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
 from muse_core.cli.terminal import open_terminal, print_json
 from muse_core.config import load_settings
 
@@ -22,24 +24,32 @@ if TYPE_CHECKING:
 
 
 def train_detector(
-    dataset: Dataset,
-    data: Data,
     out: Out,
+    dataset: Layouts = None,
+    data: Folders = None,
+    datasets: DatasetsToml = None,
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="F.safetensors", help="Weights of an earlier run to start from.")
+    ] = None,
+    leave_out: LeaveOut = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last state in --out.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train the nucleus detector: training split only, validation for selection and calibration.
+    """Train the nucleus detector: training parts only, validation parts for selection and calibration.
 
     Example: `muse train-detector --dataset brca-m2c --data data/brca_m2c --out runs/detector`
+
+    Example: `muse train-detector --datasets data_manifests/many_organs.toml --data data --out runs/detector`
     """
     from muse_core.detector import train as training
     from muse_core.detector.settings import TrainDetectorSettings
 
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(TrainDetectorSettings, config, overrides or ())
+    learned_from = labelled_data(dataset, data, datasets, leave_out=leave_out, side_px=settings.side_px)
     columns: tuple[ProgressColumn, ...] = (
         TextColumn("steps"),
         BarColumn(),
@@ -54,9 +64,12 @@ def train_detector(
             note = f"loss {state.loss:.3f}" + (f", F1 {state.f1:.3f}" if state.f1 is not None else "")
             progress.update(task, completed=state.step, note=note)
 
-        result = training.train_detector(dataset, data, out, settings=settings, resume=resume, on_progress=tell)
+        result = training.train_detector(
+            learned_from, out, settings=settings, init=init, resume=resume, on_progress=tell
+        )
     terminal.results.print(
-        f"{result.weights}: {result.n_parameters:,} parameters, F1 {result.f1:.4f} on validation (greedy, 3 um), "
+        f"{result.weights}: {result.n_parameters:,} parameters, F1 {result.f1:.4f} on validation (greedy, 3 um, "
+        "mean over datasets), "
         f"{result.seconds:.0f} s of training",
         markup=False,
         soft_wrap=True,

@@ -16,7 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from muse_core.cli.options import AsJson, ConfigFile, Data, Device, FinetuneDataset, Out, Overrides, Verbose
+from muse_core.cli.datasets import Classes, DatasetsToml, Folders, Layouts, LeaveOut, labelled_data
+from muse_core.cli.options import AsJson, ConfigFile, Device, Out, Overrides, Verbose
 from muse_core.cli.scores_table import last_line, print_scores
 from muse_core.cli.terminal import STOPPED, Terminal, open_terminal, stop_requests
 from muse_core.config import load_settings
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    dataset: FinetuneDataset,
-    data: Data,
     out: Out,
+    dataset: Layouts = None,
+    data: Folders = None,
+    datasets: DatasetsToml = None,
+    classes: Classes = None,
+    leave_out: LeaveOut = None,
     init: Annotated[
         str,
         typer.Option(metavar="CKPT|imagenet|none", help="Where to start: a file, muse-nano, muse-nano-ndc, or these."),
@@ -56,6 +60,8 @@ def finetune(
     Example: `muse finetune --dataset puma --data data/puma --init runs/muse/muse-backbone.safetensors --out runs/ndc`
 
     Example: `muse finetune --dataset lab --data dots --init muse-nano-ndc --out runs/ours`
+
+    Example: `muse finetune --datasets data_manifests/many_organs.toml --data data --out runs/ndc`
     """
     from muse_core.ndc import data as sources
     from muse_core.ndc.finetune import finetune as train
@@ -65,7 +71,10 @@ def finetune(
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(FinetuneSettings, config, overrides or ())
     tissue = sources.unlabelled_regions(unlabelled, mpp=unlabelled_mpp) if unlabelled else []
-    learned_from = sources.data_of(dataset, data, unlabelled=tissue, settings=settings)
+    given = labelled_data(
+        dataset, data, datasets, classes=classes, leave_out=leave_out, for_ndc=True, side_px=settings.side_px
+    )
+    learned_from = sources.finetune_data(given, unlabelled=tissue)
     with (
         one_gpu(resolve_device(device)) as own_device,
         stop_requests(terminal) as should_stop,

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
 
 
-FinetuneDataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="brca-m2c, ocelot, puma, or lab.")]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
@@ -38,7 +35,9 @@ Overrides = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.")]
 
 
-Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="Labelled patches: brca-m2c, ocelot or puma.")]
+Dataset = Annotated[
+    str, typer.Option("--dataset", metavar="NAME", help="Layout: brca-m2c, ocelot, puma, nuinsseg or consep.")
+]
 
 
 Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Its folder, in the layout its authors publish.")]

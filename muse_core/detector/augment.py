@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.config import Settings
-from muse_core.labels import LabelledPatch
-
-GLASS = (255, 255, 255)
+from muse_core.labels.regions import Region
 
 # Optical density of haematoxylin, eosin and DAB in R, G, B.
 # Source: Ruifrok & Johnston, Anal Quant Cytol Histol 23 (2001) 291.
@@ -27,17 +25,24 @@ _OPTICAL_DENSITY = -np.log((np.arange(256) + 1) / 256)
 class AugmentSettings(Settings):
     """How strongly training pictures are changed. Strengths are standard deviations unless they are called a share."""
 
-    mpp_min: float = 0.35  # finest scale shown, µm/px
-    mpp_max: float = 0.7  # coarsest
-    scale_sd: float = 0.15  # of the log of the scale, around the network's own 0.5 µm/px
+    mpp_min: float = 0.3  # finest scale shown, µm/px
+    mpp_max: float = 0.8  # coarsest
+    scale_sd: float = 0.2  # of the log of the scale, around the network's own 0.5 µm/px
     rotate_share: float = 0.3  # pictures turned by any angle; all are turned by quarters and mirrored
-    immuno_share: float = 0.12  # pictures restained as immunohistochemistry; the rest keeps its H&E
+    immuno_share: float = 0.1  # pictures restained as immunohistochemistry; the rest keeps its H&E
     stain_share: float = 0.9  # pictures of H&E whose stain changes
     stain_vector_sd: float = 0.06  # of the components of unit stain vectors
     stain_gain_sd: float = 0.25  # of the log of each stain's amount
     stain_offset_sd: float = 0.03  # of optical density, a channel
     grey_share: float = 0.07
     saturation: float = 0.5  # the colourfulness of half of the pictures is multiplied by 1 +- this
+    light_share: float = 0.5  # pictures as a dim, yellow or dense scan: a gain a channel, and a gamma
+    light_min: float = 0.45  # darkest gain; drawn by its log
+    light_max: float = 1.15
+    light_tint_sd: float = 0.06  # of the log of a channel's own gain
+    gamma_sd: float = 0.12  # of its log
+    hue_share: float = 0.3
+    hue_degrees: float = 15.0  # colours are turned about grey by up to this
     blur_share: float = 0.3
     sharpen_share: float = 0.1
     noise_share: float = 0.25
@@ -54,7 +59,7 @@ class View:
         image: (n, n, 3) uint8 RGB.
         xy: (N, 2) float, nuclei in continuous px of the picture; those just outside are kept, as their heat reaches in.
         class_ids: (N,) int64.
-        valid: (n, n) bool, where the patch had pixels; elsewhere nothing is known.
+        valid: (n, n) bool, where every nucleus is labelled; elsewhere nothing is known.
     """
 
     image: NDArray[np.uint8]
@@ -63,13 +68,13 @@ class View:
     valid: NDArray[np.bool_]
 
 
-def random_view(patch: LabelledPatch, side_px: int, settings: AugmentSettings, rng: np.random.Generator) -> View:
-    """A random part of a patch at a random scale and angle, its colours and sharpness changed."""
+def random_view(region: Region, side_px: int, settings: AugmentSettings, rng: np.random.Generator) -> View:
+    """A random part of a region's image at a random scale and angle, its colours and sharpness changed."""
     if rng.random() < settings.empty_share:
         everywhere = np.ones((side_px, side_px), bool)
-        image = degraded(empty_picture(side_px, rng), settings, rng)
+        image = degraded(relit(empty_picture(side_px, rng), settings, rng), settings, rng)
         return View(image, np.empty((0, 2)), np.empty(0, np.int64), everywhere)
-    view = cut(patch, side_px, settings, rng)
+    view = cut(region, side_px, settings, rng)
     image, kind = view.image, rng.random()
     if kind < settings.immuno_share:
         image = immunostained(view, rng)
@@ -77,39 +82,43 @@ def random_view(patch: LabelledPatch, side_px: int, settings: AugmentSettings, r
         image = recoloured(image, settings, rng)
     if rng.random() < settings.pigment_share:
         image = pigmented(image, view.xy, rng)
-    return View(degraded(image, settings, rng), view.xy, view.class_ids, view.valid)
+    return View(degraded(relit(image, settings, rng), settings, rng), view.xy, view.class_ids, view.valid)
 
 
-def cut(patch: LabelledPatch, side_px: int, settings: AugmentSettings, rng: np.random.Generator) -> View:
+def cut(region: Region, side_px: int, settings: AugmentSettings, rng: np.random.Generator) -> View:
     """Cut, scale, turn and mirror in one resampling; nuclei move with the pixels."""
     mpp = float(np.clip(0.5 * math.exp(rng.normal(0, settings.scale_sd)), settings.mpp_min, settings.mpp_max))
-    scale = mpp / patch.mpp  # patch px a picture px
+    scale = mpp / region.mpp  # px of the image a picture px
     angle = rng.integers(4) * math.pi / 2 + (rng.uniform(-0.8, 0.8) if rng.random() < settings.rotate_share else 0.0)
     turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     if rng.random() < 0.5:
         turn = turn @ np.diag([-1.0, 1.0])
-    height, width = patch.image.shape[:2]
+    height, width = region.image.shape[:2]
     half = scale * side_px / 2
     centre = np.array([_centre(length, half, rng) for length in (width, height)])
+    reach = half * math.sqrt(2) + 8 * max(1.0, scale)  # only what is shown, and what blurs into it, need be looked at
+    left, top = (max(0, int(middle - reach)) for middle in centre)
+    shown = (slice(top, int(centre[1] + reach) + 1), slice(left, int(centre[0] + reach) + 1))
+    corner = np.array([left, top])
 
-    # Continuous frames: patch = turn @ (picture - side / 2) + centre. OpenCV puts pixel centres at integers.
-    matrix = np.column_stack([turn, centre - turn @ np.full(2, (side_px - 1) / 2) - 0.5])
-    source = patch.image
-    if scale > 1.15:  # reading coarser than the patch would alias
+    # Continuous frames: image = turn @ (picture - side / 2) + centre. OpenCV puts pixel centres at integers.
+    matrix = np.column_stack([turn, centre - corner - turn @ np.full(2, (side_px - 1) / 2) - 0.5])
+    source = region.image[shown]
+    if scale > 1.15:  # reading coarser than the image would alias
         source = cv2.GaussianBlur(source, (0, 0), 0.45 * math.sqrt(scale**2 - 1))
     kernel = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_CUBIC
     size = (side_px, side_px)
-    image = cv2.warpAffine(source, matrix, size, flags=kernel | cv2.WARP_INVERSE_MAP, borderValue=GLASS)
-    inside = np.ones((height, width), np.uint8)
-    valid = cv2.warpAffine(inside, matrix, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    image = cv2.warpAffine(source, matrix, size, flags=kernel | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
+    known = np.ones((height, width), np.uint8) if region.annotated is None else region.annotated.astype(np.uint8)
+    valid = cv2.warpAffine(known[shown], matrix, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
 
-    xy = (patch.xy - centre) @ np.linalg.inv(turn).T + side_px / 2
+    xy = (region.xy - centre) @ np.linalg.inv(turn).T + side_px / 2
     near = ((xy > -8) & (xy < side_px + 8)).all(axis=1)
-    return View(np.asarray(image, np.uint8), xy[near], patch.class_ids[near], valid.astype(bool))
+    return View(np.asarray(image, np.uint8), xy[near], region.class_ids[near], valid.astype(bool))
 
 
 def _centre(length: int, half: float, rng: np.random.Generator) -> float:
-    """A random centre that keeps the picture inside the patch, or the middle where it does not fit."""
+    """A random centre that keeps the picture inside the image, or the middle where it does not fit."""
     return float(rng.uniform(half, length - half)) if length > 2 * half else length / 2
 
 
@@ -130,6 +139,33 @@ def recoloured(image: NDArray[np.uint8], settings: AugmentSettings, rng: np.rand
         pixels = grey + (pixels - grey) * rng.uniform(1 - settings.saturation, 1 + settings.saturation)
     pixels = pixels * rng.uniform(0.85, 1.1) + rng.uniform(-12, 12)
     return np.asarray(np.clip(pixels, 0, 255), np.uint8).reshape(image.shape)
+
+
+def relit(image: NDArray[np.uint8], settings: AugmentSettings, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """As another scanner would have seen it: colours turned about grey, glass less white and tinted, another gamma."""
+    pixels = image.astype(np.float32)
+    if rng.random() < settings.hue_share:
+        pixels = pixels @ _turn_about_grey(math.radians(rng.uniform(-1, 1) * settings.hue_degrees)).T
+    if rng.random() < settings.light_share:
+        gain = math.exp(rng.uniform(math.log(settings.light_min), math.log(settings.light_max)))
+        gains = (gain * np.exp(rng.normal(0, settings.light_tint_sd, 3))).astype(np.float32)
+        gamma = math.exp(rng.normal(0, settings.gamma_sd))
+        pixels = 255 * np.power(np.clip(pixels, 0, 255) / 255, gamma) * gains
+    return np.asarray(np.clip(pixels, 0, 255), np.uint8)
+
+
+def _turn_about_grey(angle: float) -> NDArray[np.float32]:
+    """The matrix (3, 3) that turns RGB about its grey axis: hues change, greys and lightness do not."""
+    cosine, sine = math.cos(angle), math.sin(angle) / math.sqrt(3)
+    rest = (1 - cosine) / 3
+    return np.array(
+        [
+            [cosine + rest, rest - sine, rest + sine],
+            [rest + sine, cosine + rest, rest - sine],
+            [rest - sine, rest + sine, cosine + rest],
+        ],
+        np.float32,
+    )
 
 
 def immunostained(view: View, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -181,9 +217,10 @@ def _territories(view: View, rng: np.random.Generator) -> tuple[NDArray[np.float
     if not len(view.xy):
         return np.zeros((side, side), np.float32), np.full((side, side), float(side), np.float32)
     distance, owner = cv2.distanceTransformWithLabels(dots, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    shares = np.clip(rng.uniform(-0.7, 1.7, 1 + int(view.class_ids.max())), 0, 1)  # often none or all of a class
+    kinds = view.class_ids - min(0, int(view.class_ids.min()))  # nuclei of unknown class are one kind more
+    shares = np.clip(rng.uniform(-0.7, 1.7, 1 + int(kinds.max())), 0, 1)  # often none or all of a class
     chosen = np.zeros(int(owner.max()) + 1, np.float32)
-    chosen[owner[rows, columns]] = rng.random(len(rows)) < shares[view.class_ids]
+    chosen[owner[rows, columns]] = rng.random(len(rows)) < shares[kinds]
     positive = chosen[owner] * (distance < rng.uniform(12, 30))
     edges = np.full((side, side), 255, np.uint8)
     edges[:, 1:][owner[:, 1:] != owner[:, :-1]] = 0

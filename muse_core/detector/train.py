@@ -1,7 +1,8 @@
-"""Train the nucleus detector that ships: labelled patches to weights, a curve and a record, in minutes on two cores.
+"""Train the nucleus detector that ships: labelled images of any number of datasets to weights, a curve and a record.
 
 Each step's pictures are drawn from (seed, step) alone, so a run that was stopped goes on as if it had not been.
-Validation picks among the averaged weights of the last epochs; nothing of the test split is read.
+Validation picks among the averaged weights of the last epochs and calibrates the score; each dataset counts alike, so
+that none is bought with another. Nothing of a test split is read.
 """
 
 import copy
@@ -10,9 +11,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ from torch.nn import functional
 
 from muse_core.config import settings_hash
 from muse_core.detector.augment import random_view
-from muse_core.detector.calibrate import RADIUS_UM, best_threshold, calibrated, count_hits, tops_of
+from muse_core.detector.calibrate import RADIUS_UM, best_threshold, calibrated, counts_by_source, tops_of
 from muse_core.detector.calibration import Calibration
 from muse_core.detector.settings import TrainDetectorSettings
-from muse_core.detector.weights_file import DetectorWeights, save_model
+from muse_core.detector.weights_file import DetectorWeights, load_model, save_model
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.labels import LabelledPatch, read_labelled_patches
+from muse_core.labels.datasets import LabelledData, Source
+from muse_core.labels.matching import Counts
+from muse_core.labels.regions import Region, fingerprint
+from muse_core.labels.turns import regions_in_turn
+from muse_core.machine.device import best_dtype
 from muse_core.machine.files import whole_file
 from muse_core.machine.heap import keep_freed_memory
 from muse_core.models.detector import NucleusNet, load_imagenet_encoder, parameter_count
@@ -77,21 +82,21 @@ class TrainingResult:
 
 
 def train_detector(
-    dataset: str,
-    data: Path,
+    data: LabelledData,
     out: Path,
     *,
     settings: TrainDetectorSettings | None = None,
+    init: Path | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainingResult:
-    """Train on the training split, select and calibrate on validation, and write weights, record and curves into `out`.
+    """Train on the training parts, select and calibrate on validation, and write weights, record and curves into `out`.
 
     Args:
-        dataset: a name in `labelled_patches.READERS`.
-        data: its folder.
+        data: of `labels.datasets`; sources without a training part are scored all the same.
         out: a folder; made if need be.
         settings: the recipe; None for that of the weights that ship.
+        init: weights of an earlier run to start from, whatever `settings.imagenet` says.
         resume: go on from `out`'s last state, if there is one of the same settings and data.
         on_progress: called now and then.
 
@@ -99,38 +104,47 @@ def train_detector(
         Where the weights are and how good they were.
 
     Raises:
-        DatasetError: the data are not what the layout says, or the loss is no longer a number.
+        DatasetError: there is nothing to train on or nothing to validate by, or the loss is no longer a number.
         ConfigError: the state in `out` is of other settings or data or is damaged, or ImageNet weights are asked for
             and not installed.
         OutputError: `out` cannot be written.
     """
     settings = settings or TrainDetectorSettings()
-    train, validation = (read_labelled_patches(dataset, data, split) for split in ("train", "val"))
+    train, validation = data.train, data.validation
+    if not train or not validation:
+        raise DatasetError(
+            f"{out}: {len(train)} images to train on, {len(validation)} to validate by; some of each needed"
+        )
     if settings.threads:
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    run = _Run(settings, out, data=fingerprint(dataset, [*train, *validation]), class_names=train[0].class_names)
+    run = _Run(settings, out, init, data)
     _write_text(out / CONFIG_NAME, settings.model_dump_json(indent=1))
     if resume:
         run.load()
     while run.step < settings.steps:
-        run.advance(train)
+        run.advance()
         if run.step % settings.validate_every == 0 or run.step == settings.steps:
-            run.validate(validation)
+            run.validate()
             run.save()
         if run.step % 20 == 0 or run.step == settings.steps:
             on_progress(run.progress())
-    return _finish(run, dataset, validation)
+    return _finish(run)
 
 
 class _Run:
     """The state of a training run: network, its running average, optimiser, step and history."""
 
-    def __init__(self, settings: TrainDetectorSettings, out: Path, *, data: str, class_names: tuple[str, ...]) -> None:
+    def __init__(self, settings: TrainDetectorSettings, out: Path, init: Path | None, data: LabelledData) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self.out, self.data, self.class_names = settings, out, data, class_names
-        self.net = NucleusNet(len(class_names))
-        if settings.imagenet:
+        self.settings, self.out, self.data = settings, out, data
+        self.identity = fingerprint([*data.train, *data.validation]) + (_digest_of(init) if init else "")
+        self.weights = {source.name: source.weight for source in data.sources}
+        self.bfloat16 = best_dtype("cpu") == torch.bfloat16  # emulated, it would be slower than float32
+        self.net = NucleusNet(len(data.class_names))
+        if init is not None:
+            _start_from(self.net, init)
+        elif settings.imagenet:
             load_imagenet_encoder(self.net)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
@@ -145,15 +159,15 @@ class _Run:
         self.losses: list[float] = []
         self.validations: list[tuple[int, float]] = []
 
-    def advance(self, patches: list[LabelledPatch]) -> None:
+    def advance(self) -> None:
         """One step of training."""
         started = time.perf_counter()
         share = _learning_share(self.step, self.settings)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
-        images, heat, classes, known = _batch(patches, self.step, self.settings)
+        images, heat, classes, known = _batch(self.data.train, self.weights, self.step, self.settings)
         self.net.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             logits = self.net(images)
         loss = _loss(logits, heat, classes, known, self.settings)
         self.optimizer.zero_grad()
@@ -176,11 +190,11 @@ class _Run:
             else:
                 kept.copy_(now)
 
-    def validate(self, patches: list[LabelledPatch]) -> None:
+    def validate(self) -> None:
         """Score the average on validation; keep it where it is the best so far."""
         started = time.perf_counter()
-        tops = tops_of(self.model(self.average), patches)
-        _, f1 = best_threshold(tops, patches)
+        tops = tops_of(self.model(self.average), self.data.validation)
+        _, f1 = best_threshold(tops, self.data.validation)
         self.validations.append((self.step, f1))
         logger.info("step %d of %d: validation F1 %.4f", self.step, self.settings.steps, f1)
         if f1 > self.best_f1:
@@ -190,7 +204,7 @@ class _Run:
 
     def model(self, net: NucleusNet, calibration: Calibration | None = None) -> DetectorWeights:
         """A detector's model around one of this run's networks."""
-        return DetectorWeights(net, calibration or Calibration(), self.settings.min_distance_um, self.class_names)
+        return DetectorWeights(net, calibration or Calibration(), self.settings.min_distance_um, self.data.class_names)
 
     def progress(self) -> Progress:
         """Where the run stands."""
@@ -206,7 +220,7 @@ class _Run:
         """
         state = {
             "settings": settings_hash(self.settings),
-            "data": self.data,
+            "data": self.identity,
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
             "best": self.best.state_dict(),
@@ -230,7 +244,7 @@ class _Run:
         if not path.exists():
             return
         state = _stored_state(path)
-        for what, own in (("settings", settings_hash(self.settings)), ("data", self.data)):
+        for what, own in (("settings", settings_hash(self.settings)), ("data", self.identity)):
             if state.get(what) != own:
                 raise ConfigError(
                     f"{path}: of a run with other {what}; give those, another --out, or leave out --resume"
@@ -240,16 +254,6 @@ class _Run:
         self.step, self.seconds, self.best_f1 = state["numbers"]
         self.losses = list(state["losses"])
         self.validations = [(int(step), float(f1)) for step, f1 in state["validations"]]
-
-
-def fingerprint(dataset: str, patches: Iterable[LabelledPatch]) -> str:
-    """Twelve hex digits that change with a dataset's name, images and labels."""
-    digest = sha256(dataset.encode())
-    for patch in patches:
-        digest.update(json.dumps([patch.name, patch.mpp, *patch.image.shape, *patch.class_names]).encode())
-        for values in (patch.image, patch.xy, patch.class_ids):
-            digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _stored_state(path: Path) -> dict[str, Any]:
@@ -275,15 +279,14 @@ def _learning_share(step: int, settings: TrainDetectorSettings) -> float:
 
 
 def _batch(
-    patches: list[LabelledPatch], step: int, settings: TrainDetectorSettings
+    regions: Sequence[Region], weights: Mapping[str, float], step: int, settings: TrainDetectorSettings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pictures of a step with their targets: (B, 3, n, n) 0..255, heat, classes and known pixels (B, n / 2, n / 2)."""
     rng = np.random.default_rng([settings.seed, step])
     images, heats, classes, known = [], [], [], []
-    for place in range(step * settings.batch_size, (step + 1) * settings.batch_size):
-        epoch, index = divmod(place, len(patches))
-        order = np.random.default_rng([settings.seed, 1 << 20, epoch]).permutation(len(patches))
-        view = random_view(patches[order[index]], settings.side_px, settings.augment, rng)
+    key = [settings.seed, 1 << 20]
+    for region in regions_in_turn(regions, weights, step=step, count=settings.batch_size, key=key):
+        view = random_view(region, settings.side_px, settings.augment, rng)
         heat, class_map = draw_heat(view.xy, view.class_ids, settings.side_px, sigma_px=settings.sigma_px)
         images.append(view.image)
         heats.append(heat)
@@ -313,22 +316,20 @@ def _loss(logits: Tensor, heat: Tensor, classes: Tensor, known: Tensor, settings
     return loss
 
 
-def _finish(run: _Run, dataset: str, validation: list[LabelledPatch]) -> TrainingResult:
+def _finish(run: _Run) -> TrainingResult:
     """Calibrate the best network, write everything."""
-    model = run.model(run.best)
-    tops = tops_of(model, validation)
+    validation = run.data.validation
+    tops = tops_of(run.model(run.best), validation)
     calibration = calibrated(tops, validation)
-    counts = count_hits(tops, validation, calibration.heat_at_half)
-    notes = {"dataset": dataset, "settings": settings_hash(run.settings), "validation_f1": f"{counts.f1:.4f}"}
+    by_source = counts_by_source(tops, validation, calibration.heat_at_half)
+    f1 = float(np.mean([counts.f1 for counts in by_source.values()]))
+    names = "+".join(source.name for source in run.data.sources if source.train)
+    notes = {"dataset": names, "settings": settings_hash(run.settings), "validation_f1": f"{f1:.4f}"}
     save_model(run.model(run.best, calibration), run.out / WEIGHTS_NAME, notes=notes)
-    result = TrainingResult(
-        run.out / WEIGHTS_NAME, counts.f1, calibration.heat_at_half, run.seconds, parameter_count(run.net)
-    )
+    result = TrainingResult(run.out / WEIGHTS_NAME, f1, calibration.heat_at_half, run.seconds, parameter_count(run.net))
     record = {
-        "dataset": dataset,
-        "f1": counts.f1,
-        "precision": counts.precision,
-        "recall": counts.recall,
+        "f1": f1,
+        "sources": [_source_record(source, by_source.get(source.name)) for source in run.data.sources],
         "rule": "mcspatnet",
         "radius_um": RADIUS_UM,
         "calibration": calibration.__dict__,
@@ -340,6 +341,29 @@ def _finish(run: _Run, dataset: str, validation: list[LabelledPatch]) -> Trainin
     _write_text(run.out / RECORD_NAME, json.dumps(record))
     _draw_curves(run, run.out / CURVES_NAME)
     return result
+
+
+def _source_record(source: Source, counts: Counts | None) -> dict[str, Any]:
+    """What a source brought, and its validation part's scores; a source that was left out of training has no images."""
+    facts = {"name": source.name, "weight": source.weight, "n_train": len(source.train)}
+    if counts is None:
+        return facts
+    scores = {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall}
+    return {**facts, "n_validation": len(source.validation), **scores}
+
+
+def _start_from(net: NucleusNet, path: Path) -> None:
+    """Take an earlier run's weights over; class maps of other classes begin anew."""
+    own, given = net.state_dict(), load_model(path).net.state_dict()
+    net.load_state_dict({name: given[name] if given[name].shape == own[name].shape else own[name] for name in own})
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise ConfigError(f"--init {path}: cannot be read ({error.strerror}); give weights of train-detector") from None
 
 
 def _write_text(path: Path, text: str) -> None:

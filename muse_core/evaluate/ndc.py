@@ -6,11 +6,11 @@ from typing import Any
 
 from muse_core.evaluate.pictures import draw_patches
 from muse_core.labels import read_labelled_patches
+from muse_core.labels.regions import regions_of
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM
 from muse_core.labels.summary import summary_of, without_classes
 from muse_core.ndc.judge import judged_rows
 from muse_core.ndc.model import NdcModel
-from muse_core.ndc.regions import regions_of
 
 
 def evaluate_ndc(

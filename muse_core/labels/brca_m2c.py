@@ -53,8 +53,21 @@ def _read_brca_patch(root: Path, name: str) -> LabelledPatch:
     if not np.isin(class_ids, range(len(BRCA_CLASS_NAMES))).all():
         raise DatasetError(f"{path}: class {class_ids.max() + 1} found; 1 to {len(BRCA_CLASS_NAMES)} needed")
     return LabelledPatch(
-        stem, image, xy.astype(np.float32), class_ids, BRCA_CLASS_NAMES, BRCA_MPP, slide_mpp=_slide_mpp(stem)
+        stem,
+        image,
+        xy.astype(np.float32),
+        class_ids,
+        BRCA_CLASS_NAMES,
+        BRCA_MPP,
+        slide_mpp=_slide_mpp(stem),
+        case=_patient(stem),
     )
+
+
+def _patient(stem: str) -> str:
+    """TCGA's barcode of the patient, which begins every published name; of other names all of it."""
+    found = re.match(r"TCGA-\w{2}-\w{4}", stem)
+    return found[0] if found else stem
 
 
 def _slide_mpp(stem: str) -> float | None:

@@ -85,8 +85,12 @@ class LabDots:
     validation: frozenset[str]
 
 
-def read_lab(root: Path) -> LabDots:
+def read_lab(root: Path, *, mpp: float | None = None) -> LabDots:
     """Read and check a folder; pixels are not decoded yet.
+
+    Args:
+        root: the folder.
+        mpp: µm/px of plain images, and of slides that don't say it, whatever `dataset.toml` says.
 
     Raises:
         DatasetError: a file is missing or cannot be read, or a dot, class or region makes no sense; the text names the
@@ -96,7 +100,7 @@ def read_lab(root: Path) -> LabDots:
     settings = load_settings(LabSettings, root / "dataset.toml" if (root / "dataset.toml").exists() else None)
     files = _dot_files(root)
     names = _class_names(files, settings.classes, root)
-    images = tuple(_checked(file, root, names, settings.mpp) for file in files if file.dots or file.areas)
+    images = tuple(_checked(file, root, names, mpp or settings.mpp) for file in files if file.dots or file.areas)
     unknown = sorted(set(settings.val) - {image.name for image in images})
     if unknown:
         raise ConfigError(f"{root / 'dataset.toml'}: val names {unknown[0]!r}, which has no labels")

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLITS = ("train", "val", "test")
+UNKNOWN_CLASS = -1  # of a nucleus that is labelled, but not with a class of the model: it says where, not what
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class LabelledPatch:
         name: the image's file name without its ending.
         image: (H, W, 3) uint8 RGB.
         xy: (N, 2) float32 x, y, continuous px of the image: the centre of the top-left pixel is (0.5, 0.5).
-        class_ids: (N,) int64, index into `class_names`.
+        class_ids: (N,) int64, index into `class_names`, or `UNKNOWN_CLASS`.
         class_names: what the ids mean.
         mpp: µm/px of the image, both axes.
         slide_mpp: µm/px of the slide's finest level, where the layout says it.
         surround: what lies around the patch, where the layout has it.
+        case: whose tissue it is; empty where only the name may say it.
+        annotated: (H, W) bool, where every nucleus is labelled; None for the whole image. Elsewhere nothing is known.
     """
 
     name: str
@@ -47,3 +50,5 @@ class LabelledPatch:
     mpp: float
     slide_mpp: float | None = None
     surround: Surround | None = None
+    case: str = ""
+    annotated: NDArray[np.bool_] | None = None

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from muse_core.errors import ConfigError
 from muse_core.labels.brca_m2c import BRCA_DOT_OFFSET_PX, read_brca_m2c
+from muse_core.labels.consep import read_consep
+from muse_core.labels.nuinsseg import read_nuinsseg
 from muse_core.labels.ocelot import OCELOT_DOT_OFFSET_PX, read_ocelot
 from muse_core.labels.patch import SPLITS, LabelledPatch
 from muse_core.labels.puma import read_puma
@@ -14,11 +16,19 @@ READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {
     "brca-m2c": read_brca_m2c,
     "ocelot": read_ocelot,
     "puma": read_puma,
+    "nuinsseg": read_nuinsseg,
+    "consep": read_consep,
 }
 # Table 3 of the paper takes PUMA's dots and classes from its split files; their `tils` may hold plasma cells.
 _NDC_READERS = READERS | {"puma": partial(read_puma, labels="split")}
 # What each reader adds to the published dots, so that they are continuous px.
-DOT_OFFSETS_PX = {"brca-m2c": BRCA_DOT_OFFSET_PX, "ocelot": OCELOT_DOT_OFFSET_PX, "puma": 0.0}
+DOT_OFFSETS_PX = {
+    "brca-m2c": BRCA_DOT_OFFSET_PX,
+    "ocelot": OCELOT_DOT_OFFSET_PX,
+    "puma": 0.0,
+    "nuinsseg": 0.0,
+    "consep": 0.0,
+}
 
 
 def read_labelled_patches(dataset: str, root: Path, split: str, *, for_ndc: bool = False) -> list[LabelledPatch]:

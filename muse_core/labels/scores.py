@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.labels.matching import Counts, Matches, Rule, match
+from muse_core.labels.patch import UNKNOWN_CLASS
 from muse_core.labels.script_habits import mcspatnet_counts, never_empty
 
 NdcRule = Literal[
@@ -56,7 +57,7 @@ class JudgedPatch:
     Attributes:
         name: of the patch.
         mpp: µm/px.
-        true_xy, true_ids: (M, 2) and (M,) int64, labels in file order.
+        true_xy, true_ids: (M, 2) and (M,) int64, labels in file order; `UNKNOWN_CLASS` where a label names none.
         xy, score, ids: (N, 2), (N,) 0..1 and (N,) int64, predictions.
     """
 
@@ -73,6 +74,25 @@ class JudgedPatch:
         if class_id is None:
             return self.xy, self.true_xy
         return self.xy[self.ids == class_id], self.true_xy[self.true_ids == class_id]
+
+    def of_known_class(self, radius_px: float) -> "JudgedPatch":
+        """Without nuclei of unknown class and the predictions that are theirs: these are neither right nor wrong.
+
+        A prediction is theirs where it is paired with one of them when all nuclei are matched at once.
+        """
+        unknown = self.true_ids == UNKNOWN_CLASS
+        if not unknown.any():
+            return self
+        pairs = match(self.xy, self.score, self.true_xy, radius=radius_px, rule="max-cardinality").pairs
+        theirs = np.isin(np.arange(len(self.ids)), pairs[unknown[pairs[:, 1]], 0])
+        return replace(
+            self,
+            true_xy=self.true_xy[~unknown],
+            true_ids=self.true_ids[~unknown],
+            xy=self.xy[~theirs],
+            score=self.score[~theirs],
+            ids=self.ids[~theirs],
+        )
 
     def matched(self, rule: Rule, radius_px: float, class_id: int | None = None) -> Matches:
         """Pairs by one rule: of one class' nuclei, or of all (None)."""
@@ -134,7 +154,9 @@ def counts_of(
         elif rule == "cellvit":
             rows.append(_hovernet_counts(_never_empty(patch), n_classes, radius_px))
         else:
-            each = [_counts_of_class(patch, rule, radius_px, class_id) for class_id in (*range(n_classes), None)]
+            named = patch.of_known_class(radius_px)
+            each = [_counts_of_class(named, rule, radius_px, class_id) for class_id in range(n_classes)]
+            each.append(_counts_of_class(patch, rule, radius_px, None))
             rows.append([(one.tp, one.fp, one.fn) for one in each])
     return np.array(rows, np.int64).reshape(-1, n_classes + 1, 3)
 

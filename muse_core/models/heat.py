@@ -26,7 +26,7 @@ def draw_heat(
 
     Args:
         xy: (N, 2) x, y in px of the image.
-        class_ids: (N,).
+        class_ids: (N,), negative where a nucleus' class is not known.
         side_px: of the square image; even.
         sigma_px: of the bump, in px of the image.
 
@@ -45,7 +45,7 @@ def draw_heat(
         squared = (columns + 0.5 - x)[None, :] ** 2 + (rows + 0.5 - y)[:, None] ** 2
         bump = np.exp(-squared / (2 * (sigma_px / OUTPUT_STRIDE) ** 2)).astype(np.float32)
         window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        classes[window][(bump > heat[window]) & (bump > _CLASS_FROM)] = class_id
+        classes[window][(bump > heat[window]) & (bump > _CLASS_FROM)] = class_id if class_id >= 0 else NO_CLASS
         np.maximum(heat[window], bump, out=heat[window])
     return heat, classes
 

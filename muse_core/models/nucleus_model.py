@@ -1,4 +1,4 @@
-"""What a model finds in one image."""
+"""What a model finds in one image, and at what scale it looks."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -37,7 +37,7 @@ def assign(
         proposal_xy: (P, 2) where proposals say nuclei are, px.
         probabilities: (P, C), 0..1, of the classes of nuclei.
         nucleus_xy: (N, 2) labelled nuclei, px of the same frame.
-        class_ids: (N,) column of each nucleus' class in `probabilities`.
+        class_ids: (N,) column of each nucleus' class in `probabilities`; -1 where it is not known, and any class does.
         distance_weight: cost of a px; above 0.
 
     Returns:
@@ -48,6 +48,7 @@ def assign(
     if not len(nuclei) or not len(proposals):
         return np.full(len(nuclei), -1, np.int64)
     chances = np.asarray(probabilities, np.float64)
+    chances = np.column_stack([chances, chances.sum(axis=1)])  # the last column, -1: of being a nucleus at all
     if len(nuclei) > len(proposals):
         return _dense(proposals, chances, nuclei, class_ids, distance_weight)
     trees = KDTree(nuclei), KDTree(proposals)

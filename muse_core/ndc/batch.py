@@ -1,6 +1,6 @@
 """The samples of a step, drawn from (seed, step) alone, so that a stopped run goes on as if it had not been."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muse_core.labels.regions import Region
+from muse_core.labels.turns import regions_in_turn
 from muse_core.models.backbone import standardised
-from muse_core.ndc.regions import Region
 from muse_core.ndc.samples import Sample, draw_sample, joined
 from muse_core.ndc.settings import FinetuneSettings
 
@@ -44,10 +45,18 @@ class BatchesAhead:
         labelled: regions with labels.
         unlabelled: regions without.
         settings: how samples are drawn, and how many steps there are.
+        weights: of the shares of the labelled regions' sources.
     """
 
-    def __init__(self, labelled: Sequence[Region], unlabelled: Sequence[Region], settings: FinetuneSettings) -> None:
-        self._regions, self._settings = (labelled, unlabelled), settings
+    def __init__(
+        self,
+        labelled: Sequence[Region],
+        unlabelled: Sequence[Region],
+        settings: FinetuneSettings,
+        *,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self._regions, self._settings, self._weights = (labelled, unlabelled), settings, weights or {}
         self._pool = ThreadPoolExecutor(1, "batches")
         self._drawn: dict[int, Future[Batch]] = {}
 
@@ -59,18 +68,24 @@ class BatchesAhead:
         return batch.result()
 
     def _begun(self, step: int) -> Future[Batch]:
-        return self._pool.submit(batch_of_step, *self._regions, step, self._settings)
+        return self._pool.submit(batch_of_step, *self._regions, step, self._settings, weights=self._weights)
 
 
 def batch_of_step(
-    labelled: Sequence[Region], unlabelled: Sequence[Region], step: int, settings: FinetuneSettings
+    labelled: Sequence[Region],
+    unlabelled: Sequence[Region],
+    step: int,
+    settings: FinetuneSettings,
+    *,
+    weights: Mapping[str, float] | None = None,
 ) -> Batch:
-    """The samples of a step: every region once an epoch, in an order that the seed and the epoch say."""
+    """The samples of a step: sources by their weights, each one's regions once an epoch, in an order of the seed."""
     rng = np.random.default_rng([settings.seed, step])
-    regions = _turn(labelled, step, settings.batch_size, [settings.seed, 1 << 20])
+    key = [settings.seed, 1 << 20]
+    regions = regions_in_turn(labelled, weights or {}, step=step, count=settings.batch_size, key=key)
     if unlabelled and settings.unlabelled_share:
         count = max(1, round(settings.batch_size * settings.unlabelled_share))
-        regions += _turn(unlabelled, step, count, [settings.seed, _UNLABELLED])
+        regions += regions_in_turn(unlabelled, {}, step=step, count=count, key=[settings.seed, _UNLABELLED])
     samples = [draw_sample(region, settings.side_px, settings.augment, rng) for region in regions]
     return Batch(
         _with_mosaics(samples[: settings.batch_size], settings.mosaic_share, rng) + samples[settings.batch_size :]
@@ -84,16 +99,6 @@ def _with_mosaics(samples: list[Sample], share: float, rng: np.random.Generator)
         joined(sample, other, rng) if rng.random() < share else sample
         for sample, other in zip(samples, after, strict=True)
     ]
-
-
-def _turn(regions: Sequence[Region], step: int, count: int, key: list[int]) -> list[Region]:
-    """The next `count` regions of an endless row of shuffled epochs."""
-    chosen = []
-    for place in range(step * count, (step + 1) * count):
-        epoch, index = divmod(place, len(regions))
-        order = np.random.default_rng([*key, epoch]).permutation(len(regions))
-        chosen.append(regions[order[index]])
-    return chosen
 
 
 def _standardised(pictures: list[NDArray[np.uint8]], device: torch.device) -> Tensor:

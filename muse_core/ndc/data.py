@@ -9,9 +9,11 @@ import numpy as np
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.images.decode import MPP_RANGE
 from muse_core.labels import read_labelled_patches, read_rgb
+from muse_core.labels.datasets import LabelledData
 from muse_core.labels.lab import read_lab
-from muse_core.ndc.lab_regions import lab_regions
-from muse_core.ndc.regions import FinetuneData, Region, regions_of, unlabelled_region
+from muse_core.labels.lab_regions import lab_regions
+from muse_core.labels.regions import Region, regions_of, unlabelled_region
+from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.roi_dataset.dataset import RoiDataset
 
@@ -72,6 +74,15 @@ def _of_rois(dataset: RoiDataset, limit: int, seed: int) -> list[Region]:
         sample = dataset.read(index)
         regions.append(unlabelled_region(sample.roi_id, sample.image.decode(), sample.mpp))
     return regions
+
+
+def finetune_data(data: LabelledData, *, unlabelled: Sequence[Region] = ()) -> FinetuneData:
+    """Any number of datasets as a run takes them; with too few regions to hold any out, they validate, too."""
+    train, validation = data.train, data.validation
+    if not validation:
+        logger.warning("too few regions to hold any out; scores are of what it was trained on")
+    weights = {source.name: source.weight for source in data.sources}
+    return FinetuneData(data.class_names, train, list(unlabelled), validation or train, weights)
 
 
 def data_of(dataset: str, data: Path, *, unlabelled: Sequence[Region], settings: FinetuneSettings) -> FinetuneData:

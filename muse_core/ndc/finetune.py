@@ -15,8 +15,8 @@ from muse_core.machine.files import whole_file
 from muse_core.machine.lock import locked
 from muse_core.ndc.checkpoint import NdcCheckpoint, save_checkpoint
 from muse_core.ndc.figures import draw_confusion, draw_curves
+from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import best_cut, calibrated, judged
-from muse_core.ndc.regions import FinetuneData
 from muse_core.ndc.run import FinetuneRun, Progress
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from

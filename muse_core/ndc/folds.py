@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from muse_core.errors import ConfigError
+from muse_core.labels.regions import Region
 from muse_core.labels.scores import MAIN_RULE, JudgedPatch, counts_of, score_counts
 from muse_core.labels.summary import summary_of
 from muse_core.machine.files import whole_file
@@ -15,8 +16,8 @@ from muse_core.machine.lock import locked
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.figures import draw_confusion
 from muse_core.ndc.finetune import CONFUSION_NAME, begun_run
+from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import best_cut, judged
-from muse_core.ndc.regions import FinetuneData, Region
 from muse_core.ndc.run import Progress
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.state import STATE_NAME

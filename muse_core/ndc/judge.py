@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from muse_core.detector.calibration import Calibration, logit
 from muse_core.errors import ConfigError
+from muse_core.labels.patch import UNKNOWN_CLASS
+from muse_core.labels.regions import Region
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM, JudgedPatch, counts_of, score_counts
-from muse_core.models.nucleus_model import NucleiFound
-from muse_core.ndc.model import NETWORK_MPP, NdcModel
-from muse_core.ndc.regions import Region
+from muse_core.models.nucleus_model import NETWORK_MPP, NucleiFound
+from muse_core.ndc.model import NdcModel
 from muse_core.slide.resample import scaled_image
 
 _TIE = 0.002  # of mean class F1: a tenth of how far validation's ten patches leave it open
@@ -79,13 +80,27 @@ def _by_name(found: NucleiFound, own: Sequence[str], wanted: Sequence[str]) -> N
 def best_cut(found: Sequence[NucleiFound], regions: Sequence[Region], n_classes: int) -> tuple[float, float, float]:
     """The score above which the mean class F1 by the main rule is best; that F1, and the detection F1 there.
 
-    Of cuts that are as good as the best one, as far as so few nuclei can tell, the one of the best detection F1.
+    Both are means over the regions' sources, so that none is bought with another; a source without classes has no say
+    in the first. Of cuts that are as good as the best one, as far as so few nuclei can tell, the one of the best
+    detection F1.
     """
+    by_source: dict[str, list[int]] = {}
+    for index, region in enumerate(regions):
+        by_source.setdefault(region.source, []).append(index)
     cuts = []
     for cut in np.arange(0.1, 0.9, 0.02):
         rows = [judged(one, region, least_score=float(cut)) for one, region in zip(found, regions, strict=True)]
-        scores = score_counts(counts_of(rows, n_classes, MAIN_RULE), MAIN_RULE)
-        cuts.append((float(cut), scores.mean_class_f1, scores.detection[0]))
+        scores = [
+            score_counts(counts_of([rows[index] for index in members], n_classes, MAIN_RULE), MAIN_RULE)
+            for members in by_source.values()
+        ]
+        means = [
+            one.mean_class_f1
+            for one, members in zip(scores, by_source.values(), strict=True)
+            if any((rows[index].true_ids != UNKNOWN_CLASS).any() for index in members)
+        ]
+        detection = float(np.mean([one.detection[0] for one in scores]))
+        cuts.append((float(cut), float(np.mean(means)) if means else detection, detection))
     best_mean = max(mean for _, mean, _ in cuts)
     return max((one for one in cuts if one[1] >= best_mean - _TIE), key=lambda one: one[2])
 

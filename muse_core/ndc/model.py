@@ -28,11 +28,10 @@ from muse_core.models.feature_sampling import sample_at
 from muse_core.models.folding import made_to_run
 from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
 from muse_core.models.ndc_readout import NucleiRead, nuclei_by_heat, nuclei_by_proposals
-from muse_core.models.nucleus_model import NucleiFound
+from muse_core.models.nucleus_model import NETWORK_MPP, NucleiFound
 from muse_core.models.shipped import MUSE_NANO_NDC
 from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, load_checkpoint
 
-NETWORK_MPP = 0.5
 MARGIN_UM = 112.0  # a grid shifted by odd amounts then changes 0.05 % of nuclei; 0.13 % with 96, 0.84 % with 64
 
 _COARSEST_STRIDE = 32  # of the backbone's levels

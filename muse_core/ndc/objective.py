@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from muse_core.labels.patch import UNKNOWN_CLASS
 from muse_core.models.heat import NO_CLASS
 from muse_core.models.ndc import Proposals
 from muse_core.ndc.pseudo_labels import pseudo_labelled
@@ -56,7 +57,7 @@ def losses_of(
     """
     n_classes = proposals.logits.shape[-1] - 1
     logits, xy = proposals.logits.flatten(0, 1), proposals.xy.flatten(0, 1)  # (B, P, C + 1) -> (B*P, C + 1)
-    known = targets.labelled
+    known = targets.labelled & (targets.classes != UNKNOWN_CLASS)
     soft = soft_targets(targets.classes[known], n_classes, smoothing=settings.smoothing)
     reg = regression_loss(xy[targets.matched], targets.nucleus_xy)
     kind = type_loss(logits[known], soft, weights)

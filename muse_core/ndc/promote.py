@@ -11,14 +11,14 @@ from typing import Any
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.labels import read_labelled_patches
 from muse_core.labels.lab import read_lab
+from muse_core.labels.lab_regions import lab_regions
+from muse_core.labels.regions import Region, regions_of
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM
 from muse_core.labels.summary import summary_of
 from muse_core.models.shipped import MUSE_NANO_NDC
 from muse_core.ndc.data import LAB, data_of, unlabelled_regions
 from muse_core.ndc.judge import judged_rows
-from muse_core.ndc.lab_regions import lab_regions
 from muse_core.ndc.model import NdcModel
-from muse_core.ndc.regions import Region, regions_of
 from muse_core.ndc.registry import (
     Decision,
     Measure,

@@ -18,17 +18,20 @@ import torch
 from torch import nn
 
 from muse_core.errors import TrainingError
+from muse_core.labels.patch import UNKNOWN_CLASS
+from muse_core.labels.regions import Region
+from muse_core.machine.device import best_dtype
 from muse_core.machine.heap import keep_freed_memory
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet, Proposals
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.batch import Batch, BatchesAhead
 from muse_core.ndc.checkpoint import NdcCheckpoint, NdcHead
+from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.history import History, Validation
 from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.objective import Losses, losses_of
-from muse_core.ndc.regions import FinetuneData, Region
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.state import write_state
 from muse_core.ndc.targets import targets_of
@@ -91,10 +94,10 @@ class FinetuneRun:
         self.optimizer = torch.optim.AdamW(_groups(net, settings), weight_decay=settings.weight_decay)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         ids = np.concatenate([region.class_ids for region in data.labelled])
-        counts = torch.from_numpy(np.bincount(ids, minlength=len(data.class_names)))
+        counts = torch.from_numpy(np.bincount(ids[ids != UNKNOWN_CLASS], minlength=len(data.class_names)))
         power, background = settings.loss.class_power, settings.loss.background_weight
         self.weights = class_weights(counts, power=power, background=background).to(self.device)
-        self.batches = BatchesAhead(data.labelled, data.unlabelled, settings)
+        self.batches = BatchesAhead(data.labelled, data.unlabelled, settings, weights=data.weights)
         self.step = 0
         self.history = History()
 
@@ -181,7 +184,8 @@ class FinetuneRun:
         return said
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16)
+        bfloat16 = best_dtype(self.device) == torch.bfloat16  # emulated, it would be slower than float32
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
 
     @torch.no_grad()
     def _take_average(self) -> None:

@@ -12,9 +12,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.detector.augment import AugmentSettings, degraded, empty_picture, recoloured
-from muse_core.ndc.model import NETWORK_MPP
-from muse_core.ndc.regions import Region
+from muse_core.detector.augment import (
+    AugmentSettings,
+    View,
+    degraded,
+    empty_picture,
+    immunostained,
+    recoloured,
+    relit,
+)
+from muse_core.labels.patch import UNKNOWN_CLASS
+from muse_core.labels.regions import Region
+from muse_core.models.nucleus_model import NETWORK_MPP
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,17 @@ def draw_sample(region: Region, side_px: int, augment: AugmentSettings, rng: np.
     """A random sample of a region; now and then, as `augment.empty_share` says, a picture without tissue instead."""
     if rng.random() < augment.empty_share:
         everywhere = np.ones((side_px, side_px), bool)
-        image = degraded(empty_picture(side_px, rng), augment, rng)
+        image = degraded(relit(empty_picture(side_px, rng), augment, rng), augment, rng)
         return Sample(image, image, np.empty((0, 2)), np.empty(0, np.int64), everywhere, everywhere)
     plain = _cut(region, side_px, augment, rng)
-    image = recoloured(plain.image, augment, rng) if rng.random() < augment.stain_share else plain.image
-    image = degraded(image, augment, rng)
-    return Sample(image, plain.image, plain.xy, plain.class_ids, plain.seen, plain.annotated)
+    image, class_ids, kind = plain.image, plain.class_ids, rng.random()
+    if kind < augment.immuno_share:
+        image = immunostained(View(image, plain.xy, class_ids, plain.seen), rng)
+        class_ids = np.full_like(class_ids, UNKNOWN_CLASS)  # such a stain shows where nuclei are, but not what
+    elif kind < augment.immuno_share + (1 - augment.immuno_share) * augment.stain_share:
+        image = recoloured(image, augment, rng)
+    image = degraded(relit(image, augment, rng), augment, rng)
+    return Sample(image, plain.image, plain.xy, class_ids, plain.seen, plain.annotated)
 
 
 def joined(one: Sample, other: Sample, rng: np.random.Generator) -> Sample:

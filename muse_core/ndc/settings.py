@@ -45,22 +45,22 @@ class FinetuneSettings(Settings):
     """How fine-tuning goes; lengths are px at the network's 0.5 µm/px."""
 
     seed: int = 0
-    steps: int = Field(2000, ge=1)
+    steps: int = Field(1000, ge=1)
     batch_size: int = Field(8, ge=1)
-    side_px: int = Field(256, ge=64, multiple_of=32)  # of a sample; the paper: 1024, where slides are at hand
+    side_px: int = Field(224, ge=64, multiple_of=32)  # of a sample; the paper: 1024, where slides are at hand
     # Of labelled samples with another's tissue beyond a straight cut: a nucleus' class must not hang on tissue far off.
     mosaic_share: float = Field(0.5, ge=0, le=1)
     unlabelled_share: float = Field(
         0.34, ge=0, le=1
     )  # samples without labels beside each labelled one, if there are any
-    learning_rate: float = Field(1.5e-3, gt=0)  # of decoder and heads, at its highest
+    learning_rate: float = Field(1e-3, gt=0)  # of decoder and heads, at its highest
     encoder_rate: float = Field(0.5, ge=0)  # share of it for the encoder, which has been trained before
     freeze_depthwise: bool = False  # saves a quarter of a step's time
     freeze_stages: int = Field(0, ge=0)  # of the encoder, besides the stem; 2 save a third of a step's time
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: int = Field(40, ge=0)
     average_steps: int = Field(150, ge=1)  # the weights kept, and the teacher's, average over about so many steps
-    validate_every: int = Field(200, ge=1)
+    validate_every: int = Field(100, ge=1)
     threads: int = Field(0, ge=0)  # of torch on the CPU; 0: as many as it takes. Drawing the next batch takes one more
     min_distance_um: float = Field(3.0, gt=0)  # of two nuclei nearer than this the less sure one goes
     model: ModelSettings = ModelSettings()

@@ -1,5 +1,6 @@
 """Where fine-tuning starts: nothing, ImageNet, a MUSE backbone, the detector's encoder, or an NDC checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
@@ -115,39 +116,42 @@ def _around(
 
 
 def _from_ndc(path: Path, class_names: tuple[str, ...], settings: ModelSettings) -> Start:
-    """Backbone and H_reg of a checkpoint; H_type too where the classes are the same, else its background alone."""
+    """Backbone and heads of a checkpoint; classes go on by their names, new ones begin as the mean of the known."""
     checkpoint = load_checkpoint(path)
     head = checkpoint.head
     shape = {"spacing_px", "hidden", "kernel", "dense_hidden"}
     kept = settings.model_copy(update={name: getattr(head, name) for name in shape})
     start = _around(checkpoint.net.backbone, checkpoint.backbone, class_names, kept)  # type: ignore[arg-type]
     start.net.h_reg.load_state_dict(checkpoint.net.h_reg.state_dict())
-    _take_dense(start.net, checkpoint.net, same=class_names == head.class_names)
+    places = [head.class_names.index(name) if name in head.class_names else None for name in class_names]
+    _take_dense(start.net, checkpoint.net, places)
     own, theirs = start.net.h_type, checkpoint.net.h_type
-    if class_names == head.class_names:
-        own.load_state_dict(theirs.state_dict())
-        return start
     for mine, known in zip(list(own)[:-1], list(theirs)[:-1], strict=True):
         mine.load_state_dict(known.state_dict())
-    _take_last(own[-1], theirs[-1])
+    _take_last(own[-1], theirs[-1], places)
     return start
 
 
-def _take_dense(net: NdcNet, known: NdcNet, *, same: bool) -> None:
-    if same:
-        net.h_dense.load_state_dict(known.h_dense.state_dict())
-        return
+def _take_dense(net: NdcNet, known: NdcNet, places: Sequence[int | None]) -> None:
     for mine, theirs in zip(list(net.h_dense)[:-2], list(known.h_dense)[:-2], strict=True):
         mine.load_state_dict(theirs.state_dict())
-    _take_last(net.h_dense[-2], known.h_dense[-2], rows=SUBPIXELS)
+    _take_last(net.h_dense[-2], known.h_dense[-2], places, rows=SUBPIXELS)
 
 
 @torch.no_grad()
-def _take_last(layer: nn.Module, known: nn.Module, *, rows: int = 1) -> None:
-    """Its last output of `rows` channels as it was, each class the mean of the known ones: a nucleus stays known."""
+def _take_last(layer: nn.Module, known: nn.Module, places: Sequence[int | None], *, rows: int = 1) -> None:
+    """Its last output as it was; each class as the one in its place, or the mean: a nucleus stays known.
+
+    Args:
+        layer: outputs of `rows` channels each, one a class and one more.
+        known: likewise, of other classes.
+        places: of each class among the known ones; None of a new one.
+        rows: channels an output.
+    """
     for name in ("weight", "bias"):
         mine, theirs = (getattr(one, name).unflatten(0, (-1, rows)) for one in (layer, known))  # (C + 1, rows, ...)
-        mine[:-1] = theirs[:-1].mean(0, keepdim=True)
+        for index, place in enumerate(places):
+            mine[index] = theirs[:-1].mean(0) if place is None else theirs[place]
         mine[-1] = theirs[-1]
 
 

@@ -12,16 +12,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from muse_core.errors import ConfigError
+from muse_core.labels.regions import fingerprint
 from muse_core.machine.files import sweep_temporaries
 from muse_core.models.tensor_file import save_tensors
-from muse_core.ndc.regions import fingerprint
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_id
 from muse_core.training.checkpoint import Checkpoint
 from muse_core.training.resume import first_difference
 
 if TYPE_CHECKING:
-    from muse_core.ndc.regions import FinetuneData
+    from muse_core.ndc.finetune_data import FinetuneData
 
 STATE_NAME = "training.safetensors"
 

@@ -21,7 +21,7 @@ class Targets:
     """Targets of all proposals of a batch, flattened to (B*P,), on the proposals' device.
 
     Attributes:
-        classes: int64, C of background.
+        classes: int64, C of background, `UNKNOWN_CLASS` of a nucleus whose class nobody said.
         labelled: bool, proposals within the annotated region, or matched to a nucleus of it.
         unlabelled: bool, proposals on tissue of which nothing is known.
         matched: (N,) int64 rows of the proposals that are nuclei.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,10 +13,22 @@ from muse_core.detector.augment import (
     pigmented,
     random_view,
     recoloured,
+    relit,
 )
 from tests.data.make_patches import draw_patch
 
-PLAIN = AugmentSettings(empty_share=0, stain_share=0, blur_share=0, sharpen_share=0, noise_share=0, jpeg_share=0)
+PLAIN = AugmentSettings(
+    empty_share=0,
+    stain_share=0,
+    immuno_share=0,
+    pigment_share=0,
+    light_share=0,
+    hue_share=0,
+    blur_share=0,
+    sharpen_share=0,
+    noise_share=0,
+    jpeg_share=0,
+)
 
 
 def test_nuclei_move_with_the_pixels():
@@ -39,7 +53,10 @@ def test_outside_the_patch_nothing_is_known():
     patch = draw_patch(100, 6, seed=2)
     view = cut(patch, 192, PLAIN.model_copy(update={"scale_sd": 0.0, "rotate_share": 0.0}), np.random.default_rng(0))
     assert view.valid.sum() == 100 * 100
-    assert (view.image[~view.valid] == 255).mean() > 0.95
+    rows, columns = np.nonzero(view.valid)
+    left, top = columns.min(), rows.min()  # the patch, mirrored at its edges, so that there is no edge to be seen
+    np.testing.assert_array_equal(view.image[:, left - 1], view.image[:, left])
+    np.testing.assert_array_equal(view.image[top - 1], view.image[top])
 
 
 def test_the_scales_stay_in_range():
@@ -120,3 +137,25 @@ def test_pigment_darkens_and_keeps_off_nuclei():
         assert (image[rows, columns] > 0.5 * patch.image[rows, columns]).mean() > 0.8
         changed += (image < patch.image - 40).any()
     assert changed > 15
+
+
+def test_light_scales_every_channel_and_hue_leaves_greys():
+    image = np.full((4, 4, 3), (200, 100, 160), np.uint8)
+    dim = AugmentSettings(light_share=1, light_min=0.5, light_max=0.5, light_tint_sd=0, gamma_sd=0, hue_share=0)
+    assert relit(image, dim, np.random.default_rng(0))[0, 0].tolist() == [100, 50, 80]
+    turned = AugmentSettings(light_share=0, hue_share=1, hue_degrees=20)
+    found = relit(image, turned, np.random.default_rng(1))[0, 0].astype(int)
+    assert abs(found.sum() - 460) <= 2
+    assert np.abs(found - (200, 100, 160)).max() > 5
+    grey = np.full((4, 4, 3), 90, np.uint8)
+    assert np.abs(relit(grey, turned, np.random.default_rng(1)).astype(int) - 90).max() <= 1
+
+
+def test_what_is_not_annotated_is_not_known():
+    patch = draw_patch(200, 12, seed=3)
+    annotated = np.zeros((200, 200), bool)
+    annotated[:, 100:] = True
+    view = cut(replace(patch, annotated=annotated), 96, PLAIN, np.random.default_rng(2))
+    whole = cut(patch, 96, PLAIN, np.random.default_rng(2))
+    assert 0 < view.valid.sum() < whole.valid.sum()
+    np.testing.assert_array_equal(view.image, whole.image)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,18 @@ from muse_core.detector.settings import TrainDetectorSettings
 from muse_core.detector.train import train_detector
 from muse_core.errors import ConfigError, DatasetError, OutputError
 from muse_core.evaluate.detect import evaluate_detector
-from muse_core.labels import BRCA_CLASS_NAMES
+from muse_core.labels import BRCA_CLASS_NAMES, UNKNOWN_CLASS
+from muse_core.labels.datasets import LabelledData, Source, one_dataset
 from tests.data.make_patches import write_brca
 from tests.data.small_disk import largest_file
 
 TINY = TrainDetectorSettings(
     steps=4, batch_size=2, side_px=64, validate_every=2, average_steps=2, imagenet=False, threads=1, warmup_steps=1
 )
+
+
+def brca(root) -> LabelledData:
+    return one_dataset("brca-m2c", root)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def data(tmp_path_factory):
 
 def test_a_run_writes_weights_record_curves_and_settings(data, tmp_path):
     seen = []
-    result = train_detector("brca-m2c", data, tmp_path, settings=TINY, on_progress=seen.append)
+    result = train_detector(brca(data), tmp_path, settings=TINY, on_progress=seen.append)
     assert seen[-1].step == seen[-1].steps == 4
     assert seen[-1].f1 is not None
     record = json.loads((tmp_path / "training.json").read_text())
@@ -48,7 +54,7 @@ def test_a_run_writes_weights_record_curves_and_settings(data, tmp_path):
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(data, tmp_path):
     weights = [
         load_file(
-            train_detector("brca-m2c", data, tmp_path / str(i), settings=TINY.model_copy(update={"seed": seed})).weights
+            train_detector(brca(data), tmp_path / str(i), settings=TINY.model_copy(update={"seed": seed})).weights
         )
         for i, seed in enumerate((5, 5, 6))
     ]
@@ -64,21 +70,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path):
         raise StoppedError
 
     settings = TINY.model_copy(update={"steps": 40, "validate_every": 20, "side_px": 64})
-    whole = train_detector("brca-m2c", data, tmp_path / "whole", settings=settings)
+    whole = train_detector(brca(data), tmp_path / "whole", settings=settings)
     with pytest.raises(StoppedError):
-        train_detector("brca-m2c", data, tmp_path / "cut", settings=settings, on_progress=stop)
-    resumed = train_detector("brca-m2c", data, tmp_path / "cut", settings=settings, resume=True)
+        train_detector(brca(data), tmp_path / "cut", settings=settings, on_progress=stop)
+    resumed = train_detector(brca(data), tmp_path / "cut", settings=settings, resume=True)
     one, two = load_file(whole.weights), load_file(resumed.weights)
     assert all(np.array_equal(one[name], two[name]) for name in one)
     with pytest.raises(ConfigError, match="other settings"):
-        train_detector("brca-m2c", data, tmp_path / "cut", settings=TINY, resume=True)
+        train_detector(brca(data), tmp_path / "cut", settings=TINY, resume=True)
 
 
 @pytest.fixture(scope="module")
 def stored(data, tmp_path_factory):
     """The state of a run."""
     out = tmp_path_factory.mktemp("run")
-    train_detector("brca-m2c", data, out, settings=TINY)
+    train_detector(brca(data), out, settings=TINY)
     return (out / "training.pt").read_bytes()
 
 
@@ -87,14 +93,14 @@ def test_labels_that_changed_are_not_gone_on_with(stored, tmp_path):
     write_brca(other, train=4, val=1)
     (tmp_path / "training.pt").write_bytes(stored)
     with pytest.raises(ConfigError, match="other data"):
-        train_detector("brca-m2c", other, tmp_path, settings=TINY, resume=True)
+        train_detector(brca(other), tmp_path, settings=TINY, resume=True)
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"junk"])
 def test_a_damaged_state_is_one_line(data, stored, damage, tmp_path):
     (tmp_path / "training.pt").write_bytes(damage(stored))
     with pytest.raises(ConfigError, match=r"training\.pt: cannot be read .* damaged: leave out --resume") as told:
-        train_detector("brca-m2c", data, tmp_path, settings=TINY, resume=True)
+        train_detector(brca(data), tmp_path, settings=TINY, resume=True)
     assert "\n" not in str(told.value)
 
 
@@ -103,12 +109,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_state(data, stored, tmp_path
     (tmp_path / "training.pt").write_bytes(stored)
     # The settings fit, the state does not.
     with largest_file(len(stored) // 2), pytest.raises(OutputError, match=r"training\.pt: no space left") as told:
-        train_detector("brca-m2c", data, tmp_path, settings=longer)
+        train_detector(brca(data), tmp_path, settings=longer)
     assert told.value.reason == "disk_full"
     assert "\n" not in str(told.value)
     assert (tmp_path / "training.pt").read_bytes() == stored
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "training.pt"]
-    assert train_detector("brca-m2c", data, tmp_path, settings=TINY, resume=True).weights.exists()
+    assert train_detector(brca(data), tmp_path, settings=TINY, resume=True).weights.exists()
 
 
 def test_it_learns(data, tmp_path):
@@ -121,7 +127,7 @@ def test_it_learns(data, tmp_path):
             "augment": AugmentSettings(empty_share=0),
         }
     )
-    result = train_detector("brca-m2c", data, tmp_path, settings=settings)
+    result = train_detector(brca(data), tmp_path, settings=settings)
     losses = json.loads((tmp_path / "training.json").read_text())["losses"]
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
     assert result.f1 > 0.4
@@ -138,4 +144,44 @@ def test_settings_refuse_what_makes_no_sense():
 
 def test_a_folder_that_is_no_dataset(tmp_path):
     with pytest.raises(DatasetError, match="brca_ds_train"):
-        train_detector("brca-m2c", tmp_path, tmp_path / "out", settings=TINY)
+        train_detector(brca(tmp_path), tmp_path / "out", settings=TINY)
+
+
+def test_datasets_count_alike_and_one_that_is_left_out_is_scored_all_the_same(data, tmp_path):
+    """Of two sources one only validates; the record has both, and the score is their mean."""
+    one = brca(data)
+    (source,) = one.sources
+    regions = tuple(replace(region, source="other") for region in source.validation)
+    both = LabelledData(one.class_names, (source, Source("other", 2.0, (), regions)))
+    result = train_detector(both, tmp_path / "both", settings=TINY)
+    record = json.loads((tmp_path / "both" / "training.json").read_text())
+    assert [(each["name"], each["n_train"], each["n_validation"]) for each in record["sources"]] == [
+        (source.name, 3, 1),
+        ("other", 0, 1),
+    ]
+    assert result.f1 == pytest.approx(np.mean([each["f1"] for each in record["sources"]]))
+    with pytest.raises(DatasetError, match="0 images to train on, 2 to validate by; some of each needed"):
+        train_detector(both.without([source.name]), tmp_path / "none", settings=TINY)
+
+
+def test_nuclei_of_unknown_class_say_where(data, tmp_path):
+    one = brca(data)
+    (source,) = one.sources
+    blind = tuple(replace(region, class_ids=np.full_like(region.class_ids, UNKNOWN_CLASS)) for region in source.train)
+    nameless = LabelledData(one.class_names, (replace(source, train=blind),))
+    kept = load_file(train_detector(nameless, tmp_path, settings=TINY).weights)
+    named = load_file(train_detector(one, tmp_path / "named", settings=TINY).weights)
+    assert not np.array_equal(kept["head.weight"][0], np.zeros_like(kept["head.weight"][0]))
+    assert not np.array_equal(kept["head.weight"][1:], named["head.weight"][1:])
+
+
+def test_a_run_can_start_from_another(data, tmp_path):
+    first = train_detector(brca(data), tmp_path / "first", settings=TINY).weights
+    still = TINY.model_copy(update={"steps": 1, "learning_rate": 1e-9})
+    second = train_detector(brca(data), tmp_path / "second", settings=still, init=first).weights
+    one, two = load_file(first), load_file(second)
+    assert all(np.allclose(one[name], two[name], atol=1e-5) for name in one if name.endswith("weight"))
+    with pytest.raises(ConfigError, match="other data; give those"):
+        train_detector(brca(data), tmp_path / "second", settings=still, resume=True)
+    with pytest.raises(ConfigError, match=r"--init .*none\.safetensors: cannot be read"):
+        train_detector(brca(data), tmp_path / "third", settings=still, init=tmp_path / "none.safetensors")

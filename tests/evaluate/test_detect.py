@@ -9,6 +9,7 @@ from muse_core.errors import ConfigError, DatasetError
 from muse_core.evaluate.detect import draw_worst, evaluate_detector, score_patches
 from muse_core.labels import read_labelled_patches
 from muse_core.labels.matching import RULES
+from muse_core.labels.regions import regions_of
 from tests.data.make_patches import draw_patch, write_brca
 
 
@@ -89,10 +90,10 @@ def test_the_threshold_of_best_f1_and_scores_that_say_how_often():
     false = false[np.linalg.norm(false[:, None] - patch.xy[None], axis=2).min(axis=1) > 7]
     heat = np.clip(np.concatenate([rng.normal(0.6, 0.1, 200), rng.normal(0.3, 0.1, len(false))]), 0.06, 0.95)
     tops = [np.column_stack([np.concatenate([patch.xy, false]), heat]).astype(np.float32)]
-    threshold, f1 = best_threshold(tops, [patch])
+    threshold, f1 = best_threshold(tops, regions_of([patch]))
     assert 0.35 < threshold < 0.55
     assert f1 > 0.85
-    calibration = calibrated(tops, [patch])
+    calibration = calibrated(tops, regions_of([patch]))
     assert calibration.heat_at_half == threshold
     scores = calibration.score(heat)
     sure = scores > 0.9

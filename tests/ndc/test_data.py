@@ -12,10 +12,10 @@ from muse_core.errors import ConfigError, DatasetError
 from muse_core.evaluate.ndc import evaluate_ndc
 from muse_core.evaluate.representation import EvaluationRequest
 from muse_core.labels import PUMA_CLASS_NAMES, Surround
+from muse_core.labels.regions import regions_of
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.data import data_of, published_data, unlabelled_regions
 from muse_core.ndc.promote import validation_of
-from muse_core.ndc.regions import regions_of
 from muse_core.ndc.samples import draw_sample
 from muse_core.ndc.settings import FinetuneSettings
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca

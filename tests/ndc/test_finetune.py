@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from muse_core.errors import ConfigError, OutputError, TrainingError
+from muse_core.labels.regions import Region, regions_of, unlabelled_region
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc import batch as batches
 from muse_core.ndc import finetune as module
@@ -16,9 +17,9 @@ from muse_core.ndc import run as train
 from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.data import published_data
 from muse_core.ndc.finetune import finetune
+from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.folds import case_folds, cross_validate
 from muse_core.ndc.model import NdcModel
-from muse_core.ndc.regions import FinetuneData, Region, regions_of, unlabelled_region
 from muse_core.ndc.state import STATE_NAME
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca

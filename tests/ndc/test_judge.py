@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from muse_core.detector.calibration import logit
+from muse_core.labels.regions import Region
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.judge import best_cut, calibrated, find_on_regions, judged
-from muse_core.ndc.regions import Region
 
 
 def _region(xy, ids, annotated=None, mpp=0.5, side=100):

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from muse_core.detector.augment import AugmentSettings
-from muse_core.ndc.regions import Region, regions_of, unlabelled_region
+from muse_core.labels.patch import UNKNOWN_CLASS
+from muse_core.labels.regions import Region, regions_of, unlabelled_region
 from muse_core.ndc.samples import Sample, draw_sample, joined
 from tests.data.make_patches import draw_patch
 
@@ -91,9 +94,17 @@ def test_of_an_unlabelled_image_nothing_is_annotated():
     assert not len(sample.xy)
 
 
-def test_tcga_patches_know_their_case_and_others_are_their_own():
-    patches = [draw_patch(100, 2, 0, name) for name in ("TCGA-A7-A0D9-01Z-00-DX2_18001", "TCGA-A7-A0D9-x", "b7")]
-    assert [region.case for region in regions_of(patches)] == ["TCGA-A7-A0D9", "TCGA-A7-A0D9", "b7"]
+def test_a_patch_is_a_case_of_its_own_unless_it_says_whose_it_is():
+    patches = [draw_patch(100, 2, 0, name) for name in ("a", "b")]
+    assert [region.case for region in regions_of([patches[0], replace(patches[1], case="P7")])] == ["a", "P7"]
+
+
+def test_immunostaining_shows_where_nuclei_are_but_not_what():
+    region = regions_of([draw_patch(300, 30, 0)])[0]
+    sample = draw_sample(region, 224, AugmentSettings(immuno_share=1.0, empty_share=0), np.random.default_rng(0))
+    assert len(sample.xy)
+    assert (sample.class_ids == UNKNOWN_CLASS).all()
+    assert (region.class_ids != UNKNOWN_CLASS).all()
 
 
 def test_classes_stay_with_their_nuclei_whatever_changes():
@@ -101,7 +112,7 @@ def test_classes_stay_with_their_nuclei_whatever_changes():
     colours = np.stack([region.image[tuple(region.xy[region.class_ids == c][0].astype(int)[::-1])] for c in range(3)])
     counted = 0
     for seed in range(8):
-        augment = AugmentSettings(rotate_share=1.0, scale_sd=0.2, stain_share=1.0, empty_share=0)
+        augment = AugmentSettings(rotate_share=1.0, scale_sd=0.2, stain_share=1.0, empty_share=0, immuno_share=0)
         sample = draw_sample(region, 256, augment, np.random.default_rng(seed))
         inside = ((sample.xy > 3) & (sample.xy < 253)).all(1)
         columns, rows = sample.xy[inside].astype(int).T

@@ -7,7 +7,6 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.cohort.manifest.tcga import patient_barcode
 from muse_core.errors import DatasetError
 from muse_core.geometry import inside
 from muse_core.labels import LabelledPatch, read_rgb
@@ -24,7 +23,8 @@ class Region:
         mpp: µm/px of the image, both axes.
         annotated: (H, W) bool, the annotated region Omega; None for the whole image. Elsewhere nothing is labelled.
         xy: (N, 2) float32 nuclei, continuous px of the image.
-        class_ids: (N,) int64.
+        class_ids: (N,) int64, or `UNKNOWN_CLASS`.
+        source: the dataset it is of, where there are several.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Region:
     annotated: NDArray[np.bool_] | None
     xy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
+    source: str = ""
 
     def is_annotated(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Which points (N, 2), px of the image, lie in its annotated region."""
@@ -57,7 +58,7 @@ class Region:
 def regions_of(patches: Sequence[LabelledPatch], *, with_surround: bool = False) -> list[Region]:
     """Labelled patches as regions: all of each image is annotated.
 
-    TCGA's barcodes say whose tissue a patch is; a patch of another name is a case of its own.
+    A patch of which nobody says whose tissue it is, is a case of its own.
 
     Args:
         patches: of a dataset.
@@ -70,8 +71,8 @@ def regions_of(patches: Sequence[LabelledPatch], *, with_surround: bool = False)
 
 
 def _alone(patch: LabelledPatch) -> Region:
-    case = patient_barcode(patch.name) or patch.name
-    return Region(patch.name, case, patch.image, patch.mpp, None, patch.xy, patch.class_ids)
+    case = patch.case or patch.name
+    return Region(patch.name, case, patch.image, patch.mpp, patch.annotated, patch.xy, patch.class_ids)
 
 
 def _in_surround(patch: LabelledPatch) -> Region:
@@ -85,7 +86,7 @@ def _in_surround(patch: LabelledPatch) -> Region:
             f"{patch.name} at ({x}, {y})"
         )
     annotated = np.zeros(image.shape[:2], bool)
-    annotated[y : y + height, x : x + width] = True
+    annotated[y : y + height, x : x + width] = True if patch.annotated is None else patch.annotated
     xy = patch.xy + np.array([x, y], np.float32)
     return replace(_alone(patch), image=image, annotated=annotated, xy=xy)
 
@@ -108,20 +109,3 @@ def fingerprint(regions: Sequence[Region]) -> str:
             digest.update(np.packbits(region.annotated).tobytes())
         digest.update(region.xy.tobytes() + region.class_ids.tobytes())
     return digest.hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class FinetuneData:
-    """What a run learns from and is chosen by.
-
-    Attributes:
-        class_names: C names.
-        labelled: regions with labels.
-        unlabelled: regions without, for L_cons.
-        validation: regions that choose the step, the threshold and the calibration.
-    """
-
-    class_names: tuple[str, ...]
-    labelled: Sequence[Region]
-    unlabelled: Sequence[Region]
-    validation: Sequence[Region]

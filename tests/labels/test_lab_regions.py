@@ -7,8 +7,8 @@ import pytest
 
 from muse_core.errors import DatasetError
 from muse_core.labels.lab import read_lab
+from muse_core.labels.lab_regions import DOT_REACH_UM, lab_regions
 from muse_core.ndc.data import data_of
-from muse_core.ndc.lab_regions import DOT_REACH_UM, lab_regions
 from muse_core.ndc.settings import FinetuneSettings
 from tests.data.make_lab import SLIDE_MPP, box, feature, point, write_csv, write_geojson, write_image, write_slide
 

@@ -13,8 +13,8 @@ from muse_core.errors import DatasetError
 from muse_core.geometry import Frame, frame_at
 from muse_core.labels import read_rgb
 from muse_core.labels.lab import LabDots, LabImage
-from muse_core.ndc.model import NETWORK_MPP
-from muse_core.ndc.regions import Region
+from muse_core.labels.regions import Region
+from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.slide import Slide, open_slide
 
 logger = logging.getLogger(__name__)
