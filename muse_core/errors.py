@@ -4,6 +4,7 @@
     ├── ManifestError     the manifest or one of its rows
     ├── AcquireError      a slide file could not be had whole
     ├── SlideReadError    a slide file could not be opened or decoded
+    ├── SlideChangedError a slide file is not the one any more that was opened
     ├── MppError          the slide's µm/px is missing or of no use
     ├── TissueError       the slide holds nothing to work on
     ├── DatasetError      a table or dataset is not what it should be
@@ -61,8 +62,17 @@ class SlideReadError(MuseError, OSError):
     default_reason = "unreadable"
 
 
+class SlideChangedError(MuseError, OSError):
+    """A slide file that was written to, replaced or taken away while it was read: what was read of it is of no use.
+
+    It is no SlideReadError, for that may cost a region only.
+    """
+
+    default_reason = "changed"
+
+
 class MppError(MuseError, ValueError):
-    """The slide's µm/px is missing (mpp_missing) or coarser than the work needs (mpp_too_coarse)."""
+    """The slide's µm/px is missing (mpp_missing), told in two ways (mpp_conflict) or too coarse (mpp_too_coarse)."""
 
     default_reason = "mpp_missing"
 

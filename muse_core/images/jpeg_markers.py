@@ -10,11 +10,13 @@ from typing import NamedTuple
 START, END = b"\xff\xd8", b"\xff\xd9"
 SCAN = 0xDA  # coded data follow this segment
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+HUFFMAN = 0xC4  # tables of codes
 PADDING_BYTES = 64  # at most so many stand behind the end marker; some writers pad
 
 # Within coded data a byte 255 is followed by 0, or is a restart marker or a fill byte. Anything else ends them.
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _END_CODE = END[1]
+_ZEROS = b"\0" * 64  # what a sector that could not be read or written leaves
 
 
 class Segment(NamedTuple):
@@ -78,3 +80,34 @@ def check_stream(stream: bytes) -> None:
         if found[1][0] < 0xC0:
             raise ValueError("has broken JPEG data")
         position = found.end() - 2  # another scan, with or without tables before it
+
+
+def is_zeroed(stream: bytes, tables: bytes | None) -> bool:
+    """Whether part of a stream was overwritten by zeros, which has no marker that would tell.
+
+    Such a run is believed to be coded data only where the codes make it flat colour: the code of nothing but zeros
+    then ends a block. Codes made for one flat tile do; the usual ones don't.
+
+    Args:
+        stream: a sound stream as far as `check_stream` sees.
+        tables: the abbreviated stream of tables that goes before it, or None.
+    """
+    found = list(segments(stream))
+    if stream.find(_ZEROS, found[-1].end) < 0:
+        return False
+    bodies = [one.body(stream) for one in found if one.marker == HUFFMAN]
+    try:
+        bodies += [one.body(tables) for one in segments(tables) if one.marker == HUFFMAN] if tables else []
+    except ValueError:
+        return True
+    return not any(first == 0 for body in bodies for first in _first_ac_symbols(body))
+
+
+def _first_ac_symbols(body: bytes) -> Iterator[int]:
+    """Of each table of AC codes in a segment the symbol whose code is zeros only: the first (annex C)."""
+    at = 0
+    while at + 17 < len(body):
+        kind, symbols = body[at] >> 4, sum(body[at + 1 : at + 17])
+        if kind == 1:
+            yield body[at + 17]
+        at += 17 + symbols

@@ -1,8 +1,8 @@
-"""Which reader to trust with a slide: the fast one where it decodes the same pixels as another."""
+"""Which reader decodes a slide: the one that follows what was judged of it, or a faster one that agrees."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +10,45 @@ import numpy as np
 from muse_core.errors import ConfigError, SlideReadError
 from muse_core.images.pixels import Pixels
 from muse_core.slide.cucim_reader import CucimReader
+from muse_core.slide.file_state import FileState
 from muse_core.slide.handles import Handles
 from muse_core.slide.image_reader import IMAGE_SUFFIXES, ImageFile
-from muse_core.slide.info import Mpp
-from muse_core.slide.lower_levels import LowerLevelsReader, adds_levels, with_lower_levels
+from muse_core.slide.info import Level, Mpp
+from muse_core.slide.levels_reader import LevelsReader, own_levels
 from muse_core.slide.openslide_reader import OpenSlideReader
 from muse_core.slide.reader import Reader, Source
-from muse_core.slide.tifffile_reader import TifffileReader
+from muse_core.slide.same_picture import compare_levels
+from muse_core.slide.tiff_judgement import TiffJudgement, judge_tiff
+from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffPage, is_tiff
 from muse_core.slide.tile_check import BrokenTileError
+from muse_core.slide.turned_reader import TurnedReader, turned_source
 
 READERS = ("auto", "cucim", "openslide", "tifffile", "pillow")
 
-_SAMPLES_WANTED = 3
+# TIFFs whose pages are no whole pictures: tiles overlap, or several images make one. Only OpenSlide joins them.
+_STITCHED = ("hamamatsu", "leica", "ventana", "trestle")
+_SAMPLES_WANTED = 6
 _MAX_DIFFERENCE = 2.0  # mean absolute grey levels; JPEG decoders of one image differ by less than 1
-# Side in px, and place as fractions of the room it has: centre first. More than are wanted, with small ones at the
-# corners, for a broken tile may lie under some.
+# Side in px, and place as fractions of the room it has: the centre, corners, edges, and more than are wanted, for a
+# broken tile may lie under some.
 _SAMPLES = (
     (256, 0.5, 0.5),
-    (256, 0.25, 0.25),
-    (256, 0.75, 0.6),
-    (256, 0.6, 0.25),
-    (256, 0.25, 0.75),
-    (64, 0.0, 0.0),
     (64, 1.0, 1.0),
+    (64, 0.0, 0.0),
+    (64, 1.0, 0.5),
+    (64, 0.5, 1.0),
+    (128, 0.25, 0.75),
     (64, 1.0, 0.0),
     (64, 0.0, 1.0),
+    (128, 0.75, 0.25),
+    (256, 0.25, 0.25),
+    (256, 0.75, 0.6),
 )
+_EMPTY_SAMPLES = 2  # of tiles that were left out
 _LFS_POINTER = b"version https://git-lfs"
+_KEPT = 8  # examinations that stay in memory: a slide is opened once a piece of work
+
+OpenReader = Callable[[], Reader]
 
 
 @dataclass(frozen=True)
@@ -46,24 +58,41 @@ class Choice:
     Attributes:
         name: the reader.
         handles: lends its handles out.
-        source: what the reader says.
-        check: how it was checked, in a few words.
-        mpp_candidates: the figures of every reader that opened the file.
+        source: what was judged of the file.
+        check: how the reader was checked, in a few words.
         vendor: OpenSlide's word for the format where it knows it.
+        notes: what was concluded of the file and why, a sentence each.
+        state: of the file as it was opened.
+        pages: of each level, where they are whole pictures of a TIFF and upright; else none.
     """
 
     name: str
     handles: Handles
     source: Source
     check: str
-    mpp_candidates: tuple[Mpp, ...]
     vendor: str
+    notes: tuple[str, ...]
+    state: FileState
+    pages: tuple[TiffPage, ...]
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """A choice without its handles."""
+
+    name: str
+    open_reader: Callable[[int], Reader]
+    source: Source
+    check: str
+    vendor: str
+    notes: tuple[str, ...]
+    pages: tuple[TiffPage, ...] = ()
 
 
 class _Candidate:
     """A reader that opens the file, with the sample regions it decoded so far."""
 
-    def __init__(self, name: str, open_reader: Callable[[], Reader]) -> None:
+    def __init__(self, name: str, open_reader: OpenReader) -> None:
         self.name = name
         self.open_reader = open_reader
         self.handles = Handles(open_reader)
@@ -85,52 +114,268 @@ class _Candidate:
             return None
 
 
-def choose_reader(path: Path, wanted: str, *, read_threads: int = 1) -> Choice:
-    """Open the file with the reader that serves it best.
+def choose_reader(path: Path, wanted: str, *, read_threads: int = 1, scene: int | None = None) -> Choice:
+    """Judge the file, and open it with the reader that serves it best.
 
     Args:
         path: an existing file.
-        wanted: "auto", or the name of the one reader to use (still checked against another).
+        wanted: "auto", or the name of the one reader to use (still checked).
         read_threads: threads of cuCIM's batch loader.
+        scene: which of several pictures in the file, 1 for the first; None for the largest.
 
     Returns:
         The reader, checked.
 
     Raises:
         SlideReadError: no reader decodes any sample region; names each reader's own error.
-        ConfigError: no such reader.
+        ConfigError: no such reader, or no such scene.
     """
     if wanted not in READERS:
         raise ConfigError(f"reader {wanted!r} is unknown; one of {', '.join(READERS)} is needed")
     _refuse_what_is_no_file(path)
-    candidates, failures = _open_candidates(path, read_threads)
-    chosen, check = _pick(candidates, failures, wanted)
-    for candidate in candidates:
-        if candidate is not chosen:
-            candidate.handles.close()
-    if chosen is None:
-        raise SlideReadError(f"{path}: no reader decodes it{_hint(path)}: {_in_words(failures)}")
-    handles, source, note = _with_lower_levels(chosen, candidates)
-    vendors = {one.name: one.source.vendor for one in candidates}
-    bounds = next((one.source.bounds_level0 for one in candidates if one.source.bounds_level0), None)
-    return Choice(
-        name=chosen.name,
-        handles=handles,
-        source=replace(source, bounds_level0=bounds),
-        check=check + note,
-        mpp_candidates=tuple(mpp for one in candidates for mpp in one.source.mpp_candidates),
-        vendor=vendors.get("openslide") or vendors.get("tifffile") or chosen.source.vendor,
+    state = FileState.of(path)
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES and not is_tiff(path)
+    try:
+        # An image is decoded whole by the look at it, so that no look stays in memory.
+        found = _examine_image(path, wanted) if is_image else _examine(path, state, wanted, scene)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    handles = Handles(partial(found.open_reader, read_threads))
+    return Choice(found.name, handles, found.source, found.check, found.vendor, found.notes, state, found.pages)
+
+
+@lru_cache(maxsize=_KEPT)
+def _examine(path: Path, _: FileState, wanted: str, scene: int | None) -> _Examined:
+    failures: dict[str, str] = {}
+    openslide = _opened("openslide", partial(OpenSlideReader, path), failures)
+    try:
+        if is_tiff(path) and not (openslide and openslide.source.vendor in _STITCHED):
+            return _examine_pages(path, wanted, scene, openslide, failures)
+        return _examine_by_openslide(path, wanted, openslide, failures)
+    finally:
+        if openslide is not None:
+            openslide.handles.close()
+
+
+def _examine_image(path: Path, wanted: str) -> _Examined:
+    failures: dict[str, str] = {}
+    image = ImageFile(path)
+    candidate = _opened("pillow", image.open, failures)
+    if candidate is None or wanted not in ("auto", "pillow"):
+        raise _no_reader(path, failures or {wanted: "reads no such images"})
+    size = candidate.source.levels[0]
+    note = f"an image of one level, {size.width} x {size.height} px"
+    return _Examined(
+        "pillow", lambda _: image.open(), candidate.source, "pillow decodes it", candidate.source.vendor, (note,)
     )
 
 
-def _with_lower_levels(chosen: _Candidate, candidates: list[_Candidate]) -> tuple[Handles, Source, str]:
-    """The chosen reader's handles and source, with the lower levels of another where that one sees more."""
-    for other in candidates:
-        if adds_levels(chosen.source, other.source):
-            chosen.handles.close()
-            handles = Handles(partial(LowerLevelsReader, chosen.open_reader, other.open_reader))
-            return handles, with_lower_levels(chosen.source, other.source), f"; lower levels by {other.name}"
-    return chosen.handles, chosen.source, ""
+def _examine_by_openslide(path: Path, wanted: str, openslide: _Candidate | None, failures: dict[str, str]) -> _Examined:
+    """A format that only OpenSlide puts together: its word counts, save for levels that show something else."""
+    if openslide is None:
+        raise _no_reader(path, failures)
+    if wanted not in ("auto", "openslide"):
+        raise _no_reader(path, {wanted: f"does not read {openslide.source.vendor} slides; openslide does"})
+    if not _decodes(openslide):
+        raise _no_reader(path, {"openslide": openslide.failure})
+    levels, notes = _levels_of_one_picture(openslide)
+    source = replace(openslide.source, levels=tuple(level for _, level in levels))
+    numbers = [number for number, _ in levels]
+    size = source.levels[0]
+    notes.insert(0, f"{source.vendor} as OpenSlide puts it together, {size.width} x {size.height} px")
+
+    def open_reader(_: int) -> Reader:
+        return LevelsReader(partial(OpenSlideReader, path), numbers, source)
+
+    check = "cucim does not open it; openslide decodes a sample region"
+    return _Examined("openslide", open_reader, source, check, source.vendor, tuple(notes))
+
+
+def _levels_of_one_picture(openslide: _Candidate) -> tuple[list[tuple[int, Level]], list[str]]:
+    """The levels that show the same as the finer ones, with their numbers, and what is to be said of the others."""
+    kept, notes = [(0, openslide.source.levels[0])], []
+    with openslide.handles.borrow() as reader:
+        for number, level in enumerate(openslide.source.levels[1:], start=1):
+            known, finer = kept[-1]
+            read = (partial(reader.read, level=number), partial(reader.read, level=known))
+            verdict = compare_levels(level, read[0], finer, read[1])
+            if verdict.same:
+                kept.append((number, level))
+            else:
+                notes.append(
+                    f"level {number} ({level.width} x {level.height} px) is no level: it shows something else than the "
+                    f"finer ones ({verdict.words})"
+                )
+    return kept, notes
+
+
+def _examine_pages(
+    path: Path, wanted: str, scene: int | None, openslide: _Candidate | None, failures: dict[str, str]
+) -> _Examined:
+    """A TIFF whose pages are whole pictures: tifffile's codecs follow the judgement, others serve where they agree."""
+    try:
+        judged = judge_tiff(path, scene=scene)
+    except ConfigError:
+        raise
+    except (SlideReadError, *PARSE_ERRORS) as error:
+        failures["tifffile"] = str(error)
+        raise _no_reader(path, failures) from None
+    vendor = openslide.source.vendor if openslide else judged.source.vendor
+    source = replace(
+        judged.source,
+        vendor=judged.source.vendor if vendor == "generic-tiff" else vendor,
+        mpp_candidates=judged.source.mpp_candidates + _vendor_mpp(openslide),
+        bounds_level0=openslide.source.bounds_level0 if openslide else None,
+    )
+    judged = replace(judged, source=source)
+    openers, lacking = _openers(path, judged, openslide, failures)
+    opened = ((name, _opened(name, partial(opener, 1), failures)) for name, opener in openers.items())
+    candidates = {name: one for name, one in opened if one is not None}
+    try:
+        chosen, check = _pick(candidates, failures, wanted, _empty_places(judged))
+    finally:
+        for one in candidates.values():
+            one.handles.close()
+    if chosen is None:
+        raise _no_reader(path, failures)
+    opener = openers[chosen.name]
+    if judged.orientation != 1:
+        opener = _turned(opener, judged.orientation)
+        source = turned_source(source, judged.orientation)
+    associated = chosen.source.associated or source.associated
+    check += "; lower levels by tifffile" if chosen.name in lacking else ""
+    pages = judged.pages if judged.orientation == 1 else ()
+    return _Examined(
+        chosen.name, opener, replace(source, associated=associated), check, source.vendor, judged.notes, pages
+    )
+
+
+def _openers(
+    path: Path, judged: TiffJudgement, openslide: _Candidate | None, failures: dict[str, str]
+) -> tuple[dict[str, Callable[[int], Reader]], set[str]]:
+    """How each reader that may have the file opens it, best first; what speaks against others goes to `failures`.
+
+    The second value names those that lack lower levels, which tifffile's codecs read for them.
+    """
+    by_tifffile = judged.opener(path)
+    openers: dict[str, Callable[[int], Reader]] = {}
+    lacking = set()
+    sizes = [page.size for page in judged.pages]
+
+    def add(name: str, open_reader: Callable[[int], Reader], seen: Source) -> None:
+        own = own_levels(sizes, seen)
+        if own[0] != 0:
+            failures[name] = f"{name}: sees another picture first"
+            return
+        if None in own:
+            lacking.add(name)
+        openers[name] = lambda threads: LevelsReader(partial(open_reader, threads), own, judged.source, by_tifffile)
+
+    if judged.cucim_refusal:
+        failures["cucim"] = f"cucim: {judged.cucim_refusal}"
+    elif cucim := _opened("cucim", partial(CucimReader, path, judged.pages), failures):
+        cucim.handles.close()
+        add("cucim", lambda threads: CucimReader(path, judged.pages, read_threads=threads), cucim.source)
+    openers["tifffile"] = lambda _: by_tifffile()
+    if openslide is not None and judged.openslide_refusal:
+        failures["openslide"] = f"openslide: {judged.openslide_refusal}"
+    elif openslide is not None:
+        add("openslide", lambda _: OpenSlideReader(path), openslide.source)
+    return openers, lacking
+
+
+def _opened(name: str, open_reader: OpenReader, failures: dict[str, str]) -> _Candidate | None:
+    try:
+        return _Candidate(name, open_reader)
+    except SlideReadError as error:
+        failures[name] = str(error)
+        return None
+
+
+def _turned(opener: Callable[[int], Reader], orientation: int) -> Callable[[int], Reader]:
+    return lambda threads: TurnedReader(opener(threads), orientation)
+
+
+def _vendor_mpp(openslide: _Candidate | None) -> tuple[Mpp, ...]:
+    """OpenSlide's figure where it is the vendor's own: of a generic TIFF it is the tag's, and Aperio's is read here."""
+    if openslide is None or openslide.source.vendor in ("generic-tiff", "aperio"):
+        return ()
+    return openslide.source.mpp_candidates
+
+
+def _empty_places(judged: TiffJudgement) -> list[tuple[int, float, float]]:
+    """Samples in tiles that were left out of the largest picture, the first and the last of them."""
+    page, level = judged.pages[0], judged.source.levels[0]
+    empty = (page.bytecounts[: page.tiles_x * page.tiles_y] == 0).nonzero()[0].tolist()
+    places = []
+    for tile in [*empty[:1], *empty[1:][-1:]][:_EMPTY_SAMPLES]:
+        row, column = divmod(tile, page.tiles_x)
+        across = column * page.tile_width / max(1, level.width - 64)
+        down = row * page.tile_height / max(1, level.height - 64)
+        places.append((64, min(1.0, across), min(1.0, down)))
+    return places
+
+
+def _decodes(candidate: _Candidate) -> bool:
+    return any(candidate.sample(*sample) is not None for sample in _SAMPLES)
+
+
+def _pick(
+    candidates: dict[str, _Candidate], failures: dict[str, str], wanted: str, extra: list[tuple[int, float, float]]
+) -> tuple[_Candidate | None, str]:
+    """The first candidate that decodes its samples and is not contradicted, and how that was found out, in words."""
+    notes = [_words_of("cucim", failures["cucim"])] if "cucim" in failures else []
+    judge = candidates.get("tifffile")
+    for candidate in candidates.values():
+        if wanted not in ("auto", candidate.name):
+            continue
+        verdict = _check(candidate, None if candidate is judge else judge, extra)
+        if verdict is not None:
+            return candidate, "; ".join([*notes, verdict])
+        failures[candidate.name] = candidate.failure
+        notes.append(_words_of(f"{candidate.name} failed", candidate.failure))
+    return None, ""
+
+
+def _words_of(name: str, failure: str) -> str:
+    return f"{name}: {failure.partition(': ')[2] or failure}"
+
+
+def _check(candidate: _Candidate, judge: _Candidate | None, extra: list[tuple[int, float, float]]) -> str | None:
+    """Compare samples with the reader that follows the judgement; None where the candidate is not to be trusted."""
+    if judge is None:
+        return f"{candidate.name} decodes a sample region" if _decodes(candidate) else None
+    compared = _agreeing_samples(candidate, judge, extra)
+    if compared:
+        return f"equal to {judge.name} on {compared} region{'s' if compared > 1 else ''}"
+    # A reader that opens the file and decodes none of it says that the bytes are bad; cuCIM would not say so.
+    if compared == 0:
+        candidate.failure = candidate.failure or f"not confirmed by {judge.failure}"
+    return None
+
+
+def _agreeing_samples(candidate: _Candidate, judge: _Candidate, extra: list[tuple[int, float, float]]) -> int | None:
+    """How many regions both decode to the same pixels; None at the first that differs or only the judge decodes.
+
+    A region with a broken tile tells nothing about the candidate: some readers fill such a tile with grey and go on.
+    """
+    agreeing, wanted = 0, _SAMPLES_WANTED + len(extra)
+    for sample in (*extra, *_SAMPLES):
+        mine, theirs = candidate.sample(*sample), judge.sample(*sample)
+        if theirs is None:
+            continue
+        if mine is None:
+            if candidate.fails_by_itself:
+                return None
+            continue
+        difference = float(np.abs(mine.astype(np.int16) - theirs).mean()) if mine.shape == theirs.shape else 255.0
+        if difference > _MAX_DIFFERENCE:
+            candidate.failure = f"differs from {judge.name} by {difference:.1f} grey levels"
+            return None
+        agreeing += 1
+        if agreeing == wanted:
+            break
+    return agreeing
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
@@ -147,82 +392,9 @@ def _refuse_what_is_no_file(path: Path) -> None:
         raise SlideReadError(f"{path}: is empty (0 bytes); fetch it again")
 
 
-def _open_candidates(path: Path, read_threads: int) -> tuple[list[_Candidate], dict[str, str]]:
-    """The readers that open the file, best first, and why the others don't."""
-    openers: dict[str, Callable[[], Reader]] = {
-        "cucim": partial(CucimReader, path, read_threads=read_threads),
-        "openslide": partial(OpenSlideReader, path),
-        "tifffile": partial(TifffileReader, path),
-    }
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        openers = {"pillow": ImageFile(path).open}
-    candidates, failures = [], {}
-    for name, opener in openers.items():
-        try:
-            candidates.append(_Candidate(name, opener))
-        except SlideReadError as error:
-            failures[name] = str(error)
-    return candidates, failures
-
-
-def _pick(candidates: list[_Candidate], failures: dict[str, str], wanted: str) -> tuple[_Candidate | None, str]:
-    """The first candidate that decodes its samples and is not contradicted, and how that was found out, in words."""
-    notes = ["cucim does not open it"] if "cucim" in failures else []
-    for candidate in candidates:
-        if wanted not in ("auto", candidate.name):
-            continue
-        others = [one for one in candidates if one is not candidate] if candidate.name == "cucim" else []
-        verdict = _check(candidate, others)
-        if verdict is not None:
-            return candidate, "; ".join([*notes, verdict])
-        failures[candidate.name] = candidate.failure
-        notes.append(f"{candidate.name} failed: {candidate.failure.removeprefix(candidate.name + ': ')}")
-    return None, ""
-
-
-def _check(candidate: _Candidate, others: list[_Candidate]) -> str | None:
-    """Compare samples with the first other reader that decodes any; None where the candidate is not to be trusted."""
-    for other in others:
-        compared = _agreeing_samples(candidate, other)
-        if compared is None:
-            return None
-        if compared:
-            return f"equal to {other.name} on {compared} region{'s' if compared > 1 else ''}"
-    if others:
-        # A reader that opens the file and decodes none of it says that the bytes are bad; cuCIM would not say so.
-        candidate.failure = candidate.failure or f"not confirmed by {others[0].failure}"
-        return None
-    if not any(candidate.sample(*sample) is not None for sample in _SAMPLES):
-        return None
-    return "no second reader opens it" if candidate.name == "cucim" else f"{candidate.name} decodes a sample region"
-
-
-def _agreeing_samples(candidate: _Candidate, other: _Candidate) -> int | None:
-    """How many regions both decode to the same pixels; None at the first that differs or only the other decodes.
-
-    A region with a broken tile tells nothing about the candidate: some readers fill such a tile with grey and go on.
-    """
-    agreeing = 0
-    for mine, theirs in _sample_pairs(candidate, other):
-        if theirs is None:
-            continue
-        if mine is None:
-            if candidate.fails_by_itself:
-                return None
-            continue
-        difference = float(np.abs(mine.astype(np.int16) - theirs).mean()) if mine.shape == theirs.shape else 255.0
-        if difference > _MAX_DIFFERENCE:
-            candidate.failure = f"differs from {other.name} by {difference:.1f} grey levels"
-            return None
-        agreeing += 1
-        if agreeing == _SAMPLES_WANTED:
-            break
-    return agreeing
-
-
-def _sample_pairs(one: _Candidate, other: _Candidate) -> Iterator[tuple[Pixels | None, Pixels | None]]:
-    for sample in _SAMPLES:
-        yield one.sample(*sample), other.sample(*sample)
+def _no_reader(path: Path, failures: dict[str, str]) -> SlideReadError:
+    """No reader has the file: each one's own error, shortly, in one line."""
+    return SlideReadError(f"{path}: no reader decodes it{_hint(path)}: {_in_words(failures)}")
 
 
 def _hint(path: Path) -> str:
@@ -234,11 +406,10 @@ def _hint(path: Path) -> str:
 
 
 def _in_words(failures: dict[str, str]) -> str:
-    """Each reader's own error, shortly, in one line."""
     return "; ".join(_short(name, text) for name, text in failures.items())
 
 
-def _short(name: str, text: str, limit: int = 140) -> str:
+def _short(name: str, text: str, limit: int = 160) -> str:
     words = " ".join(text.split())
     words = words if words.startswith(f"{name}:") else f"{name}: {words}"
     return words if len(words) <= limit else words[: limit - 1] + "…"

@@ -13,7 +13,7 @@ class Mpp:
     Attributes:
         x: µm per level-0 pixel along x; NaN where it is missing and that was tolerated.
         y: the same along y.
-        source: "override", "openslide.mpp-x", "aperio.MPP", "ome.PhysicalSizeX", "cucim.spacing", "tiff.XResolution" or
+        source: "override", "openslide.mpp-x", "aperio.MPP", "ome.PhysicalSizeX", "imagej.unit", "tiff.XResolution" or
             "missing".
     """
 
@@ -56,6 +56,8 @@ class SlideInfo:
         levels: finest first; level 0 is the full image.
         bounds_level0: the scanned part of the image where the scanner names one; never subtracted here.
         associated: names of the label, macro, thumbnail, ... images.
+        judgement: what was concluded of the file and why, a sentence each: which of its images are the slide, whose
+            µm/px, which colours, how it lies.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class SlideInfo:
     levels: tuple[Level, ...]
     bounds_level0: Box | None
     associated: tuple[str, ...]
+    judgement: tuple[str, ...] = ()
 
     @property
     def width_level0(self) -> int:

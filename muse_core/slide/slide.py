@@ -14,9 +14,10 @@ from muse_core.images.pixels import WHITE, Pixels
 from muse_core.slide.choose import Choice, choose_reader
 from muse_core.slide.info import Mpp, SlideInfo
 from muse_core.slide.jpeg_tiles import JpegTiles, open_jpeg_tiles
-from muse_core.slide.mpp import resolve_mpp
+from muse_core.slide.mpp import mpp_notes, resolve_mpp
 from muse_core.slide.regions import Regions
 from muse_core.slide.resample import Grid, Window, grid_for, resample, window_for
+from muse_core.slide.tiff_pages import TiffPage
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ def open_slide(
     device: str = "cpu",
     tolerate_missing_mpp: bool = False,
     read_threads: int = 1,
+    scene: int | None = None,
 ) -> "Slide":
     """Open a slide with the reader that serves it best, checked on sample regions.
 
@@ -46,23 +48,24 @@ def open_slide(
         tolerate_missing_mpp: open a slide of unknown µm/px all the same; its mpp is then NaN and only pixels of levels,
             the thumbnail and associated images can be read.
         read_threads: threads that `read_regions` decodes with.
+        scene: which of several pictures or planes in the file, 1 for the first; None for the largest.
 
     Returns:
         The slide; a context manager.
 
     Raises:
         SlideReadError: reason not_found or unreadable.
-        MppError: reason mpp_missing or mpp_invalid.
-        ConfigError: an unknown reader.
+        MppError: reason mpp_missing, mpp_conflict or mpp_invalid.
+        ConfigError: an unknown reader, or a scene that is not there.
     """
     # Slides are read by several processes or threads at once; OpenCV's own threads would only be in their way.
     cv2.setNumThreads(1)
     path = Path(path)
-    choice = choose_reader(path, reader, read_threads=read_threads)
+    choice = choose_reader(path, reader, read_threads=read_threads, scene=scene)
     try:
-        mpp = resolve_mpp(path, choice.mpp_candidates, mpp_override)
+        mpp = resolve_mpp(path, choice.source.mpp_candidates, mpp_override)
     except MppError as error:
-        if not (tolerate_missing_mpp and error.reason == "mpp_missing"):
+        if not (tolerate_missing_mpp and error.reason in ("mpp_missing", "mpp_conflict")):
             choice.handles.close()
             raise
         mpp = Mpp(math.nan, math.nan, "missing")
@@ -75,6 +78,8 @@ class Slide:
     def __init__(self, path: Path, choice: Choice, mpp: Mpp, *, device: str = "cpu") -> None:
         """Made by `open_slide`."""
         self._handles = choice.handles
+        self._state = choice.state
+        self._pages = choice.pages
         self._device = device
         self._tensors: TensorReader | None = None
         self.info = SlideInfo(
@@ -86,6 +91,7 @@ class Slide:
             levels=choice.source.levels,
             bounds_level0=choice.source.bounds_level0,
             associated=choice.source.associated,
+            judgement=(*choice.notes, *mpp_notes(choice.source.mpp_candidates, mpp)),
         )
 
     def __enter__(self) -> Self:
@@ -122,6 +128,7 @@ class Slide:
 
         Raises:
             SlideReadError: the region cannot be decoded; other regions still can.
+            SlideChangedError: the file is not the one any more that was opened.
         """
         size = self.info.levels[level]
         left, top = max(x, 0), max(y, 0)
@@ -131,7 +138,9 @@ class Slide:
         try:
             inner = self._handles.read(lambda reader: reader.read((left, top), inner_width, inner_height, level=level))
         except SlideReadError as error:
+            self.check_unchanged()
             raise self._region_error(error, (left, top, inner_width, inner_height), level) from error
+        self.check_unchanged()
         if (inner_width, inner_height) == (width, height):
             return inner
         padded = np.full((height, width, 3), WHITE, np.uint8)
@@ -190,8 +199,16 @@ class Slide:
             level=grid.level,
             level_size=self.info.levels[grid.level],
             read_one=lambda window: self._read_window(window, grid),
-            finish=lambda source, window: resample(source, grid, window, *size_px),
+            finish=lambda source, window: self._finished(source, grid, window, size_px),
         )
+
+    def check_unchanged(self) -> None:
+        """Compare the file with the one that was opened; every read does.
+
+        Raises:
+            SlideChangedError: it was written to, replaced or taken away meanwhile.
+        """
+        self._state.check(self.info.path)
 
     def read_level_tensor(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> "torch.Tensor":
         """`read_level` as a (height, width, 3) uint8 tensor on the slide's device.
@@ -229,6 +246,7 @@ class Slide:
         grid = grid_for(self.info.levels, *self._scales(mpp))
         windows = [self._window(corner, (width_px, height_px), grid) for corner in corners_level0]
         for window, source in zip(windows, reader.read_windows(windows, grid), strict=True):
+            self.check_unchanged()
             yield resample_tensor(source, grid, window, width_px, height_px)
 
     def _tensor_reader(self) -> "TensorReader":
@@ -236,7 +254,7 @@ class Slide:
         from muse_core.slide.tensors import TensorReader
 
         if self._tensors is None:
-            self._tensors = TensorReader(self.info, self.read_level, self._device)
+            self._tensors = TensorReader(self.info, self._pages, self.read_level, self._device)
         return self._tensors
 
     def read_overview(self, mpp: float) -> Pixels:
@@ -269,7 +287,12 @@ class Slide:
 
     def jpeg_tiles(self, level: int = 0) -> JpegTiles | None:
         """The compressed tiles of a level that is stored as JPEG tiles in a TIFF, else None. The caller closes it."""
-        return open_jpeg_tiles(self.info.path, self.info.levels[level])
+        return open_jpeg_tiles(self.info.path, self._pages[level]) if self._pages else None
+
+    @property
+    def pages(self) -> tuple[TiffPage, ...]:
+        """The page of each level of a TIFF whose pages are whole pictures and upright; else none."""
+        return self._pages
 
     def _scales(self, mpp: float) -> tuple[float, float]:
         """Level-0 px per output px along x and y."""
@@ -307,6 +330,10 @@ class Slide:
 
     def _read_window(self, window: Window, grid: Grid) -> Pixels:
         return self.read_level(window.x, window.y, window.width, window.height, level=grid.level)
+
+    def _finished(self, source: Pixels, grid: Grid, window: Window, size_px: tuple[int, int]) -> Pixels:
+        self.check_unchanged()
+        return resample(source, grid, window, *size_px)
 
     def _window(self, corner: tuple[float, float], size_px: tuple[int, int], grid: Grid) -> Window:
         level = self.info.levels[grid.level]

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from muse_core.errors import ConfigError, SlideReadError
 from muse_core.slide.cucim_reader import CucimReader
 from muse_core.slide.info import SlideInfo
+from muse_core.slide.levels_reader import own_levels
 from muse_core.slide.resample import AREA_FROM, Grid, Window, filters_differ, shift_kernel
+from muse_core.slide.tiff_pages import TiffPage
 
 _RESIZE_CUBIC_A = -0.75  # of the cubic that OpenCV's resize uses
 _CUBIC_REACH = 2  # px
@@ -35,29 +37,30 @@ class ReadLevel(Protocol):
 class TensorReader:
     """Reads regions of one slide as (H, W, 3) uint8 RGB tensors on one device."""
 
-    def __init__(self, info: SlideInfo, read_level: ReadLevel, device: str) -> None:
+    def __init__(self, info: SlideInfo, pages: Sequence[TiffPage], read_level: ReadLevel, device: str) -> None:
         """Check the device, and on a GPU that it decodes what the CPU does.
 
         Args:
             info: of the open slide.
+            pages: the page of each of its levels where it is a TIFF of such, else none.
             read_level: its level pixels, (H, W, 3) uint8 RGB, where the GPU does not decode them.
             device: "cpu", "cuda" or "cuda:N".
 
         Raises:
             ConfigError: torch cannot use the device.
         """
-        self._info, self._read_level = info, read_level
+        self._info, self._pages, self._read_level = info, pages, read_level
         self._device = torch.device(device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device {device!r}: torch finds no GPU; use --device cpu, or see `muse doctor`")
+        self._own_levels: tuple[int | None, ...] = ()  # the GPU handle's number of each level
         self._gpu = self._open_gpu() if self._device.type == "cuda" and info.reader == "cucim" else None
 
     def read_window(self, window: Window, grid: Grid) -> torch.Tensor:
         """The level pixels of a window, (height, width, 3) uint8 on the device; white outside the image."""
-        if self._gpu is not None and window.lies_in(self._info.levels[grid.level]):
-            pixels = self._gpu.read_on(
-                str(self._device), (window.x, window.y), window.width, window.height, level=grid.level
-            )
+        own = self._own_levels[grid.level] if self._gpu is not None else None
+        if self._gpu is not None and own is not None and window.lies_in(self._info.levels[grid.level]):
+            pixels = self._gpu.read_on(str(self._device), (window.x, window.y), window.width, window.height, level=own)
             return torch.as_tensor(pixels, device=self._device)
         host = self._read_level(window.x, window.y, window.width, window.height, level=grid.level)
         return torch.from_numpy(np.ascontiguousarray(host)).to(self._device)
@@ -65,14 +68,15 @@ class TensorReader:
     def read_windows(self, windows: Sequence[Window], grid: Grid) -> Iterator[torch.Tensor]:
         """The same for many windows, in order; on a GPU by the batch loader where all are of one size and inside."""
         gpu, level = self._gpu, self._info.levels[grid.level]
+        own = self._own_levels[grid.level] if gpu is not None else None
         alike = len(windows) > 1 and len({(one.width, one.height) for one in windows}) == 1
-        if gpu is None or not alike or not all(one.lies_in(level) for one in windows):
+        if gpu is None or own is None or not alike or not all(one.lies_in(level) for one in windows):
             for window in windows:
                 yield self.read_window(window, grid)
             return
         corners = [(one.x, one.y) for one in windows]
         size = (windows[0].width, windows[0].height)
-        for pixels in gpu.read_many_on(str(self._device), corners, *size, level=grid.level):
+        for pixels in gpu.read_many_on(str(self._device), corners, *size, level=own):
             # The loader writes the next region into the same memory.
             yield torch.as_tensor(pixels, device=self._device).reshape(size[1], size[0], 3).clone()
 
@@ -83,8 +87,12 @@ class TensorReader:
             self._gpu = None
 
     def _open_gpu(self) -> CucimReader | None:
-        """A handle that decodes on the GPU; None where its pixels are not those of the CPU."""
-        reader = CucimReader(self._info.path)
+        """A handle that decodes on the GPU; None where its pixels are not those of the CPU, or it lacks a level."""
+        reader = CucimReader(self._info.path, self._pages)
+        self._own_levels = own_levels([page.size for page in self._pages], reader.source)
+        if reader.has_empty_tiles or None in self._own_levels:
+            reader.close()
+            return None
         level = self._info.levels[0]
         width, height = min(_CHECK_PX, level.width), min(_CHECK_PX, level.height)
         corner = ((level.width - width) // 2, (level.height - height) // 2)

@@ -1,38 +1,53 @@
-"""Reading through tifffile: what the other readers refuse (OME-TIFF, grey, unusual codecs), a tile at a time."""
+"""Reading the pages of a TIFF as they were judged, a tile or strip at a time, through tifffile's codecs."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from muse_core.errors import SlideReadError
-from muse_core.images.pixels import WHITE, Pixels, to_rgb
-from muse_core.slide.reader import Corner, Source, make_levels
-from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffLevel, TiffSummary, read_tiff_summary
+from muse_core.images.pixels import WHITE, Pixels
+from muse_core.slide.page_pixels import decode_planes, decode_segment, refusal_of
+from muse_core.slide.reader import Corner, Source
+from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffFacts, TiffPage
+
+_CACHE_BYTES = 48 << 20  # decoded segments kept a handle: two rows of tiles of a region, or some strips
 
 
 class TifffileReader:
-    """The segments of each level found by tifffile, read by position and decoded one by one."""
+    """The segments of some pages, read by position and decoded one by one; segments without bytes are glass."""
 
     name = "tifffile"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pages: Sequence[TiffPage], source: Source, facts: TiffFacts) -> None:
         """Open the file.
 
+        Args:
+            path: the slide.
+            pages: the page of each level; `refusal_of` has nothing against them.
+            source: what was judged of the file; its levels may be smaller than the pages, which are then padded.
+            facts: all its pages, for the other images.
+
         Raises:
-            SlideReadError: it is no TIFF, or not an 8-bit image of one plane.
+            SlideReadError: the file cannot be opened.
         """
+        self._pages = tuple(pages)
+        self._named = {name: page for page, name in facts.names.items()}
+        self._facts = facts
+        self.source = source
+        self._decoded: OrderedDict[tuple[str, int], Pixels] = OrderedDict()
+        self._decoded_bytes = 0
         try:
-            self._summary = read_tiff_summary(path)
-            self.source = _describe(self._summary)
-        except PARSE_ERRORS as error:
-            raise SlideReadError(f"tifffile: {error}") from error
-        self._file = path.open("rb")
+            self._file = path.open("rb")
+        except OSError as error:
+            raise SlideReadError(f"tifffile: {error.strerror or error}") from error
+        self._file_bytes = os.fstat(self._file.fileno()).st_size
 
     def read(self, corner: Corner, width: int, height: int, *, level: int) -> Pixels:
         """A rectangle inside the level, (height, width, 3); see `Reader.read`."""
-        return self._read(self._summary.levels[level], corner, width, height)
+        return self._read(self._pages[level], corner, width, height)
 
     def read_many(self, corners: Sequence[Corner], width: int, height: int, *, level: int) -> Iterator[Pixels]:
         """One after another; see `Reader.read_many`."""
@@ -41,58 +56,72 @@ class TifffileReader:
 
     def read_associated(self, name: str) -> Pixels:
         """The label, macro, ... image."""
-        page = self._summary.associated[name]
+        page = self._facts.page(self._named[name])
+        if refusal := refusal_of(page):
+            raise SlideReadError(f"tifffile: the {name} {refusal}")
         return self._read(page, (0, 0), page.width, page.height)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and let the decoded segments go."""
         self._file.close()
+        self._decoded.clear()
 
-    def _read(self, page: TiffLevel, corner: Corner, width: int, height: int) -> Pixels:
+    def _read(self, page: TiffPage, corner: Corner, width: int, height: int) -> Pixels:
         x, y = corner
         region = np.full((height, width, 3), WHITE, np.uint8)
-        for row in range(y // page.tile_height, (y + height - 1) // page.tile_height + 1):
-            for column in range(x // page.tile_width, (x + width - 1) // page.tile_width + 1):
-                tile = self._segment(page, row * page.tiles_x + column)
-                if tile is None:
-                    continue
-                left, top = column * page.tile_width - x, row * page.tile_height - y
-                y0, y1 = max(top, 0), min(top + tile.shape[0], height)
-                x0, x1 = max(left, 0), min(left + tile.shape[1], width)
-                region[y0:y1, x0:x1] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+        for index in page.segments_under(corner, width, height).tolist():
+            tile = self._segment(page, index)
+            if tile is None:
+                continue
+            row, column = divmod(index, page.tiles_x)
+            left, top = column * page.tile_width - x, row * page.tile_height - y
+            self._check_size(page, index, tile, right=min(page.width - column * page.tile_width, page.tile_width))
+            y0, y1 = max(top, 0), min(top + tile.shape[0], height)
+            x0, x1 = max(left, 0), min(left + tile.shape[1], width)
+            region[y0:y1, x0:x1] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
         return region
 
-    def _segment(self, page: TiffLevel, index: int) -> Pixels | None:
+    @staticmethod
+    def _check_size(page: TiffPage, index: int, tile: Pixels, *, right: int) -> None:
+        bottom = min(page.height - index // page.tiles_x * page.tile_height, page.tile_height)
+        if tile.shape[0] < bottom or tile.shape[1] < right:
+            raise SlideReadError(
+                f"tifffile: segment {index} of page {page.name} holds {tile.shape[1]} x {tile.shape[0]} px where "
+                f"{right} x {bottom} are needed"
+            )
+
+    def _segment(self, page: TiffPage, index: int) -> Pixels | None:
         """One decoded tile or strip; None for one left out of the file."""
+        key = (page.name, index)
+        if key in self._decoded:
+            self._decoded.move_to_end(key)
+            return self._decoded[key]
+        places = [plane * page.tiles_x * page.tiles_y + index for plane in range(page.planes)]
+        data = [self._bytes_of(page, place) for place in places]
+        if not all(data):
+            return None
+        try:
+            pixels = decode_segment(page, data[0], index) if page.is_plain else decode_planes(page, data, index)
+        except (SlideReadError, *PARSE_ERRORS) as error:
+            raise SlideReadError(f"tifffile: page {page.name}: {error}") from error
+        self._keep(key, pixels)
+        return pixels
+
+    def _keep(self, key: tuple[str, int], pixels: Pixels) -> None:
+        self._decoded[key] = pixels
+        self._decoded_bytes += pixels.nbytes
+        while self._decoded_bytes > _CACHE_BYTES and len(self._decoded) > 1:
+            self._decoded_bytes -= self._decoded.popitem(last=False)[1].nbytes
+
+    def _bytes_of(self, page: TiffPage, index: int) -> bytes:
         count = int(page.bytecounts[index])
         if count == 0:
-            return None
-        data = os.pread(self._file.fileno(), count, int(page.offsets[index]))
-        if len(data) < count:
+            return b""
+        offset = int(page.offsets[index])
+        if offset + count > self._file_bytes:
+            there = max(0, self._file_bytes - offset)
             raise SlideReadError(
-                f"tifffile: segment {index} ends after {len(data)} of {count} bytes; the file is truncated"
+                f"tifffile: segment {index} of page {page.name} ends after {there} of {count} bytes; "
+                "the file is truncated"
             )
-        try:
-            decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
-            return None if decoded is None else to_rgb(decoded[0])
-        except PARSE_ERRORS as error:
-            raise SlideReadError(f"tifffile: segment {index}: {error}") from error
-
-
-def _describe(summary: TiffSummary) -> Source:
-    first = summary.levels[0]
-    if not first.is_plain or first.bits != 8 or first.channels not in (1, 3, 4) or first.photometric == 3:
-        raise ValueError(
-            f"{first.channels} channels of {first.bits} bits (photometric {first.photometric}); "
-            "8-bit RGB or grey is needed"
-        )
-    if first.width == 0 or first.height == 0:
-        raise ValueError(f"the image is {first.width} x {first.height} px")
-    sizes = [(one.width, one.height) for one in summary.levels]
-    tiles = [(one.tile_width, one.tile_height) if one.is_tiled else (0, 0) for one in summary.levels]
-    return Source(
-        vendor=summary.kind,
-        levels=make_levels(sizes, tiles),
-        mpp_candidates=summary.mpp_candidates,
-        associated=tuple(sorted(summary.associated)),
-    )
+        return os.pread(self._file.fileno(), count, offset)

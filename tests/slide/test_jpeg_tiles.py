@@ -9,8 +9,8 @@ import pytest
 
 from muse_core.errors import SlideReadError
 from muse_core.slide import open_slide
-from muse_core.slide.info import Level
 from muse_core.slide.jpeg_tiles import JpegTiles, open_jpeg_tiles
+from muse_core.slide.tiff_pages import read_tiff_facts
 from tests.data.make_slides import break_tile, draw_aperio, draw_ome, draw_tiff, tissue_image
 
 GOOD = Path(__file__).parents[3] / "shared" / "data" / "slides" / "good"
@@ -91,18 +91,18 @@ def test_a_broken_tile_is_not_handed_out(tmp_path, keep_bytes, words):
 
 def test_a_slide_that_cannot_be_read_is_named_and_leaves_no_handle(tmp_path, monkeypatch):
     path = draw_tiff(tmp_path / "a.tif", tissue_image(500, 500)[0])
-    level = Level(500, 500, 1.0, 1.0, 240, 240)
+    page = read_tiff_facts(path).pages[0]
     n_open = len(list(Path("/proc/self/fd").iterdir()))
 
     def stale(*_: object) -> bytes:
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    tiles = open_jpeg_tiles(path, level)
+    tiles = open_jpeg_tiles(path, page)
     with monkeypatch.context() as patch:
         patch.setattr("os.pread", stale)
         with pytest.raises(SlideReadError, match=r"a\.tif: Stale file handle"):
             tiles.read_tile(0, 0)
         with pytest.raises(SlideReadError, match=r"a\.tif: Stale file handle"):
-            open_jpeg_tiles(path, level)
+            open_jpeg_tiles(path, page)
     tiles.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == n_open

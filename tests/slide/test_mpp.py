@@ -8,7 +8,7 @@ import pytest
 
 from muse_core.errors import MppError
 from muse_core.slide import Mpp, open_slide
-from muse_core.slide.mpp import resolve_mpp
+from muse_core.slide.mpp import mpp_notes, resolve_mpp
 from tests.data.make_slides import Drawing, draw_aperio, draw_tiff
 
 PATH = Path("a.svs")
@@ -16,7 +16,7 @@ PATH = Path("a.svs")
 
 def test_the_most_trusted_source_wins_whatever_the_order():
     candidates = [
-        Mpp(0.3, 0.3, "tiff.XResolution"),
+        Mpp(0.2499, 0.25, "tiff.XResolution"),
         Mpp(0.25, 0.25, "aperio.MPP"),
         Mpp(0.2465, 0.25, "openslide.mpp-x"),
     ]
@@ -50,6 +50,30 @@ def test_microscope_figures_are_kept(mpp):
 def test_an_implausible_better_source_does_not_hide_a_good_one():
     candidates = [Mpp(math.nan, 0.25, "openslide.mpp-x"), Mpp(0.25, 0.25, "aperio.MPP")]
     assert resolve_mpp(PATH, candidates, None).source == "aperio.MPP"
+
+
+@pytest.mark.parametrize("source", ["aperio.MPP", "openslide.mpp-x"])
+@pytest.mark.parametrize("tag", [(0.5, 0.5), (0.25, 0.256), (0.2449, 0.25)])
+def test_two_sources_more_than_two_percent_apart_are_an_error_that_names_both(source, tag):
+    with pytest.raises(MppError, match=rf"{source} = 0.25 and tiff.XResolution = .*manifest's `mpp` column") as caught:
+        resolve_mpp(PATH, [Mpp(*tag, "tiff.XResolution"), Mpp(0.25, 0.25, source)], None)
+    assert caught.value.reason == "mpp_conflict"
+    assert resolve_mpp(PATH, [Mpp(*tag, "tiff.XResolution"), Mpp(0.25, 0.25, source)], 0.3).source == "override"
+
+
+@pytest.mark.parametrize("source", ["ome.PhysicalSizeX", "imagej.unit"])
+def test_what_the_writing_program_says_itself_beats_a_generic_tag(source):
+    candidates = [Mpp(0.5, 0.5, "tiff.XResolution"), Mpp(0.25, 0.25, source)]
+    assert resolve_mpp(PATH, candidates, None) == Mpp(0.25, 0.25, source)
+    assert "the file also says tiff.XResolution = 0.5" in mpp_notes(candidates, candidates[1])[0]
+
+
+@pytest.mark.parametrize("mpp", [0.0, -0.25, math.inf, math.nan, 0.001])
+def test_figures_that_say_nothing_are_none(mpp):
+    for figure in (Mpp(mpp, 0.25, "ome.PhysicalSizeX"), Mpp(0.25, mpp, "ome.PhysicalSizeX")):
+        with pytest.raises(MppError) as caught:
+            resolve_mpp(PATH, [figure], None)
+        assert caught.value.reason == "mpp_missing"
 
 
 def test_missing_mpp_names_the_three_ways_to_give_one(tmp_path):

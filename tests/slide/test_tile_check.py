@@ -5,7 +5,7 @@ import tifffile
 
 from muse_core.errors import SlideReadError
 from muse_core.slide import open_slide
-from muse_core.slide.info import Level
+from muse_core.slide.tiff_pages import read_tiff_facts
 from muse_core.slide.tile_check import TileCheck
 from tests.data.make_slides import Drawing, break_tile, draw_tiff, tissue_image
 
@@ -17,9 +17,7 @@ def slide_tif(tmp_path):
 
 def check_of(path) -> TileCheck:
     """A check of a single-level slide."""
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages[0]
-        return TileCheck(path, [Level(page.imagewidth, page.imagelength, 1.0, 1.0, 240, 240)])
+    return TileCheck(path, read_tiff_facts(path).pages)
 
 
 def test_sound_tiles_pass(slide_tif):
