@@ -57,6 +57,10 @@ INFERRED_SLIDES = pa.schema(
         _field("checkpoint", pa.string()),
         _field("model_id", pa.string()),
         _field("model_mpp", pa.float64(), unit="um/px"),
+        _field("glass_rgb", pa.list_(pa.float32()), unit="0..255"),  # of empty glass, as the slide shows it
+        # Share of windows that are less like the tissue that the model knows than 99 % of that tissue itself.
+        _field("doubt", pa.float64(), unit="0..1"),
+        _field("doubt_why", pa.string()),  # what is farthest off
         _field("device", pa.string()),
         _field("seconds", pa.float64(), unit="s"),
         _field("seconds_per_mm2", pa.float64(), unit="s/mm2"),

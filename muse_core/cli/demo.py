@@ -22,6 +22,11 @@ from muse_core.slide.drawn import draw_slide
 DEMO_SLIDE_ID = "ihc-colon"
 DEMO_PX = (9600, 7200)
 
+_STAIN_NOTE = (
+    "The tissue is immunohistochemistry, for which the model has no classes: look at where nuclei are, not at what\n"
+    "they are called. The report says so, as of any slide unlike what the model knows (`doubt` in slides.parquet)."
+)
+
 
 @dataclass(frozen=True)
 class DemoPaths:
@@ -57,13 +62,14 @@ class DemoPaths:
 def guide_text(paths: DemoPaths) -> str:
     """What to open, for people."""
     places = (
-        (paths.report, "open it first: nuclei by class, density maps, typical and doubtful ones"),
+        (paths.report, "open it first: nuclei, density maps, typical and doubtful ones"),
         (RunPaths(paths.dataset).contact_sheet(DEMO_SLIDE_ID), "tissue, ROIs and their nuclei"),
         (paths.nuclei / "nuclei", "GeoParquet, one row a nucleus: DuckDB, GeoPandas, QuPath by muse export"),
         (paths.dataset / "rois", "Parquet, one row a ROI: what muse pretrain learns from"),
     )
     width = max(len(str(path)) for path, _ in places)
-    return "What to look at:\n" + "".join(f"  {path!s:<{width}}  {what}\n" for path, what in places)
+    shown = "".join(f"  {path!s:<{width}}  {what}\n" for path, what in places)
+    return f"What to look at:\n{shown}{_STAIN_NOTE}\n"
 
 
 def draw_demo(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from muse_core.errors import ConfigError
 from muse_core.machine.device import best_dtype
 from muse_core.machine.heap import keep_freed_memory
 from muse_core.models.detector import OUTPUT_STRIDE, STRIDE
+from muse_core.models.familiar import Familiar
 from muse_core.models.folding import made_to_run
 from muse_core.models.heat import find_peaks
 from muse_core.models.nucleus_model import NETWORK_MPP, Images
@@ -40,6 +41,7 @@ class DetectorModel:
     """
 
     takes_tensors = True
+    familiar: Familiar | None = None  # its weights do not say what tissue they know
 
     def __init__(self, weights: Path, *, device: str, min_score: float = 0.5) -> None:
         model = load_model(weights)

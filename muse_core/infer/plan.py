@@ -1,7 +1,7 @@
 """What of a slide is looked at, before a pixel is read at full size."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import shapely
@@ -35,8 +35,10 @@ def plan_slide(job: InferJob) -> InferPlan:
         facts = slide_facts(slide) | {"md5": job.md5 or md5_of(job.path), "size": job.path.stat().st_size}
         try:
             _check_mpp(slide, job.settings.coarsest_mpp)
+            tissue = _tissue(slide, job)
+            facts["glass_rgb"] = _glass(tissue)
             with whole_file(job.staged_tissue) as file:
-                write_tissue(_tissue(slide, job), file)
+                write_tissue(tissue, file)
             area = Area(slide, job)
         except MuseError as error:
             error.facts = facts
@@ -64,7 +66,12 @@ def _tissue(slide: Slide, job: InferJob) -> Tissue:
         return tissue
     inside = shapely.intersection(_work_in_regions(job.regions, slide.info), shapely.union_all(list(tissue.polygons)))
     polygons = tuple(part for part in shapely.get_parts(inside) if part.area > 0)
-    return Tissue(polygons, source=f"{tissue.source}, in {job.regions.name}")
+    return replace(tissue, polygons=polygons, source=f"{tissue.source}, in {job.regions.name}")
+
+
+def _glass(tissue: Tissue) -> list[float] | None:
+    """RGB 0..255 of the slide's glass; None where nobody looked for tissue, and so for glass."""
+    return [round(value, 1) for value in tissue.background] if tissue.source.startswith("found") else None
 
 
 def _whole_tissue(slide: Slide, job: InferJob) -> Tissue:

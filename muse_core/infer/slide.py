@@ -50,13 +50,15 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
         ) as slide:
             work = SlideWork(job, plan, slide, model, clock)
             earlier = work.run(tell or (lambda _: None), crew_for(job, device))
+            with clock("read"):
+                doubt = work.doubt()
     done = [read_done(group) for group in work.files]
     failed = [text for one in done if one for _, text in one.failed]
     if failed and len(failed) == work.n_tiles:
         raise SlideReadError(f"{job.path}: none of its {len(failed)} tiles could be read: {failed[0]}")
     with clock("write"):
         n_nuclei = work.merge()
-    facts = {**plan.facts, "model_id": model.model_id, "model_mpp": model.mpp, "device": job.device}
+    facts = {**plan.facts, "model_id": model.model_id, "model_mpp": model.mpp, "device": job.device, **doubt}
     tiles_before, seconds_before = sum(one.n_tiles for one in earlier), sum(one.seconds for one in earlier)
     return InferResult(facts, n_nuclei, work.n_tiles, failed, clock.seconds, gpu.share, tiles_before, seconds_before)
 

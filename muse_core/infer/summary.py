@@ -1,10 +1,11 @@
 """What a run of inference did: counts and pace, for the JSON, for the slides table and in words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.summary import CohortSummary
+from muse_core.models.familiar import MUCH_DOUBT
 
 _STAGES = ("read", "network", "write")
 _SHOWN_FAILURES = 20
@@ -28,6 +29,7 @@ class InferSummary(CohortSummary):
     waiting_share: float | None = None
     device: str = "cpu"
     gpu_use: float | None = None
+    slides_unlike_known_tissue: list[str] = field(default_factory=list)  # by slide_id
 
     def add(self, record: SlideRecord) -> None:
         """Count one slide."""
@@ -36,6 +38,8 @@ class InferSummary(CohortSummary):
         failed_tiles = record.row.get("n_failed_tiles") or 0
         self.n_failed_tiles += failed_tiles
         self.slides_with_failed_tiles += failed_tiles > 0
+        if (record.row.get("doubt") or 0.0) >= MUCH_DOUBT:
+            self.slides_unlike_known_tissue.append(record.slide_id)
 
     def what_failed(self) -> list[str]:
         """Slides, and tiles that slides are finished without."""
@@ -74,6 +78,9 @@ def summary_text(summary: InferSummary, out: Path) -> str:
     ]
     if summary.n_failed_tiles:
         lines.insert(4, f"- {summary.unread_tiles}; see slides.parquet, and the README on how to try them again")
+    if unlike := summary.slides_unlike_known_tissue:
+        named = ", ".join(unlike[:_SHOWN_FAILURES]) + (" and more" if len(unlike) > _SHOWN_FAILURES else "")
+        lines += ["", f"Unlike the tissue that the model knows: {named}. Do not trust the classes of their nuclei."]
     if summary.slides_earlier:
         lines += ["", f"The folder and its tables also hold {summary.slides_earlier} slides of earlier manifests."]
     if summary.failures:

@@ -23,6 +23,7 @@ from muse_core.cohort.records import package_versions
 from muse_core.errors import ConfigError, SlideReadError
 from muse_core.geometry import Frame, frame_at, level0_to_um
 from muse_core.infer.crew import Sizes
+from muse_core.infer.doubt import slide_doubt
 from muse_core.infer.engine import Clock, Steps, run_groups
 from muse_core.infer.groups import GroupFiles, SeamNuclei, join_seams, read_done, settled_seams, write_group
 from muse_core.infer.job import GroupDone, InferJob, InferPlan
@@ -74,7 +75,7 @@ class SlideWork:
     """The groups of one open slide."""
 
     def __init__(self, job: InferJob, plan: InferPlan, slide: Slide, model: NucleusModel, clock: Clock) -> None:
-        self._job, self._slide, self._model, self._clock = job, slide, model, clock
+        self._job, self._plan, self._slide, self._model, self._clock = job, plan, slide, model, clock
         settings, mpp = job.settings, (slide.info.mpp.x, slide.info.mpp.y)
         self._area = Area(slide, job)
         on_gpu = job.device != "cpu" and getattr(model, "takes_tensors", False)
@@ -122,6 +123,14 @@ class SlideWork:
             if writing is not None:
                 writing.result()
         return list(earlier.values())
+
+    def doubt(self) -> dict[str, object]:
+        """Columns of the slides table: how unlike what the model knows the slide is; empty where that is not known."""
+        if self._model.familiar is None:
+            return {}
+        staged = [files.certain for files in self.files]
+        found = slide_doubt(self._slide, staged, self._model.familiar, self._plan.facts.get("glass_rgb"))
+        return {} if found is None else {"doubt": found.share, "doubt_why": ", ".join(found.why)}
 
     def merge(self) -> int:
         """Write the slide's part from its groups and seams; how many nuclei it holds."""

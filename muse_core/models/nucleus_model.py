@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muse_core.models.familiar import Familiar
+
 
 @dataclass(frozen=True)
 class NucleiFound:
@@ -48,6 +50,7 @@ class NucleusModel(Protocol):
         grid_um: tiles start at multiples of this on the slide, for the same reason.
         model_id: a hash of the weights.
         takes_tensors: whether images may be tensors on its device, so that tiles decoded on a GPU stay there.
+        familiar: the tissue that it knows, if its weights say so.
     """
 
     class_names: tuple[str, ...]
@@ -56,6 +59,7 @@ class NucleusModel(Protocol):
     grid_um: float
     model_id: str
     takes_tensors: bool
+    familiar: Familiar | None
 
     def find(self, images: Images) -> list[NucleiFound]:
         """The nuclei of each image.

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from muse_core.detector.calibration import Calibration
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, build_backbone
+from muse_core.models.familiar import Familiar, familiar_from
 from muse_core.models.ndc import NdcNet
 from muse_core.models.ndc_readout import Readout
 from muse_core.models.tensor_file import save_tensors
@@ -48,12 +49,21 @@ class NdcHead:
 
 @dataclass(frozen=True)
 class NdcCheckpoint:
-    """A network, how its backbone is built, and how it is read."""
+    """A network, how its backbone is built, and how it is read.
+
+    Attributes:
+        net: the network.
+        backbone: how its backbone is built.
+        head: how it is read.
+        notes: for people.
+        familiar: the tissue that it knows; None where nobody looked.
+    """
 
     net: NdcNet
     backbone: BackboneSettings
     head: NdcHead
     notes: dict[str, str]
+    familiar: Familiar | None = None
 
 
 def build_net(backbone: BackboneSettings, head: NdcHead, *, dropout: float = 0.0) -> NdcNet:
@@ -86,6 +96,8 @@ def save_checkpoint(checkpoint: NdcCheckpoint, path: Path) -> None:
         "head": json.dumps(asdict(checkpoint.head)),
         "notes": json.dumps(checkpoint.notes),
     }
+    if checkpoint.familiar is not None:
+        metadata["familiar"] = json.dumps(checkpoint.familiar.as_json())
     save_tensors(path, tensors, metadata=metadata)
 
 
@@ -110,6 +122,7 @@ def load_checkpoint(path: Path) -> NdcCheckpoint:
         backbone = BackboneSettings.model_validate_json(about["backbone"])
         head = _head_from(json.loads(about["head"]))
         notes = json.loads(about.get("notes", "{}"))
+        familiar = familiar_from(json.loads(about["familiar"])) if "familiar" in about else None
     except (KeyError, TypeError, ValidationError, json.JSONDecodeError) as error:
         raise ConfigError(f"NDC checkpoint {path}: of another version: {error}") from None
     net = build_net(backbone, head)
@@ -117,7 +130,7 @@ def load_checkpoint(path: Path) -> NdcCheckpoint:
     lacking = [name for name in found.missing_keys if not name.endswith(_COUNTER)]
     if lacking or found.unexpected_keys:
         raise ConfigError(f"NDC checkpoint {path}: tensors differ from this version's network: {lacking[:3]}")
-    return NdcCheckpoint(net.eval(), backbone, head, notes)
+    return NdcCheckpoint(net.eval(), backbone, head, notes, familiar)
 
 
 def _head_from(values: dict[str, object]) -> NdcHead:

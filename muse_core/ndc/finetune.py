@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from muse_core.config import settings_hash
@@ -13,16 +14,22 @@ from muse_core.errors import ConfigError
 from muse_core.labels.summary import summary_of
 from muse_core.machine.files import whole_file
 from muse_core.machine.lock import locked
+from muse_core.models.familiar import Familiar, fitted, windows_of
+from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.ndc.checkpoint import NdcCheckpoint, save_checkpoint
 from muse_core.ndc.figures import draw_confusion, draw_curves
 from muse_core.ndc.finetune_data import FinetuneData
-from muse_core.ndc.judge import best_cut, calibrated, judged
+from muse_core.ndc.judge import best_cut, calibrated, find_on_regions, judged
+from muse_core.ndc.model import NdcModel
 from muse_core.ndc.run import FinetuneRun, Progress
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from
 from muse_core.ndc.state import STATE_NAME, identity_of, stored_state
 
 logger = logging.getLogger(__name__)
+
+_FAMILIAR_REGIONS = 150  # that tell what the network knows: more would say the same
+_FOUND = 0.5  # score of what counts as found
 
 CHECKPOINT_NAME = "ndc.safetensors"
 RECORD_NAME = "training.json"
@@ -113,11 +120,25 @@ def _finished(run: FinetuneRun, init: str) -> dict[str, object]:
     rows = [judged(one, region, least_score=cut) for one, region in zip(found, data.validation, strict=True)]
     scores = summary_of(rows, data.class_names)
     notes = {"settings": settings_hash(settings), "init": Path(init).name}
-    save_checkpoint(NdcCheckpoint(run.best, run.backbone, head, notes), out / CHECKPOINT_NAME)
+    checkpoint = NdcCheckpoint(run.best, run.backbone, head, notes)
+    checkpoint = replace(checkpoint, familiar=_familiar(checkpoint, data, device=str(run.device)))
+    save_checkpoint(checkpoint, out / CHECKPOINT_NAME)
     _write_record(run, scores, out)
     draw_curves(run.history, out / CURVES_NAME, title=f"NDC fine-tuning, seed {settings.seed}")
     draw_confusion(rows, data.class_names, out / CONFUSION_NAME)
     return scores
+
+
+def _familiar(checkpoint: NdcCheckpoint, data: FinetuneData, *, device: str) -> Familiar | None:
+    """What the tissue that was learned from looks like to the network: windows of regions at even steps."""
+    regions = [*data.labelled, *data.validation]
+    chosen = [regions[row] for row in np.unique(np.linspace(0, len(regions) - 1, _FAMILIAR_REGIONS).astype(int))]
+    model = NdcModel.of_checkpoint(checkpoint, device=device)
+    windows = []
+    for region, found in zip(chosen, find_on_regions(model.find, chosen), strict=True):
+        sure = found.score >= _FOUND
+        windows += windows_of(region.image, found.xy[sure], found.score[sure], mpp=region.mpp, network_mpp=NETWORK_MPP)
+    return fitted(np.stack(windows)) if windows else None
 
 
 def _write_record(run: FinetuneRun, scores: dict[str, object], out: Path) -> None:

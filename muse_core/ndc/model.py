@@ -10,6 +10,7 @@ multiples of `grid_um` on the slide and bring `margin_um` around what they own.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -79,7 +80,7 @@ class NdcModel:
         copy = build_net(checkpoint.backbone, checkpoint.head)
         copy.load_state_dict(checkpoint.net.state_dict())
         model._device, model._dtype, model._min_score, model._embeddings = device, best_dtype(device), 0.0, False
-        model._use(NdcCheckpoint(copy, checkpoint.backbone, checkpoint.head, {}))
+        model._use(replace(checkpoint, net=copy, notes={}))
         model.model_id = "memory"
         return model
 
@@ -93,6 +94,7 @@ class NdcModel:
             turn_kernels(net.h_dense)  # the other heads get the map upright
         self._net = made_to_run(net, device=self._device, dtype=self._dtype)
         self._head = checkpoint.head
+        self.familiar = checkpoint.familiar
         self.mpp, self.margin_um = NETWORK_MPP, MARGIN_UM
         self._step_px = math.lcm(_COARSEST_STRIDE, checkpoint.net.backbone.side_multiple, checkpoint.head.spacing_px)
         self.class_names = checkpoint.head.class_names

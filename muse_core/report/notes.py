@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from muse_core.models.familiar import MUCH_DOUBT, SOME_DOUBT
 from muse_core.report.scan import SlideScan
 
 # Cellular tissue in sections of 3 to 5 µm holds some hundreds (fat, stroma) to about fifteen thousand (lymph node)
@@ -38,7 +39,7 @@ def notes_on(slide: Mapping[str, Any], scan: SlideScan, provenance: Mapping[str,
         scan: its nuclei.
         provenance: of its part.
     """
-    found = [*_of_area(provenance), *_of_reading(slide), *_of_scale(slide), *_of_nuclei(slide, scan)]
+    found = [*_of_area(provenance), *_of_doubt(slide), *_of_reading(slide), *_of_scale(slide), *_of_nuclei(slide, scan)]
     return sorted(found, key=lambda note: note.kind == "good")
 
 
@@ -50,6 +51,22 @@ def _of_area(provenance: Mapping[str, Any]) -> list[Note]:
     if edited := provenance.get("tissue_edited"):
         notes.append(Note("look", f"The tissue was not found but given, by {edited['file']}."))
     return notes
+
+
+def _of_doubt(slide: Mapping[str, Any]) -> list[Note]:
+    doubt = slide.get("doubt")
+    if doubt is None:
+        return []
+    if doubt >= MUCH_DOUBT:
+        text = (
+            f"The model does not know such tissue: {doubt:.0%} of the windows looked at are unlike what it learned "
+            f"from, mostly in {slide.get('doubt_why')}. Nuclei may be where it says, but do not trust their classes."
+        )
+        return [Note("look", text)]
+    if doubt > SOME_DOUBT:
+        why = slide.get("doubt_why")
+        return [Note("look", f"{doubt:.0%} of the windows looked at are unlike what the model learned from: {why}.")]
+    return [Note("good", "Stain, sharpness and density are those of tissue that the model knows.")]
 
 
 def _of_reading(slide: Mapping[str, Any]) -> list[Note]:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from muse_core.cohort.paths import RunPaths
 from muse_core.errors import DatasetError
 from muse_core.machine.files import whole_file
+from muse_core.models.familiar import MUCH_DOUBT
 from muse_core.nuclei_dataset import NucleiDataset, class_colours, cohort_summary
 from muse_core.report.charts import bars, segments, strips
 from muse_core.report.maps import density_maps, ramp
@@ -156,9 +157,17 @@ def _cohort_row(row: Mapping[str, Any], cohort: _Cohort, shown: list[str]) -> di
     shares = [(name, cohort.colours[name], row[f"share_{name}"] or 0.0) for name in cohort.colours]
     slide = cohort.slides.get(row["slide_id"], {})
     failed = slide.get("n_failed_tiles") or 0
+    unlike = (slide.get("doubt") or 0.0) >= MUCH_DOUBT
     anchor = shown.index(row["slide_id"]) if row["slide_id"] in shown else None
     project = _project(row)
-    return {**row, "project": project, "bar": segments(shares), "n_failed_tiles": failed, "anchor": anchor}
+    return {
+        **row,
+        "project": project,
+        "bar": segments(shares),
+        "n_failed_tiles": failed,
+        "anchor": anchor,
+        "unlike": unlike,
+    }
 
 
 def _project(row: Mapping[str, Any]) -> str:

@@ -40,12 +40,24 @@ def test_a_good_slide_has_nothing_to_look_at():
         ({}, {"in_tissue": 0.9}, "10% of the nuclei"),
         ({}, {"sure": 0.7}, "30% of the nuclei have a class of less than 50%"),
         ({}, {"n": 0}, "No nucleus"),
+        ({"doubt": 0.97, "doubt_why": "blue in nuclei"}, {}, "do not trust their classes"),
+        (
+            {"doubt": 0.3, "doubt_why": "sharpness"},
+            {},
+            "30% of the windows looked at are unlike",
+        ),
     ],
 )
 def test_what_is_odd_is_said_and_nothing_else(row, nuclei, words):
     found = to_look_at(slide_row("S1", **{"tissue_mm2": 3.0} | row), scan(**nuclei))
     assert len(found) == 1
     assert words in found[0]
+
+
+def test_tissue_that_the_model_knows_is_said_to_be_known():
+    row = slide_row("S1", tissue_mm2=3.0, doubt=0.02, doubt_why="sharpness")
+    assert to_look_at(row, scan()) == []
+    assert any("tissue that the model knows" in note.text for note in notes_on(row, scan(), {}))
 
 
 def test_mean_score():
