@@ -25,10 +25,11 @@ import pyarrow.parquet as pq
 from cucim import CuImage
 from PIL import Image
 
-from muse_core.build.run import BuildOptions, build_all, open_build
+from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
 from muse_core.cohort.manifest import read_manifest
 from muse_core.cohort.records import SlideRecord
+from muse_core.cohort.run import do_all
 from muse_core.config import load_settings
 from muse_core.roi_dataset.image import encode_roi
 from muse_core.slide.drawn import draw_slide
@@ -54,7 +55,7 @@ def build(folder: Path, slide: Path, n_slides: int, *, copy_tiles: bool) -> tupl
     checked = read_manifest(manifest)
     with open_build(BuildOptions(out=out, workers=CORES), settings) as run:
         records: list[SlideRecord] = []
-        taken = seconds(lambda: records.extend(build_all(run, checked.rows)))
+        taken = seconds(lambda: records.extend(do_all(run, checked.rows, run.build)))
     assert all(record.status == "done" for record in records)
     columns = ["x_level0", "y_level0", "width_level0", "height_level0"]
     tables = [pq.read_table(part, columns=columns) for part in out.glob("rois/*/*.parquet")]

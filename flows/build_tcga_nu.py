@@ -1,19 +1,18 @@
-"""The flow `build-tcga-nu`: a manifest of slides to the ROI dataset, one task run a slide."""
+"""The flow `build-tcga-nu`: a manifest of slides to the ROI dataset, a task run a slide."""
 
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 
-from flows.slides import do_slides, done_slide, final_state, publish_slides
+from flows.artifacts import artifact_key
+from flows.ending import ends_in_one_line
+from flows.slides import do_slides, final_state, publish_slides
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
 from muse_core.build.summary import write_summary
-from muse_core.cohort.manifest import Manifest, ManifestRow, read_manifest, with_mpp
-from muse_core.cohort.records import SlideRecord
-from muse_core.cohort.run import CohortRun
+from muse_core.cohort.manifest import read_manifest, with_mpp
 from muse_core.config import load_settings
 from muse_core.machine.device import resolve_device
 
@@ -21,21 +20,8 @@ KEY = "build-tcga-nu"
 SHOWN_COLUMNS = ("n_rois", "n_nuclei", "tissue_mm2", "mpp_x", "reader")
 
 
-@task(task_run_name="build {row.slide_id}", cache_policy=NO_CACHE)
-def build_slide(run: CohortRun, row: ManifestRow) -> SlideRecord | State[Any]:
-    """Build one slide."""
-    return done_slide(run, row)
-
-
-@task(task_run_name="read manifest", cache_policy=NO_CACHE)
-def read_slides(manifest: Path, mpp: float | None) -> Manifest:
-    """Read and check the manifest."""
-    checked = with_mpp(read_manifest(manifest), mpp)
-    get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
-    return checked
-
-
 @flow(name=KEY)
+@ends_in_one_line
 def build_tcga_nu(
     manifest: Path,
     out: Path,
@@ -77,9 +63,11 @@ def build_tcga_nu(
         max_slides_on_disk=max_slides_on_disk,
         tissue_folder=tissue,
     )
-    checked = read_slides(manifest, mpp)
+    checked = with_mpp(read_manifest(manifest), mpp)
+    get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
+    key = artifact_key(KEY)
     with open_build(options, settings) as run:
-        records = do_slides(run, checked.rows, build_slide, key=KEY)
+        records = do_slides(run, checked.rows, verb="build", key=key)
         summary = run.finish(checked, records)
-    publish_slides(records, write_summary(run.paths, summary), key=KEY, columns=SHOWN_COLUMNS)
+    publish_slides(records, write_summary(run.paths, summary), key=key, columns=SHOWN_COLUMNS)
     return final_state(summary)

@@ -9,7 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.artifacts import publish
+from flows.artifacts import artifact_key, publish
+from flows.ending import ends_in_one_line, never
 from flows.gpu import gpu_slots, gpus_wanted
 from muse_core.errors import MuseError
 from muse_core.evaluate.by_name import (
@@ -25,7 +26,7 @@ from muse_core.machine.device import one_gpu, resolve_device
 KEY = "evaluate-muse"
 
 
-@task(task_run_name="evaluate {name}", cache_policy=NO_CACHE)
+@task(task_run_name="evaluate {name}", retries=1, retry_condition_fn=never, cache_policy=NO_CACHE)
 def evaluate(name: ScoreName, what: Evaluation, out: Path) -> dict[str, Any] | State[Any]:
     """One score; its failure fails this task run and no other."""
     try:
@@ -37,6 +38,7 @@ def evaluate(name: ScoreName, what: Evaluation, out: Path) -> dict[str, Any] | S
 
 
 @flow(name=KEY)
+@ends_in_one_line
 def evaluate_muse(
     dataset: str,
     data: Path,
@@ -80,7 +82,7 @@ def evaluate_muse(
                 failures[name] = str(state.message)
     rows = [row for answer in answers.values() for row in score_rows(answer)]
     description = "percent; published figures are of test splits"
-    publish(rows, scores_text(answers.values(), failures), key=KEY, of="scores", description=description)
+    publish(rows, scores_text(answers.values(), failures), key=artifact_key(KEY), of="scores", description=description)
     if failures:
         return Failed(message=f"{', '.join(failures)} failed; the other scores are kept. See the summary artifact.")
     return answers

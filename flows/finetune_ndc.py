@@ -6,7 +6,8 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import publish
+from flows.artifacts import artifact_key, publish
+from flows.ending import ends_in_one_line
 from flows.gpu import gpu_slots, gpus_wanted
 from flows.training import as_options, train
 from muse_core.config import load_settings
@@ -15,21 +16,6 @@ from muse_core.ndc.registry import Decision, ModelScore
 from muse_core.ndc.settings import FinetuneSettings
 
 KEY = "finetune-ndc"
-
-
-@task(task_run_name="read labels", cache_policy=NO_CACHE)
-def name_run(
-    dataset: str,
-    data: Path,
-    init: str,
-    unlabelled: str | None,
-    unlabelled_mpp: float | None,
-    settings: FinetuneSettings,
-) -> str:
-    """Read and check the labels; the name of a run that learns from exactly these."""
-    name = run_id(dataset, data, init=init, unlabelled=unlabelled, unlabelled_mpp=unlabelled_mpp, settings=settings)
-    get_run_logger().info("%s: run %s", data, name)
-    return name
 
 
 @task(task_run_name="evaluate {checkpoint.name}", cache_policy=NO_CACHE)
@@ -56,6 +42,7 @@ def register(
 
 
 @flow(name=KEY)
+@ends_in_one_line
 def finetune_ndc(
     dataset: str,
     data: Path,
@@ -88,7 +75,9 @@ def finetune_ndc(
         `checkpoint`, its `mean_class_f1`, whether it was `taken`, the `reason`, and `in_use`, the registry's file.
     """
     settings = load_settings(FinetuneSettings, config, overrides)  # a mistake shows before anything is trained
-    out = out / name_run(dataset, data, init, unlabelled, unlabelled_mpp, settings)
+    name = run_id(dataset, data, init=init, unlabelled=unlabelled, unlabelled_mpp=unlabelled_mpp, settings=settings)
+    get_run_logger().info("%s: run %s", data, name)
+    out = out / name
     arguments: tuple[str, ...] = (
         "finetune",
         "--dataset",
@@ -136,7 +125,7 @@ def _publish(decision: Decision, scores: list[ModelScore], out: Path, registry: 
         f"{decision.current.registered})\n"
         f"- The new one's curves, confusion and scores: `{out}` (`curves.png`, `confusion.png`, `training.json`)\n"
     )
-    publish(rows, text, key=KEY, of="scores", description="F1 by the main rule, 0 to 1")
+    publish(rows, text, key=artifact_key(KEY), of="scores", description="F1 by the main rule, 0 to 1")
 
 
 def _row(name: str, score: ModelScore) -> dict[str, Any]:

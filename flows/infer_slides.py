@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 
+from flows.artifacts import artifact_key, publish_link
+from flows.ending import ends_in_one_line
 from flows.gpu import gpus_wanted
-from flows.slides import do_slides, done_slide, final_state, publish_slides
-from muse_core.cohort.manifest import Manifest, ManifestRow
-from muse_core.cohort.records import SlideRecord
-from muse_core.cohort.run import CohortRun
+from flows.slides import do_slides, final_state, publish_slides
+from muse_core.cohort.manifest import Manifest
 from muse_core.config import load_settings
 from muse_core.infer import (
     InferOptions,
@@ -41,29 +39,8 @@ SHOWN_COLUMNS = (
 )
 
 
-@task(task_run_name="infer {row.slide_id}", cache_policy=NO_CACHE)
-def infer_slide(run: CohortRun, row: ManifestRow) -> SlideRecord | State[Any]:
-    """Find and classify the nuclei of one slide."""
-    return done_slide(run, row)
-
-
-@task(task_run_name="read slides", cache_policy=NO_CACHE)
-def read_slides(slides: Path, mpp: float | None, watch: bool, settled_minutes: float) -> Manifest:
-    """See which slides there are."""
-    found = read_watched(slides, mpp, settled_s=60 * settled_minutes) if watch else read_inputs(slides, mpp)
-    get_run_logger().info("%s: %d slides, %d problems", slides, len(found.rows), len(found.problems))
-    return found
-
-
-@task(task_run_name="report", cache_policy=NO_CACHE)
-def report_cohort(out: Path, report: Path | None) -> Path | None:
-    """Write the report of every slide in the folder, where one was done since it was written."""
-    page = refresh_report(out, report)
-    get_run_logger().info("%s", page or "no slide is finished, so there is nothing to report")
-    return page
-
-
 @flow(name=KEY)
+@ends_in_one_line
 def infer_slides(
     slides: Path,
     out: Path,
@@ -111,13 +88,21 @@ def infer_slides(
         tissue_folder=tissue,
         keep_slides=keep_slides,
     )
-    found = read_slides(slides, mpp, watch, settled_minutes)
+    found = _slides(slides, mpp, watch, settled_minutes)
     check_inputs(found, regions, may_be_empty=watch)
+    key = artifact_key(KEY)
     with open_infer(options, settings) as run:
-        records = do_slides(run, found.rows, infer_slide, key=KEY, gpus=gpus_wanted(options.device, workers))
+        records = do_slides(run, found.rows, verb="infer", key=key, gpus=gpus_wanted(options.device, workers))
         summary = run.finish(found, records)
-    page = report_cohort(out, report)
-    publish_slides(records, summary_text(summary, out) + "\n" + digest_text(out), key=KEY, columns=SHOWN_COLUMNS)
+    page = refresh_report(out, report)
+    get_run_logger().info("%s", page or "no slide is finished, so there is nothing to report")
+    publish_slides(records, summary_text(summary, out) + "\n" + digest_text(out), key=key, columns=SHOWN_COLUMNS)
     if page is not None:
-        create_link_artifact(page.absolute().as_uri(), link_text="Report of all slides", key=f"{KEY}-report")
+        publish_link(page.absolute().as_uri(), "Report of all slides", key=key, of="report")
     return final_state(summary)
+
+
+def _slides(slides: Path, mpp: float | None, watch: bool, settled_minutes: float) -> Manifest:
+    found = read_watched(slides, mpp, settled_s=60 * settled_minutes) if watch else read_inputs(slides, mpp)
+    get_run_logger().info("%s: %d slides, %d problems", slides, len(found.rows), len(found.problems))
+    return found

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
+from flows.artifacts import artifact_key, publish_text
+from flows.ending import ends_in_one_line
 from flows.gpu import gpu_slots, gpus_wanted
 from flows.training import as_options, train
 from muse_core.pretrain.settings import load_pretrain_settings
 
+KEY = "pretrain-muse"
 
-@flow(name="pretrain-muse")
+
+@flow(name=KEY)
+@ends_in_one_line
 def pretrain_muse(
     rois: str,
     out: Path,
@@ -39,7 +43,7 @@ def pretrain_muse(
     arguments = ("pretrain", "--rois", rois, "--resume", "--device", device, *as_options(config, overrides))
     with gpu_slots(gpus):
         answer = train(arguments, out, processes or max(1, gpus))
-    create_markdown_artifact(markdown=_summary(answer, out), key="pretrain-muse-summary")
+    publish_text(_summary(answer, out), key=artifact_key(KEY))
     return answer
 
 

@@ -1,33 +1,47 @@
-"""What flows over slides share: a task run a slide, downloads retried, progress and results as artifacts."""
+"""What flows over slides share: task runs of slides, downloads retried, progress and results as artifacts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 from prefect import Task, get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.runtime import task_run
 from prefect.states import Failed
 from prefect.tasks import exponential_backoff
 
-from flows.artifacts import publish
+from flows.artifacts import Progress, publish
+from flows.ending import never
 from flows.gpu import gpu_slots
-from muse_core.cohort.acquire import Acquired
+from muse_core.cohort.acquire import Acquired, local_path
 from muse_core.cohort.manifest import ManifestRow
-from muse_core.cohort.records import SlideRecord, read_record
+from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.run import CohortRun, do_all
 from muse_core.cohort.summary import CohortSummary
 from muse_core.cohort.uris import public_uri
 from muse_core.errors import AcquireError
 
 SHOWN_ROWS = 1000  # an artifact is one database row; the whole table is slides.parquet
-_FIRST_COLUMNS = ("slide_id", "project", "status", "reason")
-_LAST_COLUMNS = ("seconds", "message")
+SMALL_BYTES = 64 << 20  # a task run costs more than a slide below this
+MOST_SLIDES_A_TASK = 64
+_FIRST_COLUMNS = ("slide_id", "status", "reason", "message")
+_LAST_COLUMNS = ("seconds", "project")
+_NAMED_FAILURES = 3
 
-SlideTask = Task[[CohortRun, ManifestRow], SlideRecord | State[Any]]
+
+@dataclass
+class Batch:
+    """Slides of one task run; their records come back in it, as a failed state carries none."""
+
+    rows: tuple[ManifestRow, ...]
+    records: list[SlideRecord] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        first, last = self.rows[0].slide_id, self.rows[-1].slide_id
+        return first if len(self.rows) == 1 else f"{first} … {last} ({len(self.rows)} slides)"
 
 
 def _worth_retrying(task_: object, run: object, state: State[Any]) -> bool:
@@ -50,20 +64,56 @@ def acquire_slide(run: CohortRun, row: ManifestRow, folder: Path) -> Acquired:
     return run.fetch(row, folder)
 
 
-def done_slide(run: CohortRun, row: ManifestRow) -> SlideRecord | State[Any]:
-    """Do one slide inside a task run; its failure fails this task run and no other."""
-    record = run.do_slide(row, fetch=partial(acquire_slide, run))
-    get_run_logger().info("%s: %s, %s nuclei", row.slide_id, record.status, record.row.get("n_nuclei"))
-    if record.status == "failed":
-        # A state, not an exception: Prefect would log a traceback for what is one line.
-        return Failed(name=str(record.row["reason"]), message=str(record.row["message"]))
-    return record
+def _named(verb: str) -> str:
+    return f"{verb} {task_run.parameters['batch']}"
 
 
-def do_slides(
-    run: CohortRun, rows: Sequence[ManifestRow], slide_task: SlideTask, *, key: str, gpus: int = 0
-) -> list[SlideRecord]:
-    """Do every slide in a task run of its own, with a progress artifact `<key>-progress`.
+@task(retries=1, retry_condition_fn=never, cache_policy=NO_CACHE)
+def do_batch(run: CohortRun, batch: Batch) -> State[Any] | None:
+    """Do some slides one after another; a failed one fails this task run and no other, and none of its neighbours."""
+    for row in batch.rows:
+        # A local file is looked at, not fetched: no task run for that.
+        fetch = None if local_path(row) is not None else partial(acquire_slide, run)
+        record = run.do_slide(row, fetch=fetch)
+        batch.records.append(record)
+        if record.status == "failed" or len(batch.rows) == 1:
+            get_run_logger().info("%s: %s, %s nuclei", row.slide_id, record.status, record.row.get("n_nuclei"))
+    failed = [record for record in batch.records if record.status == "failed"]
+    if not failed:
+        return None
+    # A state, not an exception: Prefect would log a traceback for what is one line.
+    name = str(failed[0].row["reason"])
+    if len(batch.rows) == 1:
+        return Failed(name=name, message=str(failed[0].row["message"]))
+    lines = "; ".join(str(record.row["message"]) for record in failed[:_NAMED_FAILURES])
+    return Failed(name=name, message=f"{len(failed)} of {len(batch.rows)} slides failed: {lines}")
+
+
+def batches_of(rows: Sequence[ManifestRow], *, at_once: int) -> Iterator[Batch]:
+    """Rows in the manifest's order, large slides one by one, small ones together.
+
+    Args:
+        rows: the slides.
+        at_once: how many batches are worked on at once; small slides make at least twice as many, where there are
+            enough.
+    """
+    small = [_is_small(row) for row in rows]
+    most = max(1, min(MOST_SLIDES_A_TASK, sum(small) // (2 * max(1, at_once))))
+    waiting: list[ManifestRow] = []
+    for row, is_small in zip(rows, small, strict=True):
+        if not is_small:
+            yield Batch((row,))
+            continue
+        waiting.append(row)
+        if len(waiting) == most:
+            yield Batch(tuple(waiting))
+            waiting = []
+    if waiting:
+        yield Batch(tuple(waiting))
+
+
+def do_slides(run: CohortRun, rows: Sequence[ManifestRow], *, verb: str, key: str, gpus: int = 0) -> list[SlideRecord]:
+    """Do every slide in a task run, with a progress artifact `<key>-progress`.
 
     Slides that an earlier run finished get no task run: what a schedule looks through again and again would fill the
     server's database.
@@ -71,7 +121,7 @@ def do_slides(
     Args:
         run: the run over the slides.
         rows: the slides.
-        slide_task: does one.
+        verb: what is done, the first word of the task runs' names.
         key: of the flow's artifacts.
         gpus: slots of the GPU limit to hold while there is work.
     """
@@ -79,34 +129,24 @@ def do_slides(
     records = [record for record in known if record is not None]
     todo = [row for row, record in zip(rows, known, strict=True) if record is None]
     get_run_logger().info("%d slides: %d to do, %d finished before", len(rows), len(todo), len(records))
-    percent = 100.0 * len(records) / max(1, len(rows)) if todo else 100.0
-    # From a synchronous flow the answer is the id itself; the signature also tells of coroutines.
-    progress = cast(
-        UUID, create_progress_artifact(progress=percent, key=f"{key}-progress", description=f"{len(todo)} slides to do")
-    )
-    with gpu_slots(gpus if todo else 0):
-        for record in do_all(run, todo, partial(_record_of, slide_task, run)):
-            records.append(record)
-            percent = 100.0 * len(records) / len(rows)
-            update_progress_artifact(
-                progress, progress=percent, description=f"{len(records)} of {len(rows)} slides; last: {record.slide_id}"
-            )
+    if not todo:
+        return records
+    progress = Progress(key, done=len(records), of=len(rows), unit="slides")
+    one_batch: Task[[CohortRun, Batch], Any] = do_batch.with_options(task_run_name=partial(_named, verb))
+
+    def do(batch: Batch) -> Batch:
+        one_batch(run, batch, return_state=True).result(raise_on_failure=len(batch.records) < len(batch.rows))
+        return batch
+
+    with gpu_slots(gpus):
+        for batch in do_all(run, batches_of(todo, at_once=run.slides_in_flight), do):
+            records += batch.records
+            progress.update(len(records), batch.records[-1].slide_id)
     return records
 
 
-def _record_of(slide_task: SlideTask, run: CohortRun, row: ManifestRow) -> SlideRecord:
-    """What became of a slide, whatever state its task run ended in."""
-    state = cast(Callable[..., State[Any]], slide_task)(run, row, return_state=True)
-    outcome = state.result(raise_on_failure=False)
-    if isinstance(outcome, BaseException):
-        raise outcome
-    record = outcome if isinstance(outcome, SlideRecord) else read_record(run.paths.record(row.slide_id))
-    assert record is not None, "a slide that was done or failed has a record"
-    return record
-
-
 def publish_slides(records: Sequence[SlideRecord], text: str, *, key: str, columns: Sequence[str]) -> None:
-    """Show the slides and the summary in the Prefect UI: `<key>-slides`, `<key>-summary`.
+    """Show the slides and the summary in the Prefect UI, `<key>-slides` and `<key>-summary`, unless nothing was done.
 
     Slides that failed come first, then those with a reason, such as tiles that could not be read.
 
@@ -116,6 +156,8 @@ def publish_slides(records: Sequence[SlideRecord], text: str, *, key: str, colum
         key: of the flow's artifacts.
         columns: of the slides table that this flow fills, shown between those that every flow does.
     """
+    if all(record.reused for record in records):
+        return
     shown = (*_FIRST_COLUMNS, *columns, *_LAST_COLUMNS)
     ordered = sorted(records, key=lambda one: (one.status != "failed", not one.row.get("reason"), one.slide_id))
     rows = [{column: record.row.get(column) for column in shown} for record in ordered[:SHOWN_ROWS]]
@@ -128,3 +170,13 @@ def final_state(summary: CohortSummary) -> dict[str, Any] | State[Any]:
     if failed := summary.what_failed():
         return Failed(message=f"{'; '.join(failed)}; everything else is kept. See the slides artifact.")
     return summary.as_json()
+
+
+def _is_small(row: ManifestRow) -> bool:
+    """Whether a slide is known to be small; one that says nothing of its size is not."""
+    path = local_path(row)
+    try:
+        size = row.size if row.size is not None or path is None else path.stat().st_size
+    except OSError:
+        return True  # a file that is not there is quickly told
+    return size is not None and size < SMALL_BYTES

@@ -24,7 +24,7 @@ from muse_core.cohort.inputs import edited_polygons, hash_of_inputs
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.paths import RunPaths, refuse_patches
 from muse_core.cohort.records import SlideRecord
-from muse_core.cohort.run import CohortRun, DoSlide, Fetch, Tell, do_all, tell_nobody
+from muse_core.cohort.run import CohortRun, Fetch, Tell, tell_nobody
 from muse_core.cohort.staging import drop_other_attempts, remove_files
 from muse_core.cohort.summary import summarise
 from muse_core.detector.detect import SHIPPED_DETECTORS, load_detector
@@ -203,11 +203,6 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Build
         # Before the workers are closed: a slide that loses them then is not a slide that failed.
         stack.callback(run.stopping.set)
         yield run
-
-
-def build_all(run: BuildRun, rows: Iterable[ManifestRow], build: DoSlide | None = None) -> Iterator[SlideRecord]:
-    """`do_all` with `run.build`, or with what is given instead."""
-    return do_all(run, rows, build or run.build)
 
 
 def _build_chunks(executor: Executor, job: SlideJob, plan: SlidePlan, on_rois: Tell) -> list[ChunkResult]:

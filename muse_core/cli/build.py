@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from muse_core.build.patches import ImportOptions, import_patches
-from muse_core.build.run import BuildOptions, build_all, open_build
+from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings, ImportSettings
 from muse_core.build.summary import BuildSummary, write_summary
 from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
@@ -16,6 +16,7 @@ from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_js
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import SlideRecord
+from muse_core.cohort.run import do_all
 from muse_core.config import load_settings
 from muse_core.errors import ManifestError, OutputError, WorkersLostError
 from muse_core.machine.device import resolve_device
@@ -128,7 +129,7 @@ def build_told(terminal: Terminal, manifest: Manifest, options: BuildOptions, se
         records: list[SlideRecord] = []
         try:
             with slide_progress(terminal, len(manifest.rows)) as tell:
-                for record in build_all(run, manifest.rows, partial(run.build, on_rois=tell.rois)):
+                for record in do_all(run, manifest.rows, partial(run.build, on_rois=tell.rois)):
                     records.append(record)
                     tell.slide(record.slide_id)
         except (OutputError, WorkersLostError):

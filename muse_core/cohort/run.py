@@ -15,7 +15,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 from distributed import KilledWorker
@@ -42,7 +42,9 @@ MOST_SLIDES_IN_FLIGHT = 256  # threads that wait, mostly; they are made as they 
 
 Fetch = Callable[[ManifestRow, Path], Acquired]
 Tell = Callable[[int], None]  # told the number of pieces of a slide that were just done
-DoSlide = Callable[[ManifestRow], SlideRecord]
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 
 def tell_nobody(_: int) -> None:
@@ -238,24 +240,22 @@ class CohortRun(ABC):
         return SlideRecord(row, known.inputs_hash)
 
 
-def do_all(run: CohortRun, rows: Iterable[ManifestRow], do_slide: DoSlide | None = None) -> Iterator[SlideRecord]:
-    """Do slides, `run.slides_in_flight` at once, and yield each record as it is done (not in manifest order).
+def do_all(run: CohortRun, items: Iterable[Item], do: Callable[[Item], Outcome]) -> Iterator[Outcome]:
+    """Do slides, `run.slides_in_flight` at once, and yield what each came to as it is done (not in manifest order).
 
     Args:
         run: the run they belong to.
-        rows: the slides.
-        do_slide: what does one; `run.do_slide` unless given. It runs in threads that see the caller's context
-            variables.
+        items: manifest rows, or groups of them.
+        do: what does one, such as `run.do_slide`. It runs in threads that see the caller's context variables.
 
     Raises:
         OutputError: the output cannot be written any more; nothing further is begun.
     """
-    do_slide = do_slide or run.do_slide
     threads = ThreadPoolExecutor(MOST_SLIDES_IN_FLIGHT, thread_name_prefix="slide")
-    pending: set[Future[SlideRecord]] = set()
+    pending: set[Future[Outcome]] = set()
     try:
-        for row in rows:
-            pending.add(threads.submit(copy_context().run, do_slide, row))
+        for item in items:
+            pending.add(threads.submit(copy_context().run, do, item))
             if len(pending) >= run.slides_in_flight:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)

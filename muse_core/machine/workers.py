@@ -85,7 +85,7 @@ def value_of(future: Future[Any]) -> Any:  # noqa: ANN401
     try:
         outcome = future.result()
     except CancelledError:
-        raise WorkersLostError("the Dask scheduler went away; start it and run the same command again") from None
+        raise WorkersLostError("the run was ended, or its Dask scheduler; run the same command again") from None
     if isinstance(outcome, MuseError | WorkerError):
         raise outcome
     return outcome

@@ -17,11 +17,12 @@ from scipy.spatial import cKDTree
 
 from muse_core.build import run as build_cohort
 from muse_core.build import settings as build_settings
-from muse_core.build.run import BuildOptions, build_all, open_build
+from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
 from muse_core.build.summary import BuildSummary
 from muse_core.cohort import staging
 from muse_core.cohort.manifest import read_manifest
+from muse_core.cohort.run import do_all
 from muse_core.config import load_settings
 from muse_core.errors import OutputError
 from muse_core.roi_dataset.dataset import RoiDataset
@@ -43,7 +44,7 @@ def build(manifest: Path, out: Path, *, overrides=(), **options) -> BuildSummary
     settings = load_settings(BuildSettings, None, [*SMALL, *overrides])
     checked = read_manifest(manifest)
     with open_build(BuildOptions(out=out, **{"workers": 0} | options), settings) as run:
-        return run.finish(checked, list(build_all(run, checked.rows)))
+        return run.finish(checked, list(do_all(run, checked.rows, run.build)))
 
 
 def slide_rows(out: Path) -> dict[str, dict]:

@@ -22,7 +22,7 @@ def infer(slides: Path, out: Path, *overrides: str, mpp: float | None = None, **
     settings = load_settings(InferSettings, None, overrides)
     manifest = read_inputs(slides, mpp)
     with open_infer(InferOptions(out=out, **({"checkpoint": NUCLEUS_DETECTOR} | options)), settings) as run:
-        return run.finish(manifest, list(do_all(run, manifest.rows)))
+        return run.finish(manifest, list(do_all(run, manifest.rows, run.do_slide)))
 
 
 def parts(out: Path) -> list[Path]:
