@@ -10,6 +10,7 @@ it.
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -24,6 +25,7 @@ from muse_core.detector.weights_file import DetectorWeights, load_model
 from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.machine.device import best_dtype
 from muse_core.machine.heap import keep_freed_memory
+from muse_core.machine.threads import torch_threads
 from muse_core.models.detector import STRIDE, NucleusNet
 from muse_core.models.folding import made_to_run
 from muse_core.models.heat import find_peaks
@@ -136,7 +138,8 @@ class LearnedDetector:
         image = (
             torch.from_numpy(padded).to(self.device).permute(2, 0, 1)[None]
         )  # (H, W, 3) -> (1, 3, H, W), channels last
-        logits = self._net(image.to(self._dtype))[0, 0]
+        with torch_threads(1) if self.device == "cpu" else nullcontext():
+            logits = self._net(image.to(self._dtype))[0, 0]
         return np.asarray(torch.sigmoid(logits).cpu().numpy(), np.float32)
 
 

@@ -1,7 +1,5 @@
 """How many threads read tiles and run the network, and how many tiles a call, on the machine at hand."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -41,14 +39,3 @@ def _free_bytes(device: torch.device) -> int:
     """What no process holds of a GPU's memory, and what this one holds for its next tensors."""
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Have each thread's network use so many cores for the length of the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from muse_core.errors import SlideReadError
-from muse_core.infer.crew import cpu_threads, crew_for
+from muse_core.infer.crew import crew_for
 from muse_core.infer.engine import Clock
 from muse_core.infer.gpu import GpuUse
 from muse_core.infer.groups import (
@@ -20,6 +20,7 @@ from muse_core.infer.settings import InferSettings
 from muse_core.infer.work import SlideWork, Tell, grid_of
 from muse_core.machine.device import one_gpu
 from muse_core.machine.heap import share_one_heap
+from muse_core.machine.threads import torch_threads
 from muse_core.slide import open_slide
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
     """
     clock = Clock()
     share_one_heap()
-    with one_gpu(job.device) as device, GpuUse(device) as gpu, cpu_threads(1 if device == "cpu" else job.threads):
+    with one_gpu(job.device) as device, GpuUse(device) as gpu, torch_threads(1 if device == "cpu" else job.threads):
         model = load_nucleus_model(
             job.checkpoint, device=device, min_score=job.settings.min_score, embeddings=job.settings.embedding
         )

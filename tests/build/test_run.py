@@ -25,6 +25,7 @@ from muse_core.cohort.manifest import read_manifest
 from muse_core.cohort.run import do_all
 from muse_core.config import load_settings
 from muse_core.errors import OutputError
+from muse_core.machine.threads import torch_threads
 from muse_core.roi_dataset.dataset import RoiDataset
 from muse_core.roi_dataset.part import read_provenance
 from muse_core.roi_dataset.write import parts_of_slide
@@ -67,6 +68,30 @@ def built(drawn, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     build(write_manifest(folder / "m.csv", f"S1,C1,P1,{drawn[0]},,,"), folder / "out")
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def small_slide(tmp_path_factory) -> Path:
+    """A slide of one or two ROIs: quick to do with the network that ships."""
+    image, _ = tissue_image(1400, 1200, mpp=0.25, seed=11)
+    return draw_aperio(tmp_path_factory.mktemp("small") / "s.svs", image, Drawing(mpp=(0.25, 0.25), tile_px=240))
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 2), (1, 2), (2, 1)])
+def test_tables_hang_neither_on_workers_nor_on_threads(small_slide, tmp_path, monkeypatch, workers, threads):
+    import torch
+
+    manifest = write_manifest(tmp_path / "m.csv", f"S1,C1,P1,{small_slide},,,")
+    learned = ["detector=learned", "rois.size_px=512"]
+    with torch_threads(1):
+        build(manifest, tmp_path / "one", overrides=learned)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))  # for workers, which are started anew
+    with torch_threads(threads):
+        build(manifest, tmp_path / "other", overrides=learned, workers=workers)
+        assert torch.get_num_threads() == threads
+    (_, expected), (_, found) = tables(tmp_path / "one"), tables(tmp_path / "other")
+    assert sum(row["n_nuclei"] for row in expected) > 100
+    assert found == expected
 
 
 def test_tables_of_a_drawn_slide(built):
