@@ -12,6 +12,13 @@ from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file share what they draw and train, those of flows a server too: each group stays in one process."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("flows" if folder == "flows" else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real slides and patches, which the project does not hold."""
