@@ -16,7 +16,7 @@ LAYERS = (
     "cohort tissue labels training",
     "nuclei_dataset detector pretrain",
     "build report ndc",
-    "infer evaluate",
+    "infer evaluate viewer",
     "cli",
 )
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units.split()}
@@ -43,6 +43,8 @@ OWNERS = {
     "distributed": {"machine", "cohort"},
     "typer": {"cli", "flows"},
     "rich": {"cli"},
+    "starlette": {"viewer"},
+    "uvicorn": {"viewer"},
 }
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from muse_core.cli import build, demo, detector, doctor, evaluate, finetune, infer, nuclei, pretrain
+from muse_core.cli import build, demo, detector, doctor, evaluate, finetune, infer, nuclei, pretrain, view
 from muse_core.cli.manifest import manifest_app
 from muse_core.cli.terminal import FAILED, INTERRUPTED, USAGE, print_json
 from muse_core.errors import ConfigError, MuseError
@@ -34,6 +34,8 @@ app.add_typer(evaluate.evaluate_app, name="evaluate")
 app.command("infer")(infer.infer)
 app.add_typer(nuclei.export_app, name="export")
 app.command("report")(nuclei.report)
+app.command("view")(view.view)
+app.command("teach")(view.teach)
 
 
 class _Interrupted(BaseException):

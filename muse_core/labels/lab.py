@@ -5,7 +5,7 @@
                NAME.csv       columns x, y, class
                *.json         COCO: key points, or boxes, for any number of images
     DIR/dataset.toml          optional: mpp = 0.5 (of images; of slides that don't say it), classes = ["a", "b"],
-                              val = ["NAME"]
+                              val = ["NAME"], mpp_by_name = { "NAME" = 0.25 } (whatever the file says)
 
 Coordinates are px of the image, of a slide's level 0: x right, y down, the centre of the top-left pixel at (0.5, 0.5).
 Within a region every nucleus is labelled. An image without regions is one region; of a slide without regions, only the
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import shapely
@@ -43,6 +44,9 @@ class LabSettings(Settings):
     mpp: float | None = Field(None, gt=0)  # µm/px of plain images, and of slides that don't say it
     classes: tuple[str, ...] = ()  # all there may be, in the order of the model's; empty: those found, by name
     val: tuple[str, ...] = ()  # names of the images kept for validation
+    mpp_by_name: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}
+    )  # µm/px of single images and slides, whatever they say
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,14 @@ class LabDots:
     validation: frozenset[str]
 
 
-def read_lab(root: Path, *, mpp: float | None = None) -> LabDots:
+def read_lab(root: Path, *, mpp: float | None = None, class_names: Sequence[str] = ()) -> LabDots:
     """Read and check a folder; pixels are not decoded yet.
 
     Args:
         root: the folder.
         mpp: µm/px of plain images, and of slides that don't say it, whatever `dataset.toml` says.
+        class_names: classes that a model knows, whether any dot is of them or not: they come first, those that only
+            the labels have after them; none for what the folder says.
 
     Raises:
         DatasetError: a file is missing or cannot be read, or a dot, class or region makes no sense; the text names the
@@ -99,8 +105,13 @@ def read_lab(root: Path, *, mpp: float | None = None) -> LabDots:
     """
     settings = load_settings(LabSettings, root / "dataset.toml" if (root / "dataset.toml").exists() else None)
     files = _dot_files(root)
-    names = _class_names(files, settings.classes, root)
-    images = tuple(_checked(file, root, names, mpp or settings.mpp) for file in files if file.dots or file.areas)
+    found = _class_names(files, settings.classes, root)
+    names = tuple(dict.fromkeys([*class_names, *found]))
+    images = tuple(
+        _checked(file, root, names, mpp or settings.mpp, own_mpp=settings.mpp_by_name.get(file.image_name))
+        for file in files
+        if file.dots or file.areas
+    )
     unknown = sorted(set(settings.val) - {image.name for image in images})
     if unknown:
         raise ConfigError(f"{root / 'dataset.toml'}: val names {unknown[0]!r}, which has no labels")
@@ -151,12 +162,18 @@ def _check_spelling(files: Sequence[DotFile], root: Path) -> None:
                 )
 
 
-def _checked(file: DotFile, root: Path, class_names: tuple[str, ...], mpp: float | None) -> LabImage:
+def _checked(
+    file: DotFile, root: Path, class_names: tuple[str, ...], mpp: float | None, *, own_mpp: float | None = None
+) -> LabImage:
     path = _image_path(root / "images", file.image_name)
     is_slide = path.suffix.lower() not in IMAGE_SUFFIXES
+    mpp = own_mpp or mpp
     if not is_slide and mpp is None:
         raise _no_mpp(path, root)
-    size, bounds, needs_mpp = _opened_slide(path, mpp, root) if is_slide else (_image_size(path), (0.0, 0.0), True)
+    if is_slide:
+        size, bounds, needs_mpp = _opened_slide(path, mpp, root, whatever_it_says=own_mpp is not None)
+    else:
+        size, bounds, needs_mpp = _image_size(path), (0.0, 0.0), True
     origin = bounds if file.from_bounds else (0.0, 0.0)
     dots = [Dot(dot.x + origin[0], dot.y + origin[1], dot.class_name, dot.row) for dot in file.dots]
     areas = [AnnotatedArea(shapely.affinity.translate(one.polygon, *origin), one.row) for one in file.areas]
@@ -183,10 +200,12 @@ def _image_path(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _opened_slide(path: Path, mpp: float | None, root: Path) -> tuple[tuple[int, int], tuple[float, float], bool]:
+def _opened_slide(
+    path: Path, mpp: float | None, root: Path, *, whatever_it_says: bool
+) -> tuple[tuple[int, int], tuple[float, float], bool]:
     """A slide's size in px, the corner of the scanner's bounds, where it names any, and whether it needs the mpp."""
     try:
-        slide, needs_mpp = open_slide(path), False
+        slide, needs_mpp = open_slide(path, mpp_override=mpp if whatever_it_says else None), whatever_it_says
     except MppError:
         if mpp is None:
             raise _no_mpp(path, root) from None

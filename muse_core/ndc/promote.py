@@ -121,7 +121,7 @@ def score_on_validation(checkpoint: Path, dataset: str, data: Path, *, settings:
         ConfigError: unknown dataset, no such checkpoint, or none of its classes is one of the labels'.
         DatasetError: the data are not what the layout says, or hold no label.
     """
-    return _scored(NdcModel(checkpoint), validation_of(dataset, data, settings=settings))
+    return score_of(NdcModel(checkpoint), validation_of(dataset, data, settings=settings))
 
 
 def score_of_folds(answer: Mapping[str, Any], dataset: str, data: Path, *, settings: FinetuneSettings) -> ModelScore:
@@ -164,11 +164,11 @@ def promote(
     if not any(_known(registry, score.measure) for score in scores):
         labelled = validation_of(dataset, data, settings=settings)
         if read_current(registry) is not None:
-            _score_current(registry, labelled)
+            score_current(registry, labelled)
         elif MUSE_NANO_NDC.exists() and set((shipped := NdcModel(MUSE_NANO_NDC)).class_names) & set(
             labelled.class_names
         ):
-            register_if_better(registry, MUSE_NANO_NDC, (_scored(shipped, labelled),))
+            register_if_better(registry, MUSE_NANO_NDC, (score_of(shipped, labelled),))
     return register_if_better(registry, checkpoint, scores)
 
 
@@ -183,17 +183,29 @@ def _known(registry: Path, measure: Measure) -> bool:
     return current is not None and current.score_by(measure) is not None
 
 
-def _score_current(registry: Path, labelled: LabelledRegions) -> None:
+def score_current(registry: Path, labelled: LabelledRegions) -> None:
+    """Note the score of the model in use on labelled regions.
+
+    Raises:
+        ConfigError: nothing is registered, its file is gone, or it knows none of the classes.
+        OutputError: the registry cannot be written.
+    """
     model = NdcModel(current_checkpoint(registry))
     if not set(model.class_names) & set(labelled.class_names):
         raise ConfigError(
             f"{registry}: holds a model of {', '.join(model.class_names)}, none of them a class of {labelled.dataset}; "
             "give a registry folder of its own"
         )
-    add_scores(registry, (_scored(model, labelled),))
+    add_scores(registry, (score_of(model, labelled),))
 
 
-def _scored(model: NdcModel, labelled: LabelledRegions) -> ModelScore:
+def score_of(model: NdcModel, labelled: LabelledRegions) -> ModelScore:
+    """The score of a model on labelled regions.
+
+    Raises:
+        ConfigError: none of its classes is one of the labels'.
+        DatasetError: no nucleus is labelled.
+    """
     rows = judged_rows(model, labelled.regions, class_names=labelled.class_names)
     return _score_in(summary_of(rows, labelled.class_names, dataset=labelled.dataset), labelled)
 

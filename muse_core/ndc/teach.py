@@ -1,0 +1,144 @@
+"""Corrections into a better model: fine-tune the one in use on a lab folder, compare both on labels held back.
+
+LAB/labels, LAB/images                 what is learned from
+LAB/held-back/labels, images           what both models are compared on; no training sees it
+LAB/taught/<id>/                       the run of fine-tuning; a killed one goes on there
+LAB/models/                            the registry: which model is in use
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import Field
+
+from muse_core.errors import ConfigError, DatasetError
+from muse_core.labels.lab import LabDots, read_lab
+from muse_core.labels.lab_regions import lab_regions
+from muse_core.models.shipped import MUSE_NANO_NDC
+from muse_core.ndc.data import LAB
+from muse_core.ndc.finetune import FinetuneResult, finetune
+from muse_core.ndc.finetune_data import FinetuneData
+from muse_core.ndc.model import NdcModel
+from muse_core.ndc.promote import LabelledRegions, score_current, score_of
+from muse_core.ndc.registry import Decision, current_checkpoint, read_current, register_if_better
+from muse_core.ndc.run import Progress
+from muse_core.ndc.settings import FinetuneSettings
+from muse_core.ndc.state import identity_of
+
+logger = logging.getLogger(__name__)
+
+REGISTRY_NAME = "models"
+HELD_BACK_NAME = "held-back"
+RUNS_NAME = "taught"
+_ID_DIGITS = 12
+
+
+class TeachSettings(FinetuneSettings):
+    """A short fine-tuning from a model that is good already: small steps, the encoder's first stages as they are.
+
+    Corrections are few and by no means a sample of all nuclei: what the model knows must not be washed out.
+    """
+
+    steps: int = Field(200, ge=1)
+    batch_size: int = Field(4, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    freeze_depthwise: bool = True
+    freeze_stages: int = Field(2, ge=0)
+    warmup_steps: int = Field(10, ge=0)
+    average_steps: int = Field(50, ge=1)
+    validate_every: int = Field(100, ge=1)
+
+
+def teach(
+    lab: Path,
+    *,
+    in_use: Path | None = None,
+    settings: TeachSettings | None = None,
+    device: str = "cpu",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Decision | None:
+    """Learn from a lab folder's labels and take the result into use where it is better on those held back.
+
+    Args:
+        lab: the folder that `muse view` keeps, or one laid out like it.
+        in_use: the checkpoint that found the nuclei; None for the weights that ship. Once the lab's registry holds a
+            model, that one is in use.
+        settings: the recipe.
+        device: where the networks run: cpu or cuda.
+        on_progress: told of the training now and then.
+        should_stop: asked after each step; once it says yes the state is kept, and the same call goes on from it.
+
+    Returns:
+        What was compared and decided; None where it was asked to stop.
+
+    Raises:
+        DatasetError: no labels, none held back, or labels that make no sense.
+        ConfigError: no such checkpoint.
+        OutputError: the folder cannot be written or is in use.
+    """
+    settings = settings or TeachSettings()
+    registry = lab / REGISTRY_NAME
+    start = current_checkpoint(registry) if read_current(registry) is not None else in_use or MUSE_NANO_NDC
+    model = NdcModel(start, device=device)
+    known = model.class_names
+    data, held_back = _read(lab, known, settings)
+    if read_current(registry) is None:
+        register_if_better(registry, start, (score_of(model, held_back),))
+    result = _learned(lab, data, start, settings=settings, device=device, told=on_progress, should_stop=should_stop)
+    if result.step < result.steps:
+        return None
+    score_current(registry, held_back)
+    candidate = score_of(NdcModel(result.checkpoint, device=device), held_back)
+    return register_if_better(registry, result.checkpoint, (candidate,))
+
+
+def _read(lab: Path, known: tuple[str, ...], settings: TeachSettings) -> tuple[FinetuneData, LabelledRegions]:
+    """What is learned from, and what both models are compared on; of the same classes."""
+    dots = _labels(lab, known, "label some nuclei in muse view")
+    held = _labels(lab / HELD_BACK_NAME, dots.class_names, "every fifth is held back; label more nuclei, or others")
+    names = held.class_names
+    if names != dots.class_names:
+        dots = read_lab(lab, class_names=names)
+    train, validation = lab_regions(dots, side_px=settings.side_px)
+    first, second = lab_regions(held, side_px=settings.side_px)
+    unique = first if first is second else [*first, *second]
+    return FinetuneData(names, train, [], validation or train), LabelledRegions(LAB, "held back", names, unique)
+
+
+def _labels(folder: Path, known: tuple[str, ...], hint: str) -> LabDots:
+    if not any((folder / "labels").glob("*")):
+        raise DatasetError(f"{folder}: no labels in it; {hint}")
+    return read_lab(folder, class_names=known)
+
+
+def _learned(
+    lab: Path,
+    data: FinetuneData,
+    start: Path,
+    *,
+    settings: TeachSettings,
+    device: str,
+    told: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> FinetuneResult:
+    """Fine-tune, or go on where the same was left; a folder each of labels, start and recipe."""
+    if not any(len(region.xy) for region in data.labelled):
+        raise DatasetError(f"{lab}: its labels are of no nucleus; say of some which class they are")
+    if not start.is_file():
+        raise ConfigError(f"checkpoint {start}: gone; give one with --checkpoint")
+    identity = identity_of(data, init=str(start), settings=settings)
+    name = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
+    return finetune(
+        data,
+        lab / RUNS_NAME / name,
+        init=str(start),
+        settings=settings,
+        device=device,
+        resume=True,
+        should_stop=should_stop,
+        on_progress=told,
+    )
