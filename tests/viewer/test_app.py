@@ -1,6 +1,5 @@
 """The routes: answers, refusals, and that nothing is written but labels."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,6 @@ def test_a_slide_its_summary_its_counts_and_its_points_agree(client, drawn):
     assert sum(len(np.frombuffer(square, POINT)) for square in squares) == len(drawn[1])
     cut = client.get("api/counts/0", params={"slide": "S1", "chance": 0.8}).content
     assert 0 < np.frombuffer(cut, "<u2").sum() < len(drawn[1])
-    assert gzip.compress(b"") is not None
 
 
 @pytest.mark.parametrize("what", ["tile/0/3/3", "thumbnail", "crop?x=2500&y=2400"])
@@ -78,9 +76,8 @@ def test_a_nucleus_tells_its_probabilities(client, drawn):
     x, y = drawn[1][100]
     row = client.get("api/nucleus", params={"slide": "S1", "x": x, "y": y}).json()
     assert abs(row["x_level0"] - x) < 0.1
-    assert sum(row[f"p_{name}"] for name in ("lymphocyte", "tumour_epithelial", "stromal")) == pytest.approx(
-        1, abs=0.01
-    )
+    chances = [value for name, value in row.items() if name.startswith("p_")]
+    assert sum(chances) == pytest.approx(1, abs=0.01)
     assert client.get("api/nucleus", params={"slide": "S1", "x": 1, "y": 1}).status_code == 404
 
 
