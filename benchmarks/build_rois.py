@@ -55,7 +55,7 @@ def build(folder: Path, slide: Path, n_slides: int, *, copy_tiles: bool) -> tupl
     checked = read_manifest(manifest)
     with open_build(BuildOptions(out=out, workers=CORES), settings) as run:
         records: list[SlideRecord] = []
-        taken = seconds(lambda: records.extend(do_all(run, checked.rows, run.build)))
+        taken = seconds(lambda: records.extend(do_all(run, checked.rows, run.do_slide)))
     assert all(record.status == "done" for record in records)
     columns = ["x_level0", "y_level0", "width_level0", "height_level0"]
     tables = [pq.read_table(part, columns=columns) for part in out.glob("rois/*/*.parquet")]

@@ -11,8 +11,8 @@ from flows.ending import ends_in_one_line
 from flows.slides import do_slides, final_state, publish_slides
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
-from muse_core.build.summary import write_summary
 from muse_core.cohort.manifest import read_manifest, with_mpp
+from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.machine.device import resolve_device
 
@@ -69,5 +69,5 @@ def build_tcga_nu(
     with open_build(options, settings) as run:
         records = do_slides(run, checked.rows, verb="build", key=key)
         summary = run.finish(checked, records)
-    publish_slides(records, write_summary(run.paths, summary), key=key, columns=SHOWN_COLUMNS)
+    publish_slides(records, summary_text(summary, run.paths), key=key, columns=SHOWN_COLUMNS)
     return final_state(summary)

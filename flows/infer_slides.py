@@ -11,6 +11,7 @@ from flows.ending import ends_in_one_line
 from flows.gpu import gpus_wanted
 from flows.slides import do_slides, final_state, publish_slides
 from muse_core.cohort.manifest import Manifest
+from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.infer import (
     InferOptions,
@@ -19,7 +20,6 @@ from muse_core.infer import (
     open_infer,
     read_inputs,
     read_watched,
-    summary_text,
 )
 from muse_core.machine.device import resolve_device
 from muse_core.ndc.registry import resolve_checkpoint
@@ -96,7 +96,7 @@ def infer_slides(
         summary = run.finish(found, records)
     page = refresh_report(out, report)
     get_run_logger().info("%s", page or "no slide is finished, so there is nothing to report")
-    publish_slides(records, summary_text(summary, out) + "\n" + digest_text(out), key=key, columns=SHOWN_COLUMNS)
+    publish_slides(records, summary_text(summary, run.paths) + "\n" + digest_text(out), key=key, columns=SHOWN_COLUMNS)
     if page is not None:
         publish_link(page.absolute().as_uri(), "Report of all slides", key=key, of="report")
     return final_state(summary)

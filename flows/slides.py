@@ -58,7 +58,7 @@ def _worth_retrying(task_: object, run: object, state: State[Any]) -> bool:
     retry_condition_fn=_worth_retrying,
     cache_policy=NO_CACHE,
 )
-def acquire_slide(run: CohortRun, row: ManifestRow, folder: Path) -> Acquired:
+def acquire_slide(run: CohortRun[Any], row: ManifestRow, folder: Path) -> Acquired:
     """Fetch one slide; the only task that is retried."""
     get_run_logger().info("%s: acquiring %s", row.slide_id, public_uri(row.uri))
     return run.fetch(row, folder)
@@ -69,7 +69,7 @@ def _named(verb: str) -> str:
 
 
 @task(retries=1, retry_condition_fn=never, cache_policy=NO_CACHE)
-def do_batch(run: CohortRun, batch: Batch) -> State[Any] | None:
+def do_batch(run: CohortRun[Any], batch: Batch) -> State[Any] | None:
     """Do some slides one after another; a failed one fails this task run and no other, and none of its neighbours."""
     for row in batch.rows:
         # A local file is looked at, not fetched: no task run for that.
@@ -112,7 +112,9 @@ def batches_of(rows: Sequence[ManifestRow], *, at_once: int) -> Iterator[Batch]:
         yield Batch(tuple(waiting))
 
 
-def do_slides(run: CohortRun, rows: Sequence[ManifestRow], *, verb: str, key: str, gpus: int = 0) -> list[SlideRecord]:
+def do_slides(
+    run: CohortRun[Any], rows: Sequence[ManifestRow], *, verb: str, key: str, gpus: int = 0
+) -> list[SlideRecord]:
     """Do every slide in a task run, with a progress artifact `<key>-progress`.
 
     Slides that an earlier run finished get no task run: what a schedule looks through again and again would fill the

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from muse_core.build.job import SlideJob, SlidePlan
+from muse_core.build.job import BuildJob, BuildPlan
 from muse_core.build.rois import RoiBox
 from muse_core.machine.files import whole_file
 from muse_core.roi_dataset.dataset import RoiDataset, RoiSample
@@ -23,7 +23,7 @@ TISSUE_COLOUR, ROI_COLOUR, NUCLEUS_COLOUR = "#009E73", "#0072B2", "#F0E442"
 INK, FAINT, PAPER = "#1b1b1b", "#666666", "#ffffff"
 
 
-def draw_contact_sheet(job: SlideJob, plan: SlidePlan, parts: Sequence[Path], sheet_file: Path) -> None:
+def draw_contact_sheet(job: BuildJob, plan: BuildPlan, parts: Sequence[Path], sheet_file: Path) -> None:
     """Draw the sheet of a slide whose parts and tissue are in the dataset.
 
     Args:
@@ -57,7 +57,7 @@ def draw_contact_sheet(job: SlideJob, plan: SlidePlan, parts: Sequence[Path], sh
         sheet.save(path, "JPEG", quality=88)
 
 
-def _draw_header(draw: ImageDraw.ImageDraw, job: SlideJob, plan: SlidePlan, n_rois: int, n_nuclei: int) -> None:
+def _draw_header(draw: ImageDraw.ImageDraw, job: BuildJob, plan: BuildPlan, n_rois: int, n_nuclei: int) -> None:
     facts = plan.facts
     draw.text((MARGIN_PX, 12), job.slide_id[:90], INK, _font(28))
     line = (

@@ -6,34 +6,14 @@ from typing import Any
 
 from muse_core.build.rois import RoiBox
 from muse_core.build.settings import BuildSettings
+from muse_core.cohort.job import SlideJob
 
 
-@dataclass(frozen=True)
-class SlideJob:
-    """One slide as a worker needs it: small and picklable."""
+@dataclass(frozen=True, kw_only=True)
+class BuildJob(SlideJob):
+    """One slide to build."""
 
-    slide_id: str
-    case_id: str
-    project: str
-    path: Path
-    md5: str | None
-    mpp_override: float | None
-    inputs_hash: str
-    staging: Path
-    tissue_file: Path
-    tissue_edited: Path | None
     settings: BuildSettings
-    device: str = "cpu"
-
-    @property
-    def folder(self) -> Path:
-        """The staging folder of exactly these inputs."""
-        return self.staging / self.inputs_hash
-
-    @property
-    def staged_tissue(self) -> Path:
-        """Where the tissue polygons wait for the commit."""
-        return self.folder / "tissue.geojson"
 
     def staged_part(self, chunk: int) -> Path:
         """Where a chunk's rows wait for the commit."""
@@ -41,7 +21,7 @@ class SlideJob:
 
 
 @dataclass(frozen=True)
-class SlidePlan:
+class BuildPlan:
     """What is known of a slide once its overview has been seen.
 
     Attributes:

@@ -19,11 +19,11 @@ from typing import Any
 
 from muse_core.build.patch_chunk import Chunk, failed_row, import_chunk
 from muse_core.build.settings import ImportSettings
-from muse_core.build.summary import BuildSummary
+from muse_core.build.summary import ImportSummary
 from muse_core.cohort.manifest.patch_list import Patch, list_patches
 from muse_core.cohort.paths import RunPaths, refuse_slides
 from muse_core.cohort.records import SlideRecord, write_slides_table
-from muse_core.cohort.summary import summarise
+from muse_core.cohort.summary import summarise, write_summary
 from muse_core.cohort.uris import path_text
 from muse_core.detector.detect import SHIPPED_DETECTORS, load_detector
 from muse_core.errors import ConfigError, MuseError, OutputError
@@ -63,7 +63,7 @@ class ImportOptions:
 
 def import_patches(
     options: ImportOptions, settings: ImportSettings, *, on_images: OnImages | None = None
-) -> BuildSummary:
+) -> ImportSummary:
     """Import a folder; what an earlier call finished is kept, what is no longer in the folder leaves the dataset.
 
     Args:
@@ -93,12 +93,13 @@ def import_patches(
                 records += outcome
                 if on_images:
                     on_images(len(records), len(patches))
-            summary = summarise(records, BuildSummary())
+            summary = summarise(records, ImportSummary())
             summary.peak_rss_bytes = workers.peak_rss_bytes()
         write_slides_table(paths.slides_table, records)
         with whole_file(paths.settings) as file:
             file.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
-    summary.seconds = time.monotonic() - begun
+        summary.seconds = time.monotonic() - begun
+        write_summary(RunPaths(options.out), summary)
     return summary
 
 

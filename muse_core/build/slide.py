@@ -1,8 +1,7 @@
-"""One slide to its ROI rows: plan, build in chunks, commit. Each step is picklable and may run in any process.
+"""One slide to its staged ROI rows: plan, build in chunks. Each step is picklable and may run in any process.
 
-plan_slide     slide file -> SlidePlan (tissue, ROI boxes, stain sample), kept as JSON in the staging folder
-build_chunk    SlidePlan + chunk number -> one Parquet part in the staging folder
-commit_parts   staging folder -> the dataset, by renames that a second call can finish
+plan_slide     slide file -> BuildPlan (tissue, ROI boxes, stain sample), kept as JSON in the staging folder
+build_chunk    BuildPlan + chunk number -> one Parquet part in the staging folder
 """
 
 import io
@@ -17,17 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.build.job import ChunkResult, SlideJob, SlidePlan
+from muse_core.build.job import BuildJob, BuildPlan, ChunkResult
 from muse_core.build.roi import build_roi, copyable_tiles
 from muse_core.build.rois import RoiBox, select_rois
 from muse_core.build.settings import BuildSettings
-from muse_core.cohort.records import slide_facts
-from muse_core.cohort.staging import commit_files
+from muse_core.cohort.job import opened
 from muse_core.detector.detect import Detector, adapted, load_detector
-from muse_core.errors import MuseError, SlideReadError
-from muse_core.machine.files import md5_of, whole_file
+from muse_core.errors import SlideReadError
+from muse_core.machine.files import whole_file
 from muse_core.roi_dataset.image import TILED_JPEG
-from muse_core.roi_dataset.write import RoiRow, part_path, write_rois
+from muse_core.roi_dataset.write import RoiRow, write_rois
 from muse_core.slide import Slide, open_slide
 from muse_core.tissue import Overview, Tissue, find_tissue, read_overview, read_tissue, tissue_area_mm2, write_tissue
 
@@ -38,34 +36,28 @@ STAIN_SAMPLE_PX = 192
 STAIN_SAMPLE_ROIS = 12
 
 
-def plan_slide(job: SlideJob) -> SlidePlan:
+def plan_slide(job: BuildJob) -> BuildPlan:
     """Open the slide, find its tissue, choose its ROIs and take a stain sample; a plan already staged is read back.
 
     Raises:
         SlideReadError, MppError: the file or its µm/px is of no use.
         TissueError: there is no tissue, or no room for a ROI.
     """
-    staged = job.folder / "plan.json"
-    if staged.exists():
-        return _read_plan(staged)
-    with open_slide(job.path, mpp_override=job.mpp_override) as slide:
-        facts = slide_facts(slide) | {"md5": job.md5 or md5_of(job.path), "size": job.path.stat().st_size}
-        try:
-            plan, tissue, sample = _plan(slide, job, facts)
-        except MuseError as error:
-            error.facts = facts
-            raise
+    if job.staged_plan.exists():
+        return _read_plan(job.staged_plan)
+    with opened(job) as (slide, facts):
+        plan, tissue, sample = _plan(slide, job, facts)
     with whole_file(job.staged_tissue) as file:
         write_tissue(tissue, file)
     with whole_file(job.folder / "stain.npy") as file:
         file.write_bytes(_npy(sample))
-    with whole_file(staged) as file:
+    with whole_file(job.staged_plan) as file:
         file.write_text(json.dumps({**asdict(plan), "boxes": [asdict(box) for box in plan.boxes]}), encoding="utf-8")
     logger.info("%s: %.2f mm2 of tissue, %d ROIs", job.slide_id, plan.tissue_mm2, len(plan.boxes))
     return plan
 
 
-def build_chunk(job: SlideJob, facts: dict[str, Any], chunk: int, numbered: list[tuple[int, RoiBox]]) -> ChunkResult:
+def build_chunk(job: BuildJob, facts: dict[str, Any], chunk: int, numbered: list[tuple[int, RoiBox]]) -> ChunkResult:
     """Write the rows of one chunk of ROIs to the staging folder; a chunk already staged is not built again.
 
     A ROI that cannot be read is left out and named in the result; the slide goes on.
@@ -93,46 +85,21 @@ def build_chunk(job: SlideJob, facts: dict[str, Any], chunk: int, numbered: list
     return result
 
 
-def commit_parts(job: SlideJob, results: list[ChunkResult], replaced: list[Path], out: Path) -> list[Path]:
-    """Put the staged parts in place of those the dataset holds of this slide.
-
-    A call that was cut short is finished by the next: what it had moved is no longer staged.
-
-    Args:
-        job: the slide.
-        results: of its chunks, in order.
-        replaced: the dataset's parts of this slide so far.
-        out: the output folder.
-
-    Returns:
-        The slide's parts.
-    """
-    parts = [
-        (job.staged_part(chunk), part_path(out, job.project, job.slide_id, chunk))
-        for chunk, result in enumerate(results)
-        if result.n_rois
-    ]
-    # A person's edit is not written over.
-    tissue = [(job.staged_tissue, job.tissue_file)] if job.tissue_edited != job.tissue_file else []
-    commit_files(job.folder, [*parts, *tissue], replaced)
-    return [final for _, final in parts]
-
-
 def _overview(slide: Slide, settings: BuildSettings) -> Overview:
     """One overview, fine enough for tissue and ROIs; the same whether tissue is to be found or is given."""
     mpp = min(settings.tissue.overview_mpp, settings.rois.richness_mpp)
     return read_overview(slide, mpp, max_px=min(settings.tissue.max_overview_px, settings.rois.max_overview_px))
 
 
-def _plan(slide: Slide, job: SlideJob, facts: dict[str, Any]) -> tuple[SlidePlan, Tissue, NDArray[np.uint8]]:
+def _plan(slide: Slide, job: BuildJob, facts: dict[str, Any]) -> tuple[BuildPlan, Tissue, NDArray[np.uint8]]:
     overview = _overview(slide, job.settings)
     tissue = _tissue_of(slide, job, overview)
     boxes = tuple(select_rois(slide, tissue, job.settings.rois, key=job.slide_id, overview=overview))
     area_mm2 = tissue_area_mm2(tissue, slide.info.mpp.x, slide.info.mpp.y)
-    return SlidePlan(facts, area_mm2, boxes), tissue, _stain_sample(slide, boxes)
+    return BuildPlan(facts, area_mm2, boxes), tissue, _stain_sample(slide, boxes)
 
 
-def _tissue_of(slide: Slide, job: SlideJob, overview: Overview) -> Tissue:
+def _tissue_of(slide: Slide, job: BuildJob, overview: Overview) -> Tissue:
     if job.tissue_edited is not None:
         return read_tissue(job.tissue_edited, slide.info)
     return find_tissue(slide, job.settings.tissue, overview=overview)
@@ -161,7 +128,7 @@ def _npy(array: NDArray[np.uint8]) -> bytes:
 
 
 def _rows(
-    slide: Slide, job: SlideJob, numbered: list[tuple[int, RoiBox]], failed: list[tuple[str, str]]
+    slide: Slide, job: BuildJob, numbered: list[tuple[int, RoiBox]], failed: list[tuple[str, str]]
 ) -> Iterator[RoiRow]:
     detector = _slide_detector(job)
     mpp = numbered[0][1].mpp  # one for all ROIs of a slide
@@ -177,7 +144,7 @@ def _rows(
             yield _row(job, roi_id, box, image, nuclei)
 
 
-def _row(job: SlideJob, roi_id: str, box: RoiBox, image: bytes, nuclei: NDArray[np.float32] | None) -> RoiRow:
+def _row(job: BuildJob, roi_id: str, box: RoiBox, image: bytes, nuclei: NDArray[np.float32] | None) -> RoiRow:
     return RoiRow(
         roi_id=roi_id,
         slide_id=job.slide_id,
@@ -197,13 +164,13 @@ def _row(job: SlideJob, roi_id: str, box: RoiBox, image: bytes, nuclei: NDArray[
     )
 
 
-def _slide_detector(job: SlideJob) -> Detector | None:
+def _slide_detector(job: BuildJob) -> Detector | None:
     if job.settings.detector == "none":
         return None
     return adapted(load_detector(job.settings.detector), np.load(job.folder / "stain.npy", allow_pickle=False))
 
 
-def _provenance(job: SlideJob, facts: dict[str, Any]) -> dict[str, Any]:
+def _provenance(job: BuildJob, facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "slide_id": job.slide_id,
         "inputs_hash": job.inputs_hash,
@@ -212,9 +179,9 @@ def _provenance(job: SlideJob, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_plan(path: Path) -> SlidePlan:
+def _read_plan(path: Path) -> BuildPlan:
     values = json.loads(path.read_text(encoding="utf-8"))
-    return SlidePlan(values["facts"], values["tissue_mm2"], tuple(RoiBox(**box) for box in values["boxes"]))
+    return BuildPlan(values["facts"], values["tissue_mm2"], tuple(RoiBox(**box) for box in values["boxes"]))
 
 
 def _read_result(path: Path) -> ChunkResult:

@@ -9,7 +9,7 @@ import typer
 from muse_core.build.patches import ImportOptions, import_patches
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings, ImportSettings
-from muse_core.build.summary import BuildSummary, write_summary
+from muse_core.build.summary import BuildSummary
 from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
 from muse_core.cli.progress import slide_progress
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
@@ -17,6 +17,7 @@ from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.run import do_all
+from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.errors import ManifestError, OutputError, WorkersLostError
 from muse_core.machine.device import resolve_device
@@ -107,7 +108,7 @@ def import_patches_command(
     options = ImportOptions(images, mpp, out, project=project, workers=workers)
     with slide_progress(terminal, 0, "patches") as tell:
         summary = import_patches(options, settings, on_images=tell.of)
-    text = write_summary(RunPaths(out), summary, things="patches")
+    text = summary_text(summary, RunPaths(out))
     terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print_json(summary.as_json())
@@ -129,14 +130,14 @@ def build_told(terminal: Terminal, manifest: Manifest, options: BuildOptions, se
         records: list[SlideRecord] = []
         try:
             with slide_progress(terminal, len(manifest.rows)) as tell:
-                for record in do_all(run, manifest.rows, partial(run.build, on_rois=tell.rois)):
+                for record in do_all(run, manifest.rows, partial(run.do_slide, tell=tell.rois)):
                     records.append(record)
                     tell.slide(record.slide_id)
         except (OutputError, WorkersLostError):
             run.finish(manifest, records)  # what was built can be queried, if there is room for the table
             raise
         summary = run.finish(manifest, records)
-    text = write_summary(run.paths, summary)
+    text = summary_text(summary, run.paths)
     terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
     if terminal.as_json:
         print_json(summary.as_json())

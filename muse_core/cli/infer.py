@@ -99,7 +99,8 @@ def infer_all(
 ) -> "InferSummary":
     """Infer every slide, with a bar; the summary is printed."""
     from muse_core.cohort.run import do_all
-    from muse_core.infer import check_inputs, open_infer, summary_text
+    from muse_core.cohort.summary import summary_text
+    from muse_core.infer import check_inputs, open_infer
 
     for problem in manifest.problems:
         terminal.notes.print(f"{problem.severity}: {problem.message}", markup=False, soft_wrap=True)
@@ -115,7 +116,7 @@ def infer_all(
             run.finish(manifest, records)  # what was done can be queried, if there is room for the table
             raise
         summary = run.finish(manifest, records)
-    terminal.results.print(summary_text(summary, options.out), markup=False, highlight=False, soft_wrap=True)
+    terminal.results.print(summary_text(summary, run.paths), markup=False, highlight=False, soft_wrap=True)
     if terminal.as_json:
         print_json(summary.as_json())
     return summary

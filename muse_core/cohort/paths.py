@@ -1,4 +1,4 @@
-"""Every path a build writes, in one place, and the lock that keeps two builds out of one folder."""
+"""Every path a run writes, in one place; slides and imported patches keep out of one another's folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +45,9 @@ class RunPaths:
 
     @property
     def own_folders(self) -> tuple[Path, ...]:
-        """Folders in which nobody but a build writes."""
-        return tuple(self.out / name for name in ("records", "tissue", "contact_sheets", ".staging"))
+        """Folders in which nobody but a run writes."""
+        names = ("records", "tissue", "contact_sheets", "nuclei", "checksums", ".staging")
+        return tuple(self.out / name for name in names)
 
     def record(self, slide_id: str) -> Path:
         """The record of one slide."""

@@ -1,6 +1,6 @@
-"""A manifest of slides, one by one, each isolated from the others; what is done to a slide is a subclass's.
+"""A manifest of slides, one by one, each isolated from the others; what is done to a slide is its `Work`'s.
 
-    manifest row ─ acquire ─▶ file ─ the work ─▶ parts ─ commit ─▶ record ─▶ slides.parquet
+    manifest row ─ acquire ─▶ file ─ the work ─▶ parts ─ commit ─▶ record ─▶ slides.parquet, summary
 
 A slide is finished when its record stands; whatever a killed run left before that is taken up again by the next.
 """
@@ -8,21 +8,24 @@ A slide is finished when its record stands; whatever a killed run left before th
 import json
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any, ClassVar, TypeVar
+from typing import Any, Generic, TypeVar
 
-import pyarrow as pa
 from distributed import KilledWorker
 
 from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire
+from muse_core.cohort.inputs import edited_polygons
+from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
-from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.options import CohortOptions
+from muse_core.cohort.paths import RunPaths, refuse_patches
 from muse_core.cohort.records import (
     SlideRecord,
     keep_record,
@@ -31,17 +34,20 @@ from muse_core.cohort.records import (
     read_records,
     write_slides_table,
 )
-from muse_core.cohort.staging import remove_staging
+from muse_core.cohort.staging import commit_files, drop_other_attempts, remove_staging
+from muse_core.cohort.summary import AnySummary, write_summary
 from muse_core.cohort.uris import public_uri
+from muse_core.cohort.work import Tell, Work
 from muse_core.errors import AcquireError, MuseError, OutputError, TissueError, WorkersLostError
-from muse_core.machine.workers import WorkerError, Workers
+from muse_core.machine.files import sweep_temporaries, whole_file
+from muse_core.machine.lock import locked
+from muse_core.machine.workers import WorkerError, Workers, open_workers
 
 logger = logging.getLogger(__name__)
 
 MOST_SLIDES_IN_FLIGHT = 256  # threads that wait, mostly; they are made as they are needed
 
 Fetch = Callable[[ManifestRow, Path], Acquired]
-Tell = Callable[[int], None]  # told the number of pieces of a slide that were just done
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -51,22 +57,30 @@ def tell_nobody(_: int) -> None:
     """The `Tell` of callers who do not watch."""
 
 
-class CohortRun(ABC):
-    """One run over one output folder, which is locked for it: its workers, its slide store, its records.
+class CohortRun(Generic[AnySummary]):
+    """One run over one output folder: its workers, its slide store, its records. `open_cohort` holds the lock.
 
-    A subclass says what is done to a slide (`_work`), what that depends on (`_inputs_hash`), and how to take it back
-    (`_clear`). The rows of `slides.parquet` come from what `_work` returns; what is `counted` is 0 where it fails.
+    Args:
+        options: how it is carried out.
+        workers: who does what of the work can be done elsewhere.
+        store: of fetched slides.
+        work: what is done to a slide.
+        acquire: how slides are fetched.
     """
 
-    counted: ClassVar[tuple[str, ...]] = ("n_nuclei",)
-
     def __init__(
-        self, paths: RunPaths, workers: Workers, store: SlideStore, *, acquire: AcquireSettings, schema: pa.Schema
+        self,
+        options: CohortOptions,
+        workers: Workers,
+        store: SlideStore,
+        work: Work[AnySummary],
+        acquire: AcquireSettings,
     ) -> None:
-        self.paths = paths
+        self.options = options
+        self.paths = RunPaths(options.out)
         self.workers = workers
         self.store = store
-        self.schema = schema  # of the slides table
+        self.work = work
         self.started = time.monotonic()
         self.stopping = Event()
         self._acquire = acquire
@@ -94,7 +108,7 @@ class CohortRun(ABC):
         begun = time.monotonic()
         known = read_record(self.paths.record(row.slide_id))
         try:
-            inputs_hash = self._inputs_hash(row)
+            inputs_hash = self.work.inputs_hash(row)
         except MuseError as error:
             return self._settle(row, known, "", self._failure(row.slide_id, error, {}))
         except OSError as error:
@@ -112,20 +126,17 @@ class CohortRun(ABC):
         if known is None or known.status == "failed":
             return None  # without its hash, for which a file may be read whole
         try:
-            done = self._is_finished(known, self._inputs_hash(row))
+            done = self._is_finished(known, self.work.inputs_hash(row))
         except (OSError, MuseError):
             return None  # who does it will be told why
         return self._reused(known) if done else None
 
-    def records_of(self, manifest: Manifest, records: Iterable[SlideRecord]) -> tuple[list[SlideRecord], int]:
-        """Write the slides table over every slide this folder holds.
+    def finish(self, manifest: Manifest, records: Iterable[SlideRecord]) -> AnySummary:
+        """Write the slides table over every slide this folder holds, and sum this run up.
 
         Args:
             manifest: what was asked for; its refused rows stand in the table as failed.
             records: what `do_slide` returned.
-
-        Returns:
-            The records of this run, refused rows among them; and how many slides of earlier runs the table holds too.
 
         Raises:
             OutputError: the table cannot be written.
@@ -133,35 +144,40 @@ class CohortRun(ABC):
         mine = [*records, *self._refused(manifest)]
         ids = {record.slide_id for record in mine}
         older = [record for record in read_records(self.paths.records) if record.slide_id not in ids]
-        write_slides_table(self.paths.slides_table, [*older, *mine], self.schema)
-        return mine, len(older)
+        write_slides_table(self.paths.slides_table, [*older, *mine], self.work.schema)
+        with whole_file(self.paths.settings) as path:
+            path.write_text(self.work.settings.model_dump_json(indent=2), encoding="utf-8")
+        summary = self.work.sum_up(mine, time.monotonic() - self.started)
+        summary.slides_earlier = len(older)
+        summary.peak_rss_bytes = self.workers.peak_rss_bytes()
+        write_summary(self.paths, summary)
+        return summary
 
-    @abstractmethod
-    def _inputs_hash(self, row: ManifestRow) -> str:
-        """What a slide's rows depend on, as a short text."""
+    def _job(self, row: ManifestRow, acquired: Acquired, inputs_hash: str) -> SlideJob:
+        # Absolute paths: a worker's current folder is not this process's.
+        return SlideJob(
+            slide_id=row.slide_id,
+            case_id=row.case_id,
+            project=row.project,
+            path=acquired.path.absolute(),
+            md5=acquired.md5,
+            mpp_override=row.mpp,
+            inputs_hash=inputs_hash,
+            staging=self.paths.staging(row.slide_id).absolute(),
+            tissue_file=self.paths.tissue(row.slide_id).absolute(),
+            tissue_edited=edited_polygons(self.options.tissue_folder, row.slide_id),
+            device=self.options.device,
+        )
 
-    def _check_wanted(self, row: ManifestRow) -> None:  # noqa: B027  (most runs want every slide)
-        """Whether a slide is to be worked on at all; asked before it is fetched.
-
-        Raises:
-            TissueError: not, reason no_regions; what an earlier run made of the slide is kept.
-        """
-
-    @abstractmethod
-    def _work(self, row: ManifestRow, acquired: Acquired, inputs_hash: str, tell: Tell) -> dict[str, Any]:
-        """Do the slide and commit it: values of its row of the slides table, and `parts`, a tuple of paths below out.
-
-        Raises:
-            MuseError: as the slide's reason; others are taken for crashes.
-        """
-
-    @abstractmethod
-    def _clear(self, slide_id: str) -> None:
-        """Take away what the folder holds of a slide that is not done."""
-
-    @abstractmethod
-    def _held(self, known: SlideRecord) -> str:
-        """What an earlier run made of a slide, in words: `6 ROIs`."""
+    def _commit(
+        self, row: ManifestRow, job: SlideJob, staged: Iterable[tuple[Path, Path]], replaced: Iterable[Path]
+    ) -> None:
+        """Put staged files in place of those that the dataset holds of a slide, and its tissue with them."""
+        drop_other_attempts(job.staging, job.inputs_hash)
+        self._begin_commit(row)
+        # A person's edit is not written over.
+        tissue = [(job.staged_tissue, job.tissue_file)] if job.tissue_edited != job.tissue_file else []
+        commit_files(job.folder, [*staged, *tissue], replaced)
 
     def _begin_commit(self, row: ManifestRow) -> None:
         """From here on the dataset changes, and what an earlier record says is no longer so."""
@@ -198,12 +214,14 @@ class CohortRun(ABC):
 
     def _attempt(self, row: ManifestRow, inputs_hash: str, fetch: Fetch, tell: Tell) -> dict[str, Any]:
         """The values of the slide's row, whatever happens to it."""
-        facts: dict[str, Any] = dict.fromkeys(self.counted, 0)
+        facts: dict[str, Any] = dict.fromkeys(self.work.counted, 0)
         try:
-            self._check_wanted(row)
+            self.work.check_wanted(row)
             with self.store.slide(row, fetch) as acquired:
                 facts |= {"size": acquired.size} | ({"md5": acquired.md5} if acquired.md5 else {})
-                return {"status": "done", **facts, **self._work(row, acquired, inputs_hash, tell)}
+                job = self._job(row, acquired, inputs_hash)
+                values = self.work.do(row, job, partial(self._commit, row, job), tell)
+                return {"status": "done", **facts, **values}
         except (OutputError, WorkersLostError):
             raise
         except Exception as error:
@@ -227,7 +245,7 @@ class CohortRun(ABC):
             return self._still_there(known, values)
         parts = values.pop("parts", ())
         if values["status"] != "done":
-            self._clear(row.slide_id)
+            self.work.clear(row.slide_id)
         record = SlideRecord({**_identity(row), **values}, inputs_hash, parts)
         keep_record(record, self.paths.record(row.slide_id))
         remove_staging(self.paths.staging(row.slide_id))
@@ -235,12 +253,51 @@ class CohortRun(ABC):
 
     def _still_there(self, known: SlideRecord, values: dict[str, Any]) -> SlideRecord:
         """The record of a slide that was done once and now was not: its parts stay, and so does its record on disk."""
-        kept = f"{values['message']}; the {self._held(known)} of an earlier run are kept"
+        kept = f"{values['message']}; the {self.work.held(known)} of an earlier run are kept"
         row = {**known.row, "status": values["status"], "reason": values["reason"], "message": kept}
         return SlideRecord(row, known.inputs_hash)
 
 
-def do_all(run: CohortRun, items: Iterable[Item], do: Callable[[Item], Outcome]) -> Iterator[Outcome]:
+@contextmanager
+def open_cohort(
+    options: CohortOptions,
+    work: Callable[[Workers], Work[AnySummary]],
+    acquire: AcquireSettings,
+    *,
+    dask_scheduler: str | None = None,
+    max_slides_on_disk: int | None = None,
+) -> Iterator[CohortRun[AnySummary]]:
+    """Lock the output folder, start the workers, and clean up at the end.
+
+    Args:
+        options: how the run is carried out.
+        work: makes what is done to a slide, once the folder is this run's alone.
+        acquire: how slides are fetched.
+        dask_scheduler: address of a Dask scheduler to use instead of local workers.
+        max_slides_on_disk: with keep_slides off, fetched slides on the disk at once; None for the setting.
+
+    Raises:
+        OutputError: the folder is locked, read-only or full, or holds imported patches.
+        ConfigError: the tissue folder, the worker count or the scheduler is of no use.
+    """
+    options.check()
+    paths = RunPaths(options.out)
+    with ExitStack() as stack:
+        stack.enter_context(locked(paths.out))
+        refuse_patches(paths)
+        for folder in paths.own_folders:
+            sweep_temporaries(folder)
+        workers = stack.enter_context(open_workers(options.workers, dask_scheduler))
+        store = SlideStore(paths.downloads, acquire, keep=options.keep_slides, max_slides_on_disk=max_slides_on_disk)
+        stack.enter_context(store)
+        logger.info("working in %s with %s", options.out, workers.description)
+        run = CohortRun(options, workers, store, work(workers), acquire)
+        # Before the workers are closed: a slide that loses them then is not a slide that failed.
+        stack.callback(run.stopping.set)
+        yield run
+
+
+def do_all(run: CohortRun[Any], items: Iterable[Item], do: Callable[[Item], Outcome]) -> Iterator[Outcome]:
     """Do slides, `run.slides_in_flight` at once, and yield what each came to as it is done (not in manifest order).
 
     Args:

@@ -1,18 +1,16 @@
 """Whole slides to nuclei: tissue only, in tiles without seams, resumable inside a slide, in bounded memory."""
 
 from muse_core.infer.inputs import check_inputs, read_inputs, read_watched
-from muse_core.infer.run import InferOptions, InferRun, open_infer
+from muse_core.infer.run import InferOptions, open_infer
 from muse_core.infer.settings import InferSettings
-from muse_core.infer.summary import InferSummary, summary_text
+from muse_core.infer.summary import InferSummary
 
 __all__ = [
     "InferOptions",
-    "InferRun",
     "InferSettings",
     "InferSummary",
     "check_inputs",
     "open_infer",
     "read_inputs",
     "read_watched",
-    "summary_text",
 ]

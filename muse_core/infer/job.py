@@ -4,59 +4,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muse_core.cohort.job import SlideJob
 from muse_core.infer.settings import InferSettings
 
 
-@dataclass(frozen=True)
-class InferJob:
-    """One slide.
+@dataclass(frozen=True, kw_only=True)
+class InferJob(SlideJob):
+    """One slide to infer.
 
     Attributes:
-        slide_id: its name.
-        project: the partition of the dataset that it goes to.
-        path: its file.
-        md5: of the file where it is known.
-        mpp_override: µm/px to take instead of the file's.
-        inputs_hash: of all that its rows depend on.
-        staging: the folder of unfinished work on it.
-        tissue_file: where its tissue polygons go.
-        tissue_edited: polygons to take instead of finding tissue.
         regions: polygons that limit the work.
         checkpoint: weights; None for those that ship.
-        device: where tiles are decoded and the network runs.
         threads: cores to use.
         settings: the rest.
     """
 
-    slide_id: str
-    project: str
-    path: Path
-    md5: str | None
-    mpp_override: float | None
-    inputs_hash: str
-    staging: Path
-    tissue_file: Path
-    tissue_edited: Path | None
     regions: Path | None
     checkpoint: Path | None
-    device: str
     threads: int
     settings: InferSettings
-
-    @property
-    def folder(self) -> Path:
-        """The staging folder of exactly these inputs."""
-        return self.staging / self.inputs_hash
-
-    @property
-    def staged_tissue(self) -> Path:
-        """Where the tissue polygons wait for the commit."""
-        return self.folder / "tissue.geojson"
-
-    @property
-    def staged_plan(self) -> Path:
-        """What planning found out."""
-        return self.folder / "plan.json"
 
     @property
     def staged_part(self) -> Path:

@@ -8,14 +8,12 @@ import shapely
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from muse_core.cohort.records import slide_facts
-from muse_core.errors import MppError, MuseError, TissueError
+from muse_core.cohort.job import opened
+from muse_core.errors import MppError, TissueError
 from muse_core.infer.job import InferJob, InferPlan
-from muse_core.machine.files import md5_of, whole_file
-from muse_core.nuclei_dataset import (
-    read_regions,
-)
-from muse_core.slide import Slide, SlideInfo, open_slide
+from muse_core.machine.files import whole_file
+from muse_core.nuclei_dataset import read_regions
+from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue import Tissue, find_tissue, read_tissue, write_tissue
 
 IMAGE_READER = "pillow"  # of PNG and JPEG images
@@ -31,18 +29,13 @@ def plan_slide(job: InferJob) -> InferPlan:
     """
     if job.staged_plan.exists() and job.staged_tissue.exists():
         return InferPlan(**json.loads(job.staged_plan.read_text(encoding="utf-8")))
-    with open_slide(job.path, mpp_override=job.mpp_override) as slide:
-        facts = slide_facts(slide) | {"md5": job.md5 or md5_of(job.path), "size": job.path.stat().st_size}
-        try:
-            _check_mpp(slide, job.settings.coarsest_mpp)
-            tissue = _tissue(slide, job)
-            facts["glass_rgb"] = _glass(tissue)
-            with whole_file(job.staged_tissue) as file:
-                write_tissue(tissue, file)
-            area = Area(slide, job)
-        except MuseError as error:
-            error.facts = facts
-            raise
+    with opened(job) as (slide, facts):
+        _check_mpp(slide, job.settings.coarsest_mpp)
+        tissue = _tissue(slide, job)
+        facts["glass_rgb"] = _glass(tissue)
+        with whole_file(job.staged_tissue) as file:
+            write_tissue(tissue, file)
+        area = Area(slide, job)
     plan = InferPlan(facts, area.tissue_mm2)
     with whole_file(job.staged_plan) as file:
         file.write_text(json.dumps(asdict(plan)), encoding="utf-8")

@@ -1,14 +1,13 @@
 """What a run of inference did: counts and pace, for the JSON, for the slides table and in words."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import SlideRecord
-from muse_core.cohort.summary import CohortSummary
+from muse_core.cohort.summary import SHOWN_FAILURES, CohortSummary
 from muse_core.models.familiar import MUCH_DOUBT
 
 _STAGES = ("read", "network", "write")
-_SHOWN_FAILURES = 20
 
 
 @dataclass
@@ -51,6 +50,32 @@ class InferSummary(CohortSummary):
         of_slides = f"of {self.slides_with_failed_tiles} slides"
         return f"{self.n_failed_tiles} of {self.n_tiles} tiles, {of_slides}, could not be read"
 
+    def remarks(self) -> list[str]:
+        """Tiles that could not be read, and slides whose nuclei are not to be trusted."""
+        lines = []
+        if self.n_failed_tiles:
+            lines.append(f"{self.unread_tiles}; see slides.parquet, and the README on how to try them again")
+        if unlike := self.slides_unlike_known_tissue:
+            named = ", ".join(unlike[:SHOWN_FAILURES]) + (" and more" if len(unlike) > SHOWN_FAILURES else "")
+            lines.append(f"Unlike the tissue that the model knows: {named}. Do not trust the classes of their nuclei.")
+        return lines
+
+    def pace(self) -> str:
+        """Seconds a mm², mm² an hour, what the time went into, and how busy the GPU was."""
+        text = super().pace()
+        if self.mm2_per_hour is not None:
+            text += f", {self.mm2_per_hour:,.0f} mm²/h"
+        if self.read_share is not None:
+            shares = ", ".join(f"{stage} {getattr(self, f'{stage}_share'):.0%}" for stage in _STAGES)
+            text += f" ({shares}; network idle {self.waiting_share:.0%})"
+        if self.gpu_use is not None:
+            return f"{text}, GPU busy {self.gpu_use:.0%}"
+        return text if self.device == "cpu" else f"{text}, how busy the GPU was is not known without nvidia-ml-py"
+
+    def places(self, paths: RunPaths) -> dict[str, object]:
+        """Where the tables are."""
+        return {"Nuclei, one row each": paths.out / "nuclei"} | super().places(paths)
+
 
 def shares_of(seconds: dict[str, float]) -> dict[str, float]:
     """`read_share`, `network_share`, `write_share` of the time they took together, and `waiting_share`; {} for none."""
@@ -60,50 +85,3 @@ def shares_of(seconds: dict[str, float]) -> dict[str, float]:
     waiting, network = seconds.get("waiting", 0.0), seconds.get("network", 0.0)
     shares = {f"{stage}_share": seconds.get(stage, 0.0) / total for stage in _STAGES}
     return shares | {"waiting_share": waiting / (waiting + network) if waiting + network else 0.0}
-
-
-def summary_text(summary: InferSummary, out: Path) -> str:
-    """Markdown: what was found, at what pace, where it is, what failed and what to do next."""
-    total = summary.slides_done + summary.slides_failed + summary.slides_skipped
-    lines = [
-        f"# {summary.slides_done} of {total} slides done",
-        "",
-        f"- {summary.n_nuclei:,} nuclei on {summary.tissue_mm2:,.2f} mm² of tissue",
-        f"- {summary.slides_reused} slides were finished by an earlier run, {summary.slides_skipped} hold nothing to "
-        f"work on, {summary.slides_failed} failed",
-        f"- {_pace(summary)}",
-        "",
-        f"Nuclei, one row each: {out / 'nuclei'}",
-        f"Slides, one row each: {out / 'slides.parquet'}",
-    ]
-    if summary.n_failed_tiles:
-        lines.insert(4, f"- {summary.unread_tiles}; see slides.parquet, and the README on how to try them again")
-    if unlike := summary.slides_unlike_known_tissue:
-        named = ", ".join(unlike[:_SHOWN_FAILURES]) + (" and more" if len(unlike) > _SHOWN_FAILURES else "")
-        lines += ["", f"Unlike the tissue that the model knows: {named}. Do not trust the classes of their nuclei."]
-    if summary.slides_earlier:
-        lines += ["", f"The folder and its tables also hold {summary.slides_earlier} slides of earlier manifests."]
-    if summary.failures:
-        lines += ["", "Failed slides (mend them and run the same command again; the others are not redone):", ""]
-        lines += [
-            f"- {failure['slide_id']}: {failure['reason']}: {failure['message']}"
-            for failure in summary.failures[:_SHOWN_FAILURES]
-        ]
-    if len(summary.failures) > _SHOWN_FAILURES:
-        lines.append(f"- and {len(summary.failures) - _SHOWN_FAILURES} more: see slides.parquet")
-    return "\n".join(lines) + "\n"
-
-
-def _pace(summary: InferSummary) -> str:
-    text = f"{summary.seconds:.1f} s"
-    if summary.seconds_per_mm2 is not None and summary.mm2_per_hour is not None:
-        text += f", {summary.seconds_per_mm2:.2f} s/mm², {summary.mm2_per_hour:,.0f} mm²/h"
-    if summary.read_share is not None:
-        shares = ((name, getattr(summary, f"{name}_share")) for name in _STAGES)
-        text += f" ({', '.join(f'{name} {share:.0%}' for name, share in shares)}; network idle "
-        text += f"{summary.waiting_share:.0%})"
-    if summary.gpu_use is not None:
-        text += f", GPU busy {summary.gpu_use:.0%}"
-    elif summary.device != "cpu":
-        text += ", how busy the GPU was is not known without nvidia-ml-py"
-    return f"{text}, at most {summary.peak_rss_bytes / 2**30:.2f} GiB of memory"

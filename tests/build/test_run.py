@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.spatial import cKDTree
 
-from muse_core.build import run as build_cohort
 from muse_core.build import settings as build_settings
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
 from muse_core.build.summary import BuildSummary
+from muse_core.cohort import run as cohort_run
 from muse_core.cohort import staging
 from muse_core.cohort.manifest import read_manifest
 from muse_core.cohort.run import do_all
@@ -45,7 +45,7 @@ def build(manifest: Path, out: Path, *, overrides=(), **options) -> BuildSummary
     settings = load_settings(BuildSettings, None, [*SMALL, *overrides])
     checked = read_manifest(manifest)
     with open_build(BuildOptions(out=out, **{"workers": 0} | options), settings) as run:
-        return run.finish(checked, list(do_all(run, checked.rows, run.build)))
+        return run.finish(checked, list(do_all(run, checked.rows, run.do_slide)))
 
 
 def slide_rows(out: Path) -> dict[str, dict]:
@@ -315,14 +315,14 @@ def test_what_other_settings_left_staged_goes_with_the_next_run(drawn, tmp_path,
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_cohort, "drop_other_attempts", die)
+        patch.setattr(cohort_run, "drop_other_attempts", die)
         with pytest.raises(Killed):
             build(manifest, out, overrides=["rois.seed=5"])
     assert list(out.glob(".staging/A/*/part-*.parquet"))
     settings = load_settings(BuildSettings, None, SMALL)
     with open_build(BuildOptions(out=out, workers=0), settings) as run:
         row = read_manifest(manifest).rows[0]
-        record = run.build(row) if how == "build" else run.finished(row)
+        record = run.do_slide(row) if how == "build" else run.finished(row)
     assert record.reused
     assert not any((out / ".staging").iterdir())
     assert len(RoiDataset(out)) == 6

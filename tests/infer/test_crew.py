@@ -14,7 +14,23 @@ GIB = 2**30
 
 def job(device: str) -> InferJob:
     here = Path()
-    return InferJob("S", "P", here, None, None, "", here, here, None, None, None, device, 4, InferSettings())
+    return InferJob(
+        slide_id="S",
+        case_id="C",
+        project="P",
+        path=here,
+        md5=None,
+        mpp_override=None,
+        inputs_hash="",
+        staging=here,
+        tissue_file=here,
+        tissue_edited=None,
+        regions=None,
+        checkpoint=None,
+        device=device,
+        threads=4,
+        settings=InferSettings(),
+    )
 
 
 @pytest.mark.parametrize(("free", "kept", "tiles"), [(70 * GIB, 0, 12), (7 * GIB, 0, 1), (7 * GIB, 63 * GIB, 12)])

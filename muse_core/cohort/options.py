@@ -1,0 +1,34 @@
+"""How a run over slides is carried out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from muse_core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortOptions:
+    """What every run over slides is told; none of it changes the tables, but that a GPU's pixels differ by rounding.
+
+    Attributes:
+        out: the output folder.
+        device: `cpu` or `cuda`: where slides are decoded, and where a network runs.
+        workers: worker processes; None for one a usable core, 0 for this process alone.
+        tissue_folder: edited tissue polygons `<slide_id>.geojson`, which replace those that would be found.
+        keep_slides: keep fetched slides; otherwise each is deleted after use.
+    """
+
+    out: Path
+    device: str = "cpu"
+    workers: int | None = 0
+    tissue_folder: Path | None = None
+    keep_slides: bool = True
+
+    def check(self) -> None:
+        """Before anything is begun.
+
+        Raises:
+            ConfigError: the tissue folder is none.
+        """
+        if self.tissue_folder is not None and not self.tissue_folder.is_dir():
+            raise ConfigError(f"--tissue {self.tissue_folder}: no such folder; give one with <slide_id>.geojson files")
