@@ -21,7 +21,7 @@ from muse_core.build.patch_chunk import Chunk, failed_row, import_chunk
 from muse_core.build.settings import ImportSettings
 from muse_core.build.summary import ImportSummary
 from muse_core.cohort.manifest.patch_list import Patch, list_patches
-from muse_core.cohort.paths import RunPaths, refuse_slides
+from muse_core.cohort.paths import RunPaths, claim
 from muse_core.cohort.records import SlideRecord, write_slides_table
 from muse_core.cohort.summary import summarise, write_summary
 from muse_core.cohort.uris import path_text
@@ -122,7 +122,7 @@ def _claim(paths: RunPaths, images: Path) -> None:
     Raises:
         OutputError: the output is of slides or of another folder (reason output_mixed).
     """
-    refuse_slides(paths)
+    claim(paths, "import-patches")
     note, name = paths.patches / "source.txt", path_text(images.resolve())
     if note.exists() and (held := note.read_text(encoding="utf-8")) != name:
         raise OutputError(f"{paths.out}: holds the patches of {held}; give another --out", reason="output_mixed")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from muse_core.build.contact_sheet import draw_contact_sheet
 from muse_core.build.job import BuildJob, BuildPlan, ChunkResult
@@ -50,6 +50,7 @@ class BuildOptions(CohortOptions):
             the setting `acquire.max_slides_on_disk`.
     """
 
+    command: ClassVar[str] = "build-tcga-nu"
     workers: int | None = None
     dask_scheduler: str | None = None
     max_slides_on_disk: int | None = None
@@ -70,12 +71,12 @@ class BuildWork:
 
     def inputs_hash(self, row: ManifestRow) -> str:
         """Settings, weights, tissue polygons and the file."""
-        depends_on = [
-            self.settings.tables_hash(),
-            *([self._options.device] if self._options.device != "cpu" else []),
-        ]
         edited = edited_polygons(self._options.tissue_folder, row.slide_id)
-        return hash_of_inputs(row, depends_on=depends_on, edited=edited)
+        return hash_of_inputs(row, depends_on=[self.settings.tables_hash()], edited=edited)
+
+    def pieces(self) -> str:
+        """ROIs a part."""
+        return str(self.settings.chunk_rois)
 
     def check_wanted(self, row: ManifestRow) -> None:
         """Every slide is."""
@@ -142,7 +143,7 @@ def open_build(options: BuildOptions, settings: BuildSettings) -> Iterator[Cohor
     """Lock the output folder, start the workers, and clean up at the end.
 
     Raises:
-        OutputError: the folder is locked, read-only or full, or holds imported patches.
+        OutputError: the folder is locked, read-only or full, or another command's.
         ConfigError: the detector, the tissue folder, the worker count or the scheduler is of no use.
     """
     if settings.detector not in SHIPPED_DETECTORS:

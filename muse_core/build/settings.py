@@ -25,8 +25,8 @@ class BuildSettings(Settings):
         image: how ROI images are stored.
         acquire: how slides are fetched (never changes the tables).
         detector: `learned`, `classical`, `none`, or the dotted name of a callable.
-        chunk_rois: most ROIs a piece of work and a Parquet part; a slide's 42 make two. Fewer let
-            more workers share one slide, and make more and smaller parts.
+        chunk_rois: most ROIs a piece of work and a Parquet part; a slide's 42 make two. Fewer let more workers share
+            one slide, and make more and smaller parts. A slide that is done is not cut anew.
         contact_sheets: whether to draw a picture a slide (never changes the tables).
     """
 
@@ -39,8 +39,8 @@ class BuildSettings(Settings):
     contact_sheets: bool = True
 
     def tables_hash(self) -> str:
-        """Changes exactly when the tables would: how slides are fetched and drawn is left out."""
-        neutral = self.model_copy(update={"acquire": AcquireSettings(), "contact_sheets": True})
+        """Changes exactly when the tables' rows would: how slides are fetched, cut into parts and drawn is left out."""
+        neutral = self.model_copy(update={"acquire": AcquireSettings(), "chunk_rois": 1, "contact_sheets": True})
         return f"{BUILD_VERSION}-{settings_hash(neutral)}{weights_hash(self.detector)}"
 
 

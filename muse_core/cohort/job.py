@@ -24,6 +24,7 @@ class SlideJob:
         md5: of the file where it is known.
         mpp_override: µm/px to take instead of the file's.
         inputs_hash: of all that its rows depend on.
+        pieces: how it is cut up, which changes none of its rows.
         staging: the folder of unfinished work on it.
         tissue_file: where its tissue polygons go.
         tissue_edited: polygons to take instead of finding tissue.
@@ -37,6 +38,7 @@ class SlideJob:
     md5: str | None
     mpp_override: float | None
     inputs_hash: str
+    pieces: str
     staging: Path
     tissue_file: Path
     tissue_edited: Path | None
@@ -44,8 +46,8 @@ class SlideJob:
 
     @property
     def folder(self) -> Path:
-        """The staging folder of exactly these inputs."""
-        return self.staging / self.inputs_hash
+        """The staging folder of exactly these inputs, cut into exactly these pieces."""
+        return self.staging / f"{self.inputs_hash}-{self.pieces}"
 
     @property
     def staged_tissue(self) -> Path:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from muse_core.errors import ConfigError
 
@@ -11,6 +12,7 @@ class CohortOptions:
     """What every run over slides is told; none of it changes the tables, but that a GPU's pixels differ by rounding.
 
     Attributes:
+        command: which of `muse` it is; a folder is one command's.
         out: the output folder.
         device: `cpu` or `cuda`: where slides are decoded, and where a network runs.
         workers: worker processes; None for one a usable core, 0 for this process alone.
@@ -18,6 +20,7 @@ class CohortOptions:
         keep_slides: keep fetched slides; otherwise each is deleted after use.
     """
 
+    command: ClassVar[str]
     out: Path
     device: str = "cpu"
     workers: int | None = 0

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muse_core.errors import OutputError
-from muse_core.machine.files import safe_name
+from muse_core.machine.files import safe_name, whole_file
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class RunPaths:
         return self.out / "records"
 
     @property
+    def command(self) -> Path:
+        """Which command made what the folder holds."""
+        return self.out / "command.txt"
+
+    @property
     def patches(self) -> Path:
         """One JSON a finished chunk of imported patches, and which folder they came from."""
         return self.out / "patches"
@@ -66,28 +71,34 @@ class RunPaths:
         return self.out / ".staging" / safe_name(slide_id)
 
 
-def refuse_patches(paths: RunPaths) -> None:
-    """Keep slides out of a folder of imported patches: either's rerun would drop the other's rows from the tables.
+def claim(paths: RunPaths, command: str) -> None:
+    """Make a locked folder one command's: another's rerun would drop this one's rows from the tables.
+
+    Args:
+        paths: of the output folder.
+        command: `build-tcga-nu`, `import-patches` or `infer`.
 
     Raises:
-        OutputError: the folder holds imported patches (reason output_mixed).
+        OutputError: the folder holds what another command made (reason output_mixed), or cannot be written.
     """
-    if paths.patches.exists():
+    holder = command_of(paths)
+    if holder not in (None, command):
         raise OutputError(
-            f"{paths.out}: holds imported patches; slides and patches need a folder each, give another --out",
+            f"{paths.out}: holds what `muse {holder}` made, and `muse {command}` needs a folder of its own; give "
+            "another --out",
             reason="output_mixed",
         )
+    if holder is None or not paths.command.exists():
+        with whole_file(paths.command) as file:
+            file.write_text(f"{command}\n", encoding="utf-8")
 
 
-def refuse_slides(paths: RunPaths) -> None:
-    """Keep patches out of a folder of slides, or of ROIs that no import wrote.
-
-    Raises:
-        OutputError: the folder holds a dataset of slides (reason output_mixed).
-    """
-    rois = (paths.out / "rois").exists()
-    if paths.records.exists() or (rois and not paths.patches.exists()):
-        raise OutputError(
-            f"{paths.out}: holds a dataset of slides; slides and patches need a folder each, give another --out",
-            reason="output_mixed",
-        )
+def command_of(paths: RunPaths) -> str | None:
+    """The command that made what a folder holds; None for a folder that none has claimed."""
+    try:
+        return paths.command.read_text(encoding="utf-8").strip()
+    except OSError:
+        pass
+    # Of a folder from before commands claimed theirs.
+    made_by = {"patches": "import-patches", "nuclei": "infer", "rois": "build-tcga-nu"}
+    return next((command for name, command in made_by.items() if (paths.out / name).exists()), None)

@@ -25,7 +25,7 @@ from muse_core.cohort.inputs import edited_polygons
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
-from muse_core.cohort.paths import RunPaths, refuse_patches
+from muse_core.cohort.paths import RunPaths, claim
 from muse_core.cohort.records import (
     SlideRecord,
     keep_record,
@@ -163,6 +163,7 @@ class CohortRun(Generic[AnySummary]):
             md5=acquired.md5,
             mpp_override=row.mpp,
             inputs_hash=inputs_hash,
+            pieces=self.work.pieces(),
             staging=self.paths.staging(row.slide_id).absolute(),
             tissue_file=self.paths.tissue(row.slide_id).absolute(),
             tissue_edited=edited_polygons(self.options.tissue_folder, row.slide_id),
@@ -173,7 +174,7 @@ class CohortRun(Generic[AnySummary]):
         self, row: ManifestRow, job: SlideJob, staged: Iterable[tuple[Path, Path]], replaced: Iterable[Path]
     ) -> None:
         """Put staged files in place of those that the dataset holds of a slide, and its tissue with them."""
-        drop_other_attempts(job.staging, job.inputs_hash)
+        drop_other_attempts(job.staging, job.folder.name)
         self._begin_commit(row)
         # A person's edit is not written over.
         tissue = [(job.staged_tissue, job.tissue_file)] if job.tissue_edited != job.tissue_file else []
@@ -277,14 +278,14 @@ def open_cohort(
         max_slides_on_disk: with keep_slides off, fetched slides on the disk at once; None for the setting.
 
     Raises:
-        OutputError: the folder is locked, read-only or full, or holds imported patches.
+        OutputError: the folder is locked, read-only or full, or another command's.
         ConfigError: the tissue folder, the worker count or the scheduler is of no use.
     """
     options.check()
     paths = RunPaths(options.out)
     with ExitStack() as stack:
         stack.enter_context(locked(paths.out))
-        refuse_patches(paths)
+        claim(paths, options.command)
         for folder in paths.own_folders:
             sweep_temporaries(folder)
         workers = stack.enter_context(open_workers(options.workers, dask_scheduler))

@@ -1,7 +1,7 @@
 """Unfinished work on one slide, and its way into the dataset by renames that a second call can finish.
 
-Work waits in `STAGING/<inputs hash>/` until all of the slide is done. From the first step of a commit on, what the
-dataset held of the slide is replaced; a commit that was cut short is finished by the next one of the same inputs.
+Work waits in `STAGING/<inputs hash>-<pieces>/` until all of the slide is done. From the first step of a commit on, what
+the dataset held of the slide is replaced; a commit that was cut short is finished by the next one of the same inputs.
 """
 
 import shutil
@@ -13,14 +13,14 @@ from muse_core.machine.files import whole_file
 _DROPPED = ".dropped-"
 
 
-def drop_other_attempts(staging: Path, inputs_hash: str) -> None:
-    """Delete what attempts with other inputs left staged, before the dataset is changed.
+def drop_other_attempts(staging: Path, attempt: str) -> None:
+    """Delete what attempts of other names left staged, before the dataset is changed.
 
     An attempt that was cut short in its own commit counts on parts that this one is about to replace; it must not be
     taken up again. Each is renamed first, so that a kill leaves it whole or gone.
     """
     for folder in staging.glob("*"):
-        if folder.name != inputs_hash:
+        if folder.name != attempt:
             dropped = (
                 folder if folder.name.startswith(_DROPPED) else folder.rename(folder.with_name(_DROPPED + folder.name))
             )

@@ -42,6 +42,9 @@ class Work(Protocol[SummaryMade]):
             MuseError, OSError: what they depend on cannot be read.
         """
 
+    def pieces(self) -> str:
+        """How a slide is cut up, as a short text: pieces that another run staged are taken up where it is the same."""
+
     def check_wanted(self, row: ManifestRow) -> None:
         """Whether a slide is to be worked on at all; asked before it is fetched.
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from muse_core.cohort.acquire import local_path
 from muse_core.cohort.inputs import edited_polygons, hash_of_inputs, hash_of_polygons
@@ -58,6 +58,7 @@ class InferOptions(CohortOptions):
         regions: GeoJSON that limits the work on the one slide there is, or a folder of `<slide_id>.geojson`.
     """
 
+    command: ClassVar[str] = "infer"
     workers: int = 0
     checkpoint: Path | None = None
     regions: Path | None = None
@@ -104,13 +105,17 @@ class InferWork:
 
     def inputs_hash(self, row: ManifestRow) -> str:
         """Settings, weights, regions, tissue polygons and the file."""
-        depends_on: list[Any] = [self.settings.tables_hash(), self._model_hash, self._options.device]
+        depends_on: list[Any] = [self.settings.tables_hash(), self._model_hash]
         if (regions := self._regions(row)) is not None:
             depends_on.append(hash_of_polygons(regions))
         elif self._options.regions is not None:
             depends_on.append("no regions")
         edited = edited_polygons(self._options.tissue_folder, row.slide_id)
         return hash_of_inputs(self._with_checksum(row), depends_on=depends_on, edited=edited)
+
+    def pieces(self) -> str:
+        """The layout of tiles."""
+        return self.settings.pieces_hash()
 
     def check_wanted(self, row: ManifestRow) -> None:
         """Where there is a folder of regions, slides that have none are not.
@@ -219,7 +224,7 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Cohor
     """Lock the output folder, start the workers, and clean up at the end.
 
     Raises:
-        OutputError: the folder is locked, read-only or full, or holds imported patches.
+        OutputError: the folder is locked, read-only or full, or another command's.
         ConfigError: the checkpoint, the regions or the tissue folder is of no use, or no model for these settings.
     """
     options.check()  # before a model is loaded

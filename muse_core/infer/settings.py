@@ -50,5 +50,17 @@ class InferSettings(Settings):
     embedding: bool = False
 
     def tables_hash(self) -> str:
-        """Changes whenever the tables may, and with every other setting but how slides are fetched."""
-        return f"{INFER_VERSION}-{settings_hash(self.model_copy(update={'acquire': AcquireSettings()}))}"
+        """Changes exactly when the tables would: how slides are fetched and how work is cut up is left out."""
+        return f"{INFER_VERSION}-{settings_hash(self.model_copy(update=_NEUTRAL))}"
+
+    def pieces_hash(self) -> str:
+        """Changes when the tiles of a slide are others: staged pieces of one layout are of no use to another."""
+        return settings_hash(self.model_copy(update={name: _NEUTRAL[name] for name in _NEUTRAL.keys() - _PIECES}))
+
+
+# What changes no row but by rounding, at the value that stands for all of them.
+_PIECES = {"window_px", "group_tiles"}
+_NEUTRAL: dict[str, object] = {
+    name: InferSettings.model_fields[name].default
+    for name in ("acquire", "window_px", "group_tiles", "batch_tiles", "decode_on_gpu")
+}

@@ -173,3 +173,22 @@ def test_one_bad_slide_never_ends_the_batch(tiny, tmp_path):
     assert "fluorescence" in rows["dark"]["message"]
     assert (summary.slides_done, summary.slides_failed, summary.slides_skipped) == (1, 5, 1)
     assert [part.parent.name for part in parts(tmp_path / "out")] == ["slide_id=good"]
+
+
+def test_a_slide_begun_with_other_tiles_is_begun_anew_and_one_done_is_not(inferred, small, tmp_path, monkeypatch):
+    write = slide_module.write_group
+
+    def write_or_die(files, *rest):
+        if files.number == 1:
+            raise Killed
+        write(files, *rest)
+
+    monkeypatch.setattr(slide_module, "write_group", write_or_die)
+    with pytest.raises(Killed):
+        infer(small[0], tmp_path, "window_px=640", "group_tiles=2")
+    assert list(tmp_path.glob(".staging/*/*/group-00000.json"))
+    monkeypatch.setattr(slide_module, "write_group", write)
+    infer(small[0], tmp_path, "window_px=512", "group_tiles=2")
+    assert nuclei(tmp_path) == nuclei(inferred)
+    again = infer(small[0], tmp_path, "window_px=640")
+    assert (again.slides_reused, nuclei(tmp_path)) == (1, nuclei(inferred))

@@ -22,6 +22,7 @@ def job(device: str) -> InferJob:
         md5=None,
         mpp_override=None,
         inputs_hash="",
+        pieces="",
         staging=here,
         tissue_file=here,
         tissue_edited=None,
