@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, LocalCluster
+import dask
+from distributed import Client, LocalCluster, Security
 from distributed.comm import get_address_host_port
 
 from muse_core.errors import ConfigError, MuseError, WorkersLostError
 from muse_core.machine.limits import cpu_count, memory_limit_bytes
 
 CONNECT_TIMEOUT_S = 10
+_NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ def open_workers(count: int | None = None, scheduler: str | None = None) -> Iter
 
     Args:
         count: local worker processes; None for one a usable core (affinity and cgroup quota), 0 for this process alone.
-        scheduler: address of a running Dask scheduler (`tcp://host:8786`); its workers must see the same files. It wins
-            over `count`.
+        scheduler: address of a running Dask scheduler; its workers must see the same files. It wins over `count`. With
+            `tls://host:8786` the certificates are those of Dask's own configuration (`distributed.comm.tls`).
 
     Raises:
         ConfigError: the count is negative or no scheduler answers.
@@ -142,8 +144,12 @@ def _local_cluster(count: int | None) -> LocalCluster:
     if count is not None and count < 0:
         raise ConfigError(f"--workers {count}: needs 0 (this process) or more")
     n_workers = count or cpu_count()
-    with _main_module_hidden():
+    # Whoever reaches a scheduler can have code run: certificates of this run's own keep others on the machine out. Its
+    # pages, which need none, are not served.
+    with _main_module_hidden(), dask.config.set(_NO_PAGES):
         return LocalCluster(
+            protocol="tls",
+            security=Security.temporary(),
             n_workers=n_workers,
             threads_per_worker=1,  # decoding and encoding scale by process; one slide handle a thread
             host="127.0.0.1",
