@@ -134,7 +134,7 @@ def do_slides(
     if not todo:
         return records
     progress = Progress(key, done=len(records), of=len(rows), unit="slides")
-    one_batch: Task[[CohortRun, Batch], Any] = do_batch.with_options(task_run_name=partial(_named, verb))
+    one_batch: Task[[CohortRun[Any], Batch], Any] = do_batch.with_options(task_run_name=partial(_named, verb))
 
     def do(batch: Batch) -> Batch:
         one_batch(run, batch, return_state=True).result(raise_on_failure=len(batch.records) < len(batch.rows))

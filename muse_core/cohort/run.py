@@ -36,7 +36,7 @@ from muse_core.cohort.records import (
 )
 from muse_core.cohort.staging import commit_files, drop_other_attempts, remove_staging
 from muse_core.cohort.summary import AnySummary, write_summary
-from muse_core.cohort.uris import public_uri
+from muse_core.cohort.uris import public_text, public_uri
 from muse_core.cohort.work import Tell, Work
 from muse_core.errors import AcquireError, MuseError, OutputError, TissueError, WorkersLostError
 from muse_core.machine.files import sweep_temporaries, whole_file
@@ -233,6 +233,7 @@ class CohortRun(Generic[AnySummary]):
 
     def _failure(self, slide_id: str, error: Exception, facts: dict[str, Any]) -> dict[str, Any]:
         status, reason, message = _verdict(slide_id, error)
+        message = public_text(message)  # whatever a library says of a URL
         logger.warning("%s: %s, %s: %s", slide_id, status, reason, message)
         learnt = error.facts if isinstance(error, MuseError) else {}
         return {**facts, **learnt, "status": status, "reason": reason, "message": message}

@@ -27,6 +27,8 @@ SLIDE_SUFFIXES = (
 _WITH_PORT = frozenset({"http", "https", "ftp", "sftp", "ssh", "smb"})
 _WITH_BUCKET = frozenset({"s3", "s3a", "gs", "gcs"})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://")
+_LINKS = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))")  # not those of an IPv6 host
+_URI_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://[^\s'\"<>)]+")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -83,7 +85,7 @@ def uri_problem(uri: str) -> str | None:
 
 def missing_driver(uri: str) -> str | None:
     """What to install before fsspec can read a URI; None where nothing is missing. Imports drivers, opens nothing."""
-    for link in uri.split("::"):  # such as simplecache::s3://bucket/a.svs
+    for link in _LINKS.split(uri):
         try:
             fsspec.get_filesystem_class(link.partition("://")[0].lower())
         except ImportError as error:
@@ -97,6 +99,15 @@ def public_uri(uri: str) -> str:
     """The URI without user, password, query and fragment, which may hold secrets: for logs, messages and tables."""
     if not scheme_of(uri):
         return uri
+    return "::".join(_public_link(link) for link in _LINKS.split(uri))  # such as simplecache::s3://bucket/a.svs
+
+
+def public_text(text: str) -> str:
+    """A text, such as an error's, with every URI in it as `public_uri` gives it."""
+    return _URI_IN_TEXT.sub(lambda found: public_uri(found[0]), text)
+
+
+def _public_link(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError:  # such as an unclosed '[' of an IPv6 host

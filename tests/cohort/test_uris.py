@@ -11,6 +11,7 @@ from muse_core.cohort.uris import (
     missing_driver,
     path_of,
     path_text,
+    public_text,
     public_uri,
     scheme_of,
     slide_stem,
@@ -99,10 +100,14 @@ def test_no_driver_is_missing(uri):
         ("https://me:secret@host:81/a.svs?sig=secret#secret", "https://host:81/a.svs"),
         ("https://me:secret@[host/a?sig=secret", "[host/a"),
         ("s3://key:secret@bucket/a.svs", "s3://bucket/a.svs"),
+        ("simplecache::http://me:secret@host/a.svs?sig=secret", "simplecache::http://host/a.svs"),
+        ("zip://a.svs::simplecache::s3://key:secret@bucket/a.zip", "zip://a.svs::simplecache::s3://bucket/a.zip"),
+        ("blockcache::http://me:secret@[::1]:80/a.svs", "blockcache::http://[::1]:80/a.svs"),
     ],
 )
 def test_secrets_are_not_shown(uri, shown):
     assert public_uri(uri) == shown
+    assert public_text(f"ClientError('{uri}'): no answer") == f"ClientError('{shown}'): no answer"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes are POSIX")

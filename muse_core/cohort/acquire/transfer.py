@@ -11,7 +11,7 @@ import httpx
 from muse_core.cohort.acquire.partial import PartialFile
 from muse_core.cohort.acquire.retry import TransientError, raise_if_busy
 from muse_core.cohort.acquire.settings import AcquireSettings
-from muse_core.cohort.uris import missing_driver, public_uri, uri_problem
+from muse_core.cohort.uris import missing_driver, public_text, public_uri, uri_problem
 from muse_core.errors import AcquireError, MuseError
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
@@ -67,10 +67,10 @@ def http_transfer(
                     floor.add(len(data))
                 return total
         except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-            message = f"{public_uri(url)}: {error}; correct the uri"
+            message = f"{public_uri(url)}: {public_text(str(error))}; correct the uri"
             raise AcquireError(message, reason="source_invalid") from error
         except httpx.TransportError as error:
-            raise TransientError(f"{type(error).__name__}: {error}") from error
+            raise TransientError(f"{type(error).__name__}: {public_text(str(error))}") from error
 
     return transfer
 
@@ -154,9 +154,11 @@ def fsspec_transfer(uri: str, settings: AcquireSettings) -> Transfer:
         except FileNotFoundError as error:
             raise AcquireError(f"{public_uri(uri)}: no such file; check the uri", reason="not_found") from error
         except PermissionError as error:
-            raise AcquireError(f"{public_uri(uri)}: access refused: {error}", reason="access_refused") from error
+            raise AcquireError(
+                f"{public_uri(uri)}: access refused: {public_text(str(error))}", reason="access_refused"
+            ) from error
         except (OSError, ValueError) as error:
-            raise TransientError(f"{type(error).__name__}: {error}") from error
+            raise TransientError(f"{type(error).__name__}: {public_text(str(error))}") from error
         return None if size is None else int(size)
 
     return transfer
@@ -171,6 +173,6 @@ def _open_file_system(uri: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(uri)
     except (TypeError, ValueError) as error:
-        message = f"{public_uri(uri)}: not an address its file system takes: {error}; correct the uri"
+        message = f"{public_uri(uri)}: not an address its file system takes: {public_text(str(error))}; correct the uri"
         raise AcquireError(message, reason="source_invalid") from error
     return files, path
