@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from muse_core.cli.app import app
 from muse_core.errors import OutputError, SlideReadError
-from muse_core.infer import slide as slide_module
+from muse_core.infer import work as slide_module
 from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.slide.cucim_reader import CucimReader
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
@@ -67,7 +67,7 @@ def test_a_bad_tile_costs_its_own_nuclei_only(tmp_path):
 def test_a_slide_taken_up_again_does_what_failed_anew_and_counts_the_time_of_both_runs(
     inferred, small, tmp_path, monkeypatch
 ):
-    write, read_tile = slide_module.write_group, slide_module._SlideWork._read_tile
+    write, read_tile = slide_module.write_group, slide_module.SlideWork._read_tile
 
     def write_or_die(files, *arguments):
         if files.number == 2:
@@ -79,7 +79,7 @@ def test_a_slide_taken_up_again_does_what_failed_anew_and_counts_the_time_of_bot
 
     with monkeypatch.context() as patch:
         patch.setattr(slide_module, "write_group", write_or_die)
-        patch.setattr(slide_module._SlideWork, "_read_tile", read_or_fail)
+        patch.setattr(slide_module.SlideWork, "_read_tile", read_or_fail)
         with pytest.raises(Killed):
             infer(small[0], tmp_path, "window_px=512", "group_tiles=2")
     (good,) = tmp_path.glob(".staging/*/*/group-00001.json")
