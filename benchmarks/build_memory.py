@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from muse_core.machine.process import own_process
 from muse_core.slide.drawn import draw_slide
 
 
@@ -94,4 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

@@ -31,6 +31,7 @@ from muse_core.cohort.manifest import read_manifest
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.run import do_all
 from muse_core.config import load_settings
+from muse_core.machine.process import own_process
 from muse_core.roi_dataset.image import encode_roi
 from muse_core.slide.drawn import draw_slide
 
@@ -151,4 +152,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

@@ -22,6 +22,7 @@ from skimage.color import rgb2hed
 from skimage.feature import blob_log
 
 from benchmarks.infer import infer
+from muse_core.machine.process import own_process
 from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.slide import Slide, open_slide
@@ -91,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from muse_core.build.patches import ImportOptions, import_patches
 from muse_core.build.settings import ImportSettings
+from muse_core.machine.process import own_process
 from muse_core.models.backbone import build_backbone
 from muse_core.pretrain.settings import PretrainSettings, load_pretrain_settings
 from muse_core.pretrain.trainer import METRICS_NAME, pretrain
@@ -135,4 +136,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

@@ -21,6 +21,7 @@ import torch
 
 from muse_core.infer.model import load_nucleus_model
 from muse_core.machine.limits import cpu_count
+from muse_core.machine.process import own_process
 from muse_core.models.nucleus_model import NucleusModel
 from muse_core.slide import open_slide
 from muse_core.slide.drawn import draw_slide
@@ -76,4 +77,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

@@ -24,6 +24,7 @@ from benchmarks.infer import infer
 from muse_core.infer.model import load_nucleus_model
 from muse_core.labels import BRCA_DOT_OFFSET_PX, read_brca_m2c
 from muse_core.labels.matching import match, pool
+from muse_core.machine.process import own_process
 from muse_core.models.nucleus_model import NucleusModel
 from muse_core.slide import Slide, open_slide
 
@@ -158,4 +159,5 @@ def print_table(scores: dict[str, dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.build_memory import peak_of
+from muse_core.machine.process import own_process
 from muse_core.slide.drawn import draw_slide
 
 
@@ -47,4 +48,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

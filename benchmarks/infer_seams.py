@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from benchmarks.infer import infer
+from muse_core.machine.process import own_process
 from muse_core.slide.drawn import draw_slide
 
 SHIFTS = ((0, 0), (237, 101), (-411, 333))
@@ -58,4 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

@@ -31,6 +31,7 @@ from muse_core.evaluate.representation import (
     read_features,
 )
 from muse_core.evaluate.representation.encoders import MapEncoder
+from muse_core.machine.process import own_process
 from muse_core.pretrain.settings import load_pretrain_settings
 from muse_core.pretrain.standardise import with_standard_map
 from muse_core.pretrain.trainer import pretrain
@@ -179,4 +180,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     sys.exit(main())

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from muse_core.config import load_settings
+from muse_core.machine.process import own_process
 from muse_core.ndc import data as sources
 from muse_core.ndc.finetune import finetune
 from muse_core.ndc.settings import FinetuneSettings
@@ -106,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     sys.exit(main())

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.gpu_pretrain import draw_rois
+from muse_core.machine.process import own_process
 from muse_core.models.backbone import build_backbone, standardised
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain.network import MuseNetwork
@@ -313,4 +314,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

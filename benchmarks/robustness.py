@@ -24,6 +24,7 @@ from muse_core.labels.matching import Counts, match
 from muse_core.labels.patch import UNKNOWN_CLASS
 from muse_core.labels.regions import Region
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM, counts_of, score_counts
+from muse_core.machine.process import own_process
 from muse_core.ndc.judge import judged_rows
 from muse_core.ndc.model import NdcModel
 
@@ -162,4 +163,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     main()

@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
 from muse_core.errors import MuseError
+from muse_core.machine.process import own_process
 
 # A run whose process died is started again by an automation of `muse deploy`; what kills it each time ends here.
 MOST_STARTS = 5
@@ -21,12 +22,15 @@ R = TypeVar("R")
 def ends_in_one_line(body: Callable[P, R]) -> Callable[P, R | State[object]]:
     """A flow's body that ends as Failed with the one line of a `MuseError`, and as Skipped where its folder is held.
 
+    The process it runs in is set up for it.
+
     One run a folder is what the folder's lock sees to: it dies with its process, where a limit on the server would hold
     up the next run until its lease ends, and would end a run when the server is started again.
     """
 
     @wraps(body)
     def flow_body(*args: P.args, **kwargs: P.kwargs) -> R | State[object]:
+        own_process()
         starts = int(flow_run.run_count or 0)
         if starts > MOST_STARTS:
             return Failed(name="GivenUp", message=f"died {starts - 1} times; read the worker's log, then start it anew")

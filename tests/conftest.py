@@ -7,9 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from muse_core.machine.process import own_process
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_configure() -> None:
+    """Tests are the entry point of their process."""
+    own_process()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

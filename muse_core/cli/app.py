@@ -11,6 +11,7 @@ from muse_core.cli import build, demo, detector, doctor, evaluate, finetune, inf
 from muse_core.cli.manifest import manifest_app
 from muse_core.cli.terminal import FAILED, INTERRUPTED, USAGE, print_json
 from muse_core.errors import ConfigError, MuseError
+from muse_core.machine.process import own_process
 
 app = typer.Typer(
     name="muse",
@@ -44,6 +45,7 @@ class _Interrupted(BaseException):
 
 def main() -> None:
     """The console script: a MuseError is one line and exit status 1, or 2 where a setting or option is wrong."""
+    own_process()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     try:

@@ -24,7 +24,6 @@ from muse_core.detector.ink import on_ink
 from muse_core.detector.weights_file import DetectorWeights, load_model
 from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.machine.device import best_dtype
-from muse_core.machine.heap import keep_freed_memory
 from muse_core.machine.threads import torch_threads
 from muse_core.models.detector import STRIDE, NucleusNet
 from muse_core.models.folding import made_to_run
@@ -75,8 +74,6 @@ class LearnedDetector:
         return detector
 
     def _use(self, model: DetectorWeights) -> None:
-        if self.device == "cpu":
-            keep_freed_memory()
         self._dtype = best_dtype(self.device)
         self._net = made_to_run(model.net, device=self.device, dtype=self._dtype)
         self._calibration = model.calibration

@@ -12,7 +12,6 @@ from muse_core.detector.learned import MIDDLE_SIGMA_PX
 from muse_core.detector.weights_file import load_model
 from muse_core.errors import ConfigError
 from muse_core.machine.device import best_dtype
-from muse_core.machine.heap import keep_freed_memory
 from muse_core.models.detector import OUTPUT_STRIDE, STRIDE
 from muse_core.models.familiar import Familiar
 from muse_core.models.folding import made_to_run
@@ -53,8 +52,6 @@ class DetectorModel:
         self.grid_um = STRIDE * NETWORK_MPP
         self.model_id = hash_of(weights)
         self._device = torch.device(device)
-        if self._device.type == "cpu":
-            keep_freed_memory()
         self._dtype = best_dtype(self._device)
         self._net = made_to_run(model.net, device=self._device, dtype=self._dtype)
         self._calibration = model.calibration

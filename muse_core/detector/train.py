@@ -35,7 +35,7 @@ from muse_core.labels.regions import Region, fingerprint
 from muse_core.labels.turns import regions_in_turn
 from muse_core.machine.device import best_dtype
 from muse_core.machine.files import whole_file
-from muse_core.machine.heap import keep_freed_memory
+from muse_core.machine.threads import torch_threads
 from muse_core.models.detector import NucleusNet, load_imagenet_encoder, parameter_count
 from muse_core.models.heat import NO_CLASS, draw_heat
 from muse_core.models.tensor_file import BROKEN_FILE
@@ -115,13 +115,18 @@ def train_detector(
         raise DatasetError(
             f"{out}: {len(train)} images to train on, {len(validation)} to validate by; some of each needed"
         )
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    keep_freed_memory()
-    run = _Run(settings, out, init, data)
-    _write_text(out / CONFIG_NAME, settings.model_dump_json(indent=1))
-    if resume:
-        run.load()
+    with torch_threads(settings.threads):
+        run = _Run(settings, out, init, data)
+        _write_text(out / CONFIG_NAME, settings.model_dump_json(indent=1))
+        if resume:
+            run.load()
+        _train(run, on_progress)
+        return _finish(run)
+
+
+def _train(run: "_Run", on_progress: Callable[[Progress], None]) -> None:
+    """The loop: steps, and between them what is validated, kept and told."""
+    settings = run.settings
     while run.step < settings.steps:
         run.advance()
         if run.step % settings.validate_every == 0 or run.step == settings.steps:
@@ -129,7 +134,6 @@ def train_detector(
             run.save()
         if run.step % 20 == 0 or run.step == settings.steps:
             on_progress(run.progress())
-    return _finish(run)
 
 
 class _Run:

@@ -36,7 +36,6 @@ from muse_core.infer.settings import InferSettings
 from muse_core.infer.slide import check_model, infer_slide
 from muse_core.infer.summary import InferSummary, shares_of
 from muse_core.machine.files import safe_name
-from muse_core.machine.heap import share_one_heap
 from muse_core.machine.limits import cpu_count
 from muse_core.machine.workers import Workers, tried, value_of
 from muse_core.models.tensor_file import hash_of
@@ -228,7 +227,6 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Cohor
         ConfigError: the checkpoint, the regions or the tissue folder is of no use, or no model for these settings.
     """
     options.check()  # before a model is loaded
-    share_one_heap()  # before any thread has a heap of its own
     check_model(options.checkpoint, settings)
     planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
     work = partial(InferWork, options, settings, planner)

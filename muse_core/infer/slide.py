@@ -19,7 +19,6 @@ from muse_core.infer.model import load_nucleus_model
 from muse_core.infer.settings import InferSettings
 from muse_core.infer.work import SlideWork, Tell, grid_of
 from muse_core.machine.device import one_gpu
-from muse_core.machine.heap import share_one_heap
 from muse_core.machine.threads import torch_threads
 from muse_core.slide import open_slide
 
@@ -41,7 +40,6 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
         OutputError: the disk is full.
     """
     clock = Clock()
-    share_one_heap()
     with one_gpu(job.device) as device, GpuUse(device) as gpu, torch_threads(1 if device == "cpu" else job.threads):
         model = load_nucleus_model(
             job.checkpoint, device=device, min_score=job.settings.min_score, embeddings=job.settings.embedding

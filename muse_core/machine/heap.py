@@ -4,8 +4,7 @@ import ctypes
 import sys
 
 # Source: mallopt(3), <malloc.h>
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 _KEPT_BYTES = 1 << 29  # more than a layer's output on the largest tile
 
@@ -16,15 +15,8 @@ def keep_freed_memory() -> None:
     By default each layer's output is mapped anew, and the kernel clears every page of it again: more than half of the
     network's time on a tile of 2048 px.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-
-
-_M_ARENA_MAX = -8  # Source: mallopt(3), <malloc.h>
+    _mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def share_one_heap() -> None:
@@ -33,11 +25,7 @@ def share_one_heap() -> None:
     By default each thread has its own, whose large blocks are mapped anew for each layer of the network and cleared by
     the kernel page by page: that took up to half of the time of a tile, and memory that no other thread can use.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
+    _mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back_memory() -> None:
@@ -45,3 +33,9 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(0)
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is not None:  # musl has none
+        mallopt(parameter, value)

@@ -17,6 +17,7 @@ from distributed.comm import get_address_host_port
 
 from muse_core.errors import ConfigError, MuseError, WorkersLostError
 from muse_core.machine.limits import cpu_count, memory_limit_bytes
+from muse_core.machine.process import OwnProcess
 
 CONNECT_TIMEOUT_S = 10
 _NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
@@ -180,6 +181,7 @@ def _main_module_hidden() -> Iterator[None]:
 def _dask_workers(client: Client, description: str) -> Workers:
     # Not pure: the same call may have to be made again after its files were removed.
     executor = client.get_executor(pure=False)
+    client.register_plugin(OwnProcess())
 
     def count() -> int:
         return max(1, sum(client.nthreads().values())) if client.status == "running" else 1

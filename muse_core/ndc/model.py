@@ -23,7 +23,6 @@ from muse_core.detector.calibration import Calibration
 from muse_core.detector.ink import on_ink
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.machine.device import best_dtype
-from muse_core.machine.heap import keep_freed_memory
 from muse_core.models.backbone import standardised
 from muse_core.models.feature_sampling import sample_at
 from muse_core.models.folding import made_to_run
@@ -85,8 +84,6 @@ class NdcModel:
         return model
 
     def _use(self, checkpoint: NdcCheckpoint) -> None:
-        if self._device == "cpu":
-            keep_freed_memory()
         net = checkpoint.net
         self._turned = pads_after(net)
         if self._turned:

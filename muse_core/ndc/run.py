@@ -21,7 +21,7 @@ from muse_core.errors import TrainingError
 from muse_core.labels.patch import UNKNOWN_CLASS
 from muse_core.labels.regions import Region
 from muse_core.machine.device import best_dtype
-from muse_core.machine.heap import keep_freed_memory
+from muse_core.machine.threads import torch_threads
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet, Proposals
 from muse_core.models.nucleus_model import NucleiFound
@@ -226,9 +226,10 @@ class FinetuneRun:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Train to the end, validating and saving the state on the way, or to the step after which it shall stop."""
-        if self.settings.threads:
-            torch.set_num_threads(self.settings.threads)
-        keep_freed_memory()
+        with torch_threads(self.settings.threads):
+            self._train(on_progress, should_stop)
+
+    def _train(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> None:
         stop = False
         while self.step < self.settings.steps and not stop:
             self.advance()

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from muse_core.errors import TrainingError
-from muse_core.machine.heap import keep_freed_memory
 from muse_core.machine.lock import locked
+from muse_core.machine.threads import torch_threads
 from muse_core.models.backbone import MuseBackbone, build_backbone
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain.export import BACKBONE_NAME, export, write_json
@@ -139,11 +139,8 @@ def pretrain(
         OutputError: `out` cannot be written or is in use.
     """
     settings = settings or load_pretrain_settings(None, [])
-    if settings.run.threads:
-        torch.set_num_threads(settings.run.threads)
-    keep_freed_memory()
     dataset = RoiDataset(rois)
-    with joined_processes(device) as processes, _held(out, processes):
+    with torch_threads(settings.run.threads), joined_processes(device) as processes, _held(out, processes):
         stored = stored_run(out, settings, resume=resume)
         run = _Run(settings, Feed(dataset, settings, processes), processes, stored)
         if processes.first:

@@ -7,7 +7,6 @@ decode them.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -180,8 +179,6 @@ def _cu_image_class() -> "type[CuImage]":
     cuCIM's top package imports CuPy wherever that is installed, half a second and 200 MB a process, for the sake of
     image processing that is not used here. It does without, so it is told that there is none.
     """
-    # cuFile, where PyTorch has brought it along, would leave a log of its complaints in the current folder.
-    os.environ.setdefault("CUFILE_LOGFILE_PATH", os.devnull)
     hide = "cupy" not in sys.modules and "cucim" not in sys.modules
     if hide:
         sys.modules["cupy"] = None  # type: ignore[assignment]  # Python's own way to say that a module is not there

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import cv2
 import numpy as np
 
 from muse_core.errors import ConfigError, MppError, SlideReadError
@@ -58,8 +57,6 @@ def open_slide(
         MppError: reason mpp_missing, mpp_conflict or mpp_invalid.
         ConfigError: an unknown reader, or a scene that is not there.
     """
-    # Slides are read by several processes or threads at once; OpenCV's own threads would only be in their way.
-    cv2.setNumThreads(1)
     path = Path(path)
     choice = choose_reader(path, reader, read_threads=read_threads, scene=scene)
     try:
