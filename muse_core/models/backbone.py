@@ -51,6 +51,7 @@ class BackboneSettings(Settings):
 
     preset: str = "nano"  # nano, vit-s16, vit-b16, resnet50, or any name of timm
     image_px: int = Field(224, ge=16)  # that the learned positions of a ViT are for; the paper: 224, LFoV 512
+    init: str = ""  # a file that the whole backbone starts from: of a finished run, or a released MUSE checkpoint
     imagenet: bool = False  # start the encoder from ImageNet weights rather than at random
     drop_path: float = Field(0.0, ge=0, lt=1)  # stochastic depth of the encoder; DINO: 0.1, in the student alone
     decoder: bool = True  # off: the map is the encoder's last one (table 4 of the paper, first row)

@@ -92,7 +92,7 @@ def backbone_of(found: BackboneFile, *, image_px: int | None = None, legacy_posi
     Raises:
         ConfigError: its tensors are not those of its preset.
     """
-    backbone = build_backbone(found.settings.model_copy(update={"imagenet": False}))
+    backbone = build_backbone(found.settings.model_copy(update={"init": "", "imagenet": False}))
     own = backbone.state_dict()
     counters = {name for name in own if name.endswith(_COUNTER)}  # of batch norms; ours don't store them
     wrong = [
@@ -108,6 +108,23 @@ def backbone_of(found: BackboneFile, *, image_px: int | None = None, legacy_posi
     if isinstance(encoder, VitEncoder) and (image_px or legacy_positions):
         encoder.resample_positions(image_px or found.settings.image_px, always=legacy_positions)
     return backbone.eval()
+
+
+def start_from(backbone: MuseBackbone, settings: BackboneSettings) -> None:
+    """Give a new backbone the weights of the file that `settings.init` names; a ViT's positions fit its size.
+
+    Raises:
+        ConfigError: the file is no backbone's, or of another preset, geometry or decoder.
+    """
+    found = read_backbone_file(Path(settings.init))
+    for name in ("preset", "geometry", "decoder", "hybrid"):
+        here, there = getattr(settings, name), getattr(found.settings, name)
+        if here != there:
+            raise ConfigError(
+                f"backbone.init {settings.init}: backbone.{name} is {there} there and {here} here; set it to {there}"
+            )
+    other = backbone_of(found, image_px=settings.image_px)
+    backbone.load_state_dict(other.state_dict())
 
 
 def _fits(name: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> bool:

@@ -32,7 +32,7 @@ def export(backbone: MuseBackbone, settings: PretrainSettings, out: Path, *, abo
     card = {"stage": "pretrain", **about, "settings": identity(settings), "versions": versions}
     card["settings_hash"] = settings_hash(settings)
     notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
-    bare = settings.backbone.model_copy(update={"imagenet": False, "drop_path": 0.0})
+    bare = settings.backbone.model_copy(update={"init": "", "imagenet": False, "drop_path": 0.0})
     save_backbone(backbone, bare, out / BACKBONE_NAME, notes=notes)
     write_json(out / CARD_NAME, card)
 

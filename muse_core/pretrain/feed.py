@@ -1,15 +1,20 @@
 """Which views come next: steps of micro-batches from a ROI dataset, and the place to go on from."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from muse_core.errors import ConfigError
+from muse_core.errors import ConfigError, WorkersLostError
 from muse_core.pretrain.processes import Processes
 from muse_core.pretrain.settings import PretrainSettings
 from muse_core.pretrain.views.batch import ViewBatch
 from muse_core.pretrain.views.loader import ViewLoader
 from muse_core.roi_dataset.dataset import RoiDataset
+
+logger = logging.getLogger(__name__)
+
+_MOST_LOST = 3  # times in one step that workers of the loader may be lost
 
 
 class Feed:
@@ -30,6 +35,7 @@ class Feed:
     def __init__(self, dataset: RoiDataset, settings: PretrainSettings, processes: Processes) -> None:
         self.dataset, self.epoch, self.used = dataset, 0, 0
         self.waited_s = 0.0
+        self.left_out: dict[str, str] = {}  # ROIs that others were taken for, with the reason
         self._settings, self._processes = settings, processes
         self._loader: ViewLoader | None = None
         self._batches: Iterator[ViewBatch] | None = None
@@ -52,18 +58,37 @@ class Feed:
             DatasetError: a ROI is damaged.
         """
         started = time.perf_counter()
-        if self.used + self._settings.batch_size > len(self.dataset):
+        if self.at_epoch_end:
             self.epoch, self.used, self._batches = self.epoch + 1, 0, None
         if self._settings.views_at(progress) != self._phase:
             self._open(progress)
-        assert self._loader is not None
-        if self._batches is None:
-            self._batches = self._loader.batches(self.epoch, start_roi=self.used)
-        assert self._phase is not None
-        step = [next(self._batches) for _ in range(self._phase[1])]
+        step = self._taken(progress)
+        for batch in step:
+            self.left_out.update(batch.left_out)
         self.used += self._settings.batch_size
         self.waited_s += time.perf_counter() - started
         return step
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the next step begins another epoch."""
+        return self.used + self._settings.batch_size > len(self.dataset)
+
+    def _taken(self, progress: float) -> list[ViewBatch]:
+        """The step's micro-batches; where a worker of the loader is lost, the step begins again with new ones."""
+        assert self._phase is not None
+        for lost in range(_MOST_LOST + 1):
+            try:
+                assert self._loader is not None
+                if self._batches is None:
+                    self._batches = self._loader.batches(self.epoch, start_roi=self.used)
+                return [next(self._batches) for _ in range(self._phase[1])]
+            except WorkersLostError as error:
+                if lost == _MOST_LOST:
+                    raise
+                logger.warning("%s; the loader's workers are started again", error)
+                self._open(progress)
+        raise AssertionError("the last turn returns or raises")
 
     def _open(self, progress: float) -> None:
         views, accumulate = self._phase = self._settings.views_at(progress)
@@ -96,8 +121,11 @@ class Feed:
             ConfigError: it is a place in another dataset.
         """
         if state["dataset"] != self.dataset.fingerprint:
-            raise ConfigError(
-                f"the checkpoint was made with dataset {state['dataset']}, --rois is {self.dataset.fingerprint};"
-                " give the same dataset, or another --out"
-            )
+            if not self._settings.run.changed_dataset:
+                raise ConfigError(
+                    f"the checkpoint was made with dataset {state['dataset']}, --rois is {self.dataset.fingerprint};"
+                    " give the same dataset, another --out, or run.changed_dataset=true to go on with this one"
+                )
+            logger.warning("dataset %s is now %s; the next epoch begins", state["dataset"], self.dataset.fingerprint)
+            state = {**state, "epoch": int(state["epoch"]) + 1, "used": 0}
         self.epoch, self.used, self._batches = int(state["epoch"]), int(state["used"]), None

@@ -16,6 +16,7 @@ from muse_core.errors import TrainingError
 _LEAST_KL = 0.005
 # Rows of length 1 that point everywhere have a spread of 1, rows that are all the same have 0.
 _LEAST_SPREAD = 0.02
+_LEAST_MARGINAL = 0.05  # nats; rows that spread over two prototypes evenly have 0.69
 _LEAST_ROWS = 16  # fewer say too little
 _PATIENCE = 3  # checks in a row
 
@@ -89,6 +90,11 @@ class CollapseWatch:
 def _fault(health: Health) -> str | None:
     if health.kl_to_uniform < _LEAST_KL:
         return f"KL to uniform {health.kl_to_uniform:.4f} nats (needs {_LEAST_KL})"
+    if health.marginal_entropy < _LEAST_MARGINAL:
+        return (
+            f"entropy of what it says on the whole {health.marginal_entropy:.4f} nats (needs {_LEAST_MARGINAL}),"
+            f" {health.used:.1%} of the prototypes used"
+        )
     if health.spread < _LEAST_SPREAD:
         return f"spread of the features {health.spread:.4f} (needs {_LEAST_SPREAD})"
     return None

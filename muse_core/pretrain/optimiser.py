@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from muse_core.pretrain.settings import OptimiserSettings
 from muse_core.training import schedules
@@ -33,6 +33,7 @@ class StudentOptimiser:
             ],
             lr=0.0,
             weight_decay=0.0,
+            fused=all(parameter.is_cuda for parameter in self.names),  # one kernel for all tensors
         )
 
     def learning_rate(self, progress: float) -> float:
@@ -45,6 +46,17 @@ class StudentOptimiser:
         """Of what decays, at 0..1 of the run."""
         return schedules.cosine(self.settings.weight_decay, self.settings.final_weight_decay, progress)
 
+    @torch.no_grad()
+    def gradient_norm(self) -> Tensor:
+        """The norm of all gradients together, before clipping: a scalar, not finite where one of them is not."""
+        gradients = [parameter.grad for parameter in self.names if parameter.grad is not None]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return norm
+
+    def discard(self) -> None:
+        """Forget the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+
     def step(self, progress: float) -> None:
         """Use the gradients up: clipped, the prototypes' withheld at first."""
         clip_each(list(self.names), self.settings.clip)
@@ -56,7 +68,7 @@ class StudentOptimiser:
             group["lr"] = group["share"] * self.learning_rate(progress)
             group["weight_decay"] = self.weight_decay(progress) if group["decays"] else 0.0
         self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
+        self.discard()
 
 
 @torch.no_grad()

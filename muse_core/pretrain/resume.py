@@ -28,7 +28,13 @@ def stored_run(out: Path, settings: PretrainSettings, *, resume: bool) -> Checkp
         return None
     if not resume:
         raise ConfigError(f"{out}: holds a run; go on with --resume, or give another --out")
-    stored = read_checkpoint(path)
+    try:
+        stored = read_checkpoint(path)
+    except ConfigError as error:
+        before = path.with_name(f"{path.stem}-1{path.suffix}")
+        if not before.exists():
+            raise
+        raise ConfigError(f"{error}; {before.name} is the one before it: copy it over {path.name}") from None
     other = first_difference(stored.about["settings"], identity(settings))
     if other:
         raise ConfigError(f"checkpoint {path}: made with {other}; give its settings, or another --out")

@@ -81,6 +81,10 @@ class RunSettings(Settings):
     workers: int = Field(0, ge=0)  # processes a rank that cut views; 0 cuts them in the training process
     log_every: int = Field(10, ge=1)  # steps
     checkpoint_minutes: float = Field(5.0, ge=0)
+    keep_checkpoints: int = Field(2, ge=1)  # the newest and those before it
+    keep_teachers: int = Field(0, ge=0)  # a teacher's backbone each so many epochs, in teachers/; 0 keeps none
+    most_skipped: int = Field(5, ge=0)  # steps in a row that may be skipped for numbers that are not finite
+    changed_dataset: bool = False  # go on although parts of --rois were added, removed or built again
 
 
 class PretrainSettings(Settings):
@@ -109,9 +113,10 @@ class PretrainSettings(Settings):
         if not (self.loss.lambda_image or self.loss.lambda_nu):
             raise ValueError("lambda_image and lambda_nu are both 0; nothing is left to learn")
         still = self.optimiser.freeze_stages or self.optimiser.freeze_depthwise
-        if still and not self.backbone.imagenet:
+        if still and not (self.backbone.imagenet or self.backbone.init):
             raise ValueError(
-                "optimiser.freeze_stages or freeze_depthwise without backbone.imagenet would keep random weights; set "
+                "optimiser.freeze_stages or freeze_depthwise without backbone.imagenet or backbone.init "
+                "would keep random weights; set "
                 "freeze_stages=0 and freeze_depthwise=false"
             )
         ends = [phase.until for phase in self.phases]

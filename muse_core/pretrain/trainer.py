@@ -26,12 +26,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from muse_core.errors import TrainingError
+from muse_core.machine.files import output_errors
 from muse_core.machine.lock import locked
 from muse_core.machine.threads import torch_threads
 from muse_core.models.backbone import MuseBackbone, build_backbone
+from muse_core.models.backbone_file import start_from
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain.export import BACKBONE_NAME, export, write_json
 from muse_core.pretrain.feed import Feed
+from muse_core.pretrain.guard import StepGuard
 from muse_core.pretrain.metrics import MetricsLog, draw_curves
 from muse_core.pretrain.monitors import CollapseWatch, health_of
 from muse_core.pretrain.network import Bottlenecks, MuseNetwork, Student, Targets
@@ -46,8 +49,10 @@ from muse_core.roi_dataset.dataset import RoiDataset
 from muse_core.training import schedules
 from muse_core.training.checkpoint import (
     Checkpoint,
+    keep_previous,
     load_optimiser,
     load_part,
+    not_finite,
     optimiser_tensors,
     part_of,
     save_checkpoint,
@@ -66,6 +71,7 @@ CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 CURVES_NAME = "curves.png"
 TENSORBOARD_NAME = "tensorboard"
+TEACHERS_NAME = "teachers"
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,9 @@ def _train(
     saved_at, loss, stop = time.monotonic(), math.nan, False
     while run.step < run.steps and not stop:
         run.advance()
+        kept_epochs = run_settings.keep_teachers
+        if first and kept_epochs and run.feed.at_epoch_end and (run.feed.epoch + 1) % kept_epochs == 0:
+            run.keep_teacher(out)
         if run.step % run_settings.log_every == 0 or run.step == run.steps:
             row = run.measured()
             loss = row["loss"]
@@ -190,6 +199,8 @@ class _Run:
         self.steps = settings.steps or max(1, round(settings.epochs * feed.steps_per_epoch))
         self.step, self.seconds = 0, 0.0
         self.network = self._built(drop_path=settings.backbone.drop_path)
+        if settings.backbone.init and stored is None:
+            start_from(self.network.backbone, settings.backbone)
         self.teacher = self._built(drop_path=0.0)  # the student alone drops paths, as in DINO
         self.teacher.load_state_dict(self.network.state_dict())
         self.teacher.requires_grad_(False)
@@ -207,6 +218,9 @@ class _Run:
         if stored:
             self._restore(stored)
         self.student = self._student()
+        self._guard = StepGuard((self.network, self.teacher), most_in_a_row=settings.run.most_skipped)
+        self._guard.skipped = int(stored.about.get("skipped", 0)) if stored else 0
+        self._norms: list[Tensor] = []
         self._watches = {name: CollapseWatch(name) for name in self.centres}
         self._losses: list[Tensor] = []
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -274,6 +288,7 @@ class _Run:
         rank, seed = self.processes.rank, self.settings.seed
         torch.manual_seed((seed * 1_000_003 + self.step) * 4096 + rank)  # for dropped paths
         batches = [batch.to(self.processes.device) for batch in batches]
+        self._guard.begin()
         loss, n_global = self.settings.loss, self.settings.views.global_views
         matched = [
             matched_nuclei(batch.valid, n_global=n_global, student_views=loss.nulo_student_views) for batch in batches
@@ -287,10 +302,15 @@ class _Run:
                 image, nucleus = self.student(batch, targets)
             (loss.lambda_image * image + loss.lambda_nu * nucleus).backward()
             parts.append(torch.stack([image, nucleus]).detach())
-        self._losses.append(torch.stack(parts).sum(dim=0))
-        self._check_finite(batches)
-        self._update()
+        losses, norm = torch.stack(parts).sum(dim=0), self.optimiser.gradient_norm()
         self._overlap = batches[-1]
+        if self.processes.any_of_us(not bool(torch.isfinite(torch.cat([losses, norm[None]])).all())):
+            self._skip(batches, losses, norm)
+            return
+        self._guard.passed()
+        self._losses.append(losses)
+        self._norms.append(norm)
+        self._update()
 
     @torch.no_grad()
     def _targets(self, batch: ViewBatch, matched: Tensor, weights: Tensor, *, share: float) -> Targets:
@@ -344,16 +364,20 @@ class _Run:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _check_finite(self, batches: list[ViewBatch]) -> None:
-        if bool(torch.isfinite(self._losses[-1]).all()):
-            return
-        image, nucleus = self._losses[-1].tolist()
-        slides = sorted({slide for batch in batches for slide in batch.slide_ids})
-        raise TrainingError(
-            f"step {self.step}: L_image is {image}, L_nu is {nucleus}, with slides {', '.join(slides)}; look at these"
-            " slides, lower optimiser.learning_rate, or set precision=fp32; the last checkpoint stands",
-            reason="loss_not_finite",
-        )
+    def _skip(self, batches: list[ViewBatch], losses: Tensor, norm: Tensor) -> None:
+        """Leave everything as it was before the step; all processes do so together.
+
+        Raises:
+            TrainingError: too many such steps in a row.
+        """
+        self.optimiser.discard()
+        for centre in self.centres.values():
+            assert isinstance(centre, TeacherCentre)
+            centre.discard()
+        self._seen.clear()
+        image, nucleus = losses.tolist()
+        found = f"L_image is {image}, L_nu is {nucleus}, the norm of the gradients {float(norm)}"
+        self._guard.skip(self.step, found, (slide for batch in batches for slide in batch.slide_ids))
 
     def measured(self) -> dict[str, Any]:
         """What happened since the last time this was asked; every process must ask.
@@ -361,8 +385,11 @@ class _Run:
         Raises:
             TrainingError: a head has collapsed.
         """
-        image, nucleus = self.processes.mean(torch.stack(self._losses).mean(dim=0)).tolist()
+        taken = self._losses or [torch.full((2,), math.nan, device=self.processes.device)]  # all were skipped
+        image, nucleus = self.processes.mean(torch.stack(taken).mean(dim=0)).tolist()
+        norm = float(torch.stack(self._norms).mean()) if self._norms else math.nan
         self._losses.clear()
+        self._norms.clear()
         now, (then, waited, step) = time.perf_counter(), self._told
         row: dict[str, Any] = {
             "step": self.step,
@@ -370,6 +397,9 @@ class _Run:
             "loss": self.settings.loss.lambda_image * image + self.settings.loss.lambda_nu * nucleus,
             "loss_image": image if "image" in self.centres else None,
             "loss_nucleus": nucleus if "nucleus" in self.centres else None,
+            "gradient_norm": norm,
+            "skipped_steps": self._guard.skipped,
+            "rois_left_out": len(self.feed.left_out),
             "learning_rate": self.optimiser.learning_rate(self.progress),
             "weight_decay": self.optimiser.weight_decay(self.progress),
             "rois_per_s": (self.step - step) * self.settings.batch_size / (now - then),
@@ -407,23 +437,43 @@ class _Run:
             **under("centre", self.centres.state_dict()),
             **under("optimiser", optimiser_tensors(self.optimiser.adamw, self.optimiser.names)),
         }
+        wrong = not_finite(tensors)
+        if wrong:
+            raise TrainingError(
+                f"step {self.step}: {wrong} holds numbers that are not finite; the checkpoint before stands",
+                reason="loss_not_finite",
+            )
         about = {
             "settings": identity(self.settings),
             "step": self.step,
+            "skipped": self._guard.skipped,
+            "left_out": self.feed.left_out,
             "seconds": self.seconds,
             "precision": self.precision,
             "feed": self.feed.state(),
         }
+        keep_previous(out / CHECKPOINT_NAME, self.settings.run.keep_checkpoints - 1)
         save_checkpoint(out / CHECKPOINT_NAME, tensors, about)
-        card = {
+        export(self._exported(), self.settings, out, about=self._card())
+
+    def keep_teacher(self, out: Path) -> None:
+        """Write the teacher's backbone at the end of an epoch beside those of earlier ones."""
+        folder = out / TEACHERS_NAME / f"epoch-{self.feed.epoch + 1:04}"
+        with output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        export(self.teacher.backbone, self.settings, folder, about=self._card())
+
+    def _card(self) -> dict[str, Any]:
+        return {
             "step": self.step,
             "steps": self.steps,
             "epochs": self.step / self.feed.steps_per_epoch,
             "n_rois": len(self.feed.dataset),
             "dataset": self.feed.dataset.fingerprint,
             "seconds": round(self.seconds, 1),
+            "skipped_steps": self._guard.skipped,
+            "rois_left_out": sorted(self.feed.left_out),
         }
-        export(self._exported(), self.settings, out, about=card)
 
     def _exported(self) -> MuseBackbone:
         """The teacher's backbone; of a finished run with its map standardised, where the settings say so."""
@@ -438,6 +488,7 @@ class _Run:
         load_part(self.centres, stored, "centre")
         load_optimiser(self.optimiser.adamw, self.optimiser.names, part_of(stored, "optimiser"))
         self.feed.go_to(stored.about["feed"])
+        self.feed.left_out.update(stored.about.get("left_out", {}))
         self.step, self.seconds = int(stored.about["step"]), float(stored.about["seconds"])
 
 

@@ -4,8 +4,10 @@ student/<name>  teacher/<name>  centre/<head>/<name>  optimiser/<parameter>/<exp
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from muse_core.errors import ConfigError
+from muse_core.machine.files import output_errors, whole_file
 from muse_core.models.tensor_file import save_tensors
 
 FORMAT = "muse-pretrain-1"
@@ -40,6 +43,41 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[st
     """
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_tensors(path, own, metadata={"format": FORMAT, "about": json.dumps(dict(about))})
+
+
+def keep_previous(path: Path, count: int) -> None:
+    """Keep the file that is about to be replaced: `a.x` stays as `a-1.x`, what was that becomes `a-2.x`, and so on.
+
+    At no moment is `path` itself missing.
+
+    Args:
+        path: the newest.
+        count: older ones to keep; 0 keeps none.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    older = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
+    if not older or not path.exists():
+        return
+    with output_errors(path):
+        for newer, target in reversed(list(pairwise(older))):
+            if newer.exists():
+                newer.replace(target)
+        with whole_file(older[0]) as temporary:
+            try:
+                temporary.unlink(missing_ok=True)
+                temporary.hardlink_to(path)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, temporary)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or an infinity; None where all numbers are finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -118,7 +118,14 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_backbone(rois, copied):
 
 def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(rois, tmp_path):
     """Step 1's checkpoint is made before the second step goes wrong; its step and slides are told."""
-    error = told(rois, tmp_path, "optimiser.learning_rate=1e30", "optimiser.clip=0", "run.checkpoint_minutes=0")
+    error = told(
+        rois,
+        tmp_path,
+        "optimiser.learning_rate=1e30",
+        "optimiser.clip=0",
+        "run.checkpoint_minutes=0",
+        "run.most_skipped=1",
+    )
     assert isinstance(error, TrainingError)
     assert error.reason == "loss_not_finite"
     assert "with slides slide_0, slide_1" in str(error)

@@ -52,3 +52,14 @@ def test_a_few_rows_are_not_judged():
     watch = CollapseWatch("nucleus")
     for _ in range(9):
         watch.check(ALIVE._replace(spread=0.0, n_rows=5), 1)
+
+
+def test_a_teacher_that_says_one_thing_of_all_is_ended():
+    watch = CollapseWatch("image")
+    one = ALIVE._replace(marginal_entropy=0.01, used=0.01)
+    watch.check(one, 1)
+    watch.check(one, 2)
+    with pytest.raises(
+        TrainingError, match=r"entropy of what it says on the whole 0\.0100 nats.*1\.0% of the prototypes"
+    ):
+        watch.check(one, 3)

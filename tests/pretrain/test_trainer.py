@@ -6,15 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from muse_core.errors import ConfigError, DatasetError, TrainingError
+from muse_core.errors import ConfigError, DatasetError, TrainingError, WorkersLostError
 from muse_core.models.backbone import build_backbone
 from muse_core.models.backbone_file import load_backbone
+from muse_core.pretrain import trainer
 from muse_core.pretrain.feed import Feed
 from muse_core.pretrain.metrics import read_metrics
+from muse_core.pretrain.optimiser import StudentOptimiser
 from muse_core.pretrain.settings import PretrainSettings
 from muse_core.pretrain.trainer import pretrain
+from muse_core.pretrain.views.loader import ViewLoader
 from muse_core.training.checkpoint import read_checkpoint
 from tests.pretrain.tiny_runs import drawn_dataset, tiny
+from tests.pretrain.views.drawn_rois import roi_row, write_dataset
 from tests.training.test_checkpoint import largest_file
 
 
@@ -231,9 +235,113 @@ def test_a_batch_that_cannot_be_divided(rois, tmp_path):
 
 
 def test_a_loss_that_is_no_number_names_step_and_slides(rois, tmp_path):
-    with pytest.raises(TrainingError, match=r"step [12]: L_image is .* with slides slide_0, slide_1") as error:
-        pretrain(rois, tmp_path, settings=tiny("optimiser.learning_rate=1e30", "optimiser.clip=0"))
+    wild = ("optimiser.learning_rate=1e30", "optimiser.clip=0", "run.most_skipped=1")
+    with pytest.raises(TrainingError, match=r"step [23]: L_image is .* with slides slide_0, slide_1.*2 steps in a row"):
+        pretrain(rois, tmp_path, settings=tiny(*wild))
+
+
+def poisoned(steps):
+    """An optimiser whose gradients hold a NaN in some steps."""
+
+    class Poisoned(StudentOptimiser):
+        asked = 0
+
+        def gradient_norm(self):
+            if Poisoned.asked in steps:
+                next(iter(self.names)).grad.view(-1)[0] = torch.nan
+            Poisoned.asked += 1
+            return super().gradient_norm()
+
+    return Poisoned
+
+
+def test_a_step_whose_gradients_are_not_finite_leaves_everything_as_it_was(rois, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "StudentOptimiser", poisoned({1}))
+    asked = iter([False, True])
+    pretrain(rois, tmp_path / "two", settings=tiny("run.log_every=1"), should_stop=lambda: next(asked))
+    monkeypatch.setattr(trainer, "StudentOptimiser", StudentOptimiser)
+    pretrain(rois, tmp_path / "one", settings=tiny("run.log_every=1"), should_stop=lambda: True)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert same(
+        {name: tensor for name, tensor in one.items() if tensor.is_floating_point()},
+        {name: two[name] for name in one if one[name].is_floating_point()},
+    )
+    rows = read_metrics(tmp_path / "two" / "metrics.jsonl")
+    assert [row["skipped_steps"] for row in rows] == [0, 1]
+    assert rows[0]["gradient_norm"] > 0
+    assert rows[1]["gradient_norm"] is rows[1]["loss"] is None
+
+
+def test_many_such_steps_in_a_row_end_the_run_and_the_checkpoint_stands(rois, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "StudentOptimiser", poisoned(range(2, 99)))
+    with pytest.raises(TrainingError, match="3 steps in a row were skipped") as error:
+        pretrain(rois, tmp_path, settings=tiny("steps=20", "run.most_skipped=2", "run.checkpoint_minutes=0"))
     assert error.value.reason == "loss_not_finite"
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
+
+
+def test_older_checkpoints_and_a_teacher_an_epoch_are_kept(rois, tmp_path):
+    settings = tiny("run.checkpoint_minutes=0", "run.keep_checkpoints=3", "run.keep_teachers=1")
+    pretrain(rois, tmp_path, settings=settings)
+    kept = {path.name: read_checkpoint(path).about["step"] for path in tmp_path.glob("checkpoint*")}
+    assert kept == {"checkpoint.safetensors": 6, "checkpoint-1.safetensors": 5, "checkpoint-2.safetensors": 4}
+    assert sorted(path.name for path in (tmp_path / "teachers").iterdir()) == ["epoch-0001", "epoch-0002", "epoch-0003"]
+    assert load_backbone(tmp_path / "teachers" / "epoch-0002" / "muse-backbone.safetensors").map_channels > 0
+
+
+def test_a_run_starts_from_a_finished_one(rois, whole, tmp_path):
+    first = whole / "muse-backbone.safetensors"
+    still = ("optimiser.learning_rate=1e-12", "optimiser.final_learning_rate=0", "optimiser.weight_decay=0", "steps=1")
+    pretrain(rois, tmp_path / "on", settings=tiny(f"backbone.init={first}", *still))
+    found, before = load_backbone(tmp_path / "on" / "muse-backbone.safetensors"), load_backbone(first)
+    for name, parameter in found.named_parameters():
+        assert torch.allclose(parameter, before.get_parameter(name), atol=1e-6), name
+    with pytest.raises(ConfigError, match=r"backbone\.init .*backbone\.hybrid is True there and False here"):
+        pretrain(rois, tmp_path / "other", settings=tiny(f"backbone.init={first}", "backbone.hybrid=false"))
+    with pytest.raises(ConfigError, match="give an existing file"):
+        pretrain(rois, tmp_path / "none", settings=tiny(f"backbone.init={tmp_path / 'gone'}"))
+
+
+def test_a_damaged_checkpoint_is_told_with_the_one_before_it(rois, tmp_path):
+    pretrain(rois, tmp_path, settings=tiny("run.checkpoint_minutes=0"))
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"cut")
+    with pytest.raises(ConfigError, match=r"checkpoint-1\.safetensors is the one before it"):
+        pretrain(rois, tmp_path, settings=tiny(), resume=True)
+
+
+def test_a_damaged_roi_is_left_out_and_named(tmp_path):
+    rows = [roi_row(number, image=b"II*\0 no image" if number == 2 else None) for number in range(10)]
+    rois = write_dataset(tmp_path / "rois", rows)
+    pretrain(rois, tmp_path / "out", settings=tiny("run.log_every=1"))
+    card = json.loads((tmp_path / "out" / "muse-backbone.json").read_text())
+    assert card["rois_left_out"] == ["ROI 2 of the dataset"]
+    assert read_metrics(tmp_path / "out" / "metrics.jsonl")[-1]["rois_left_out"] == 1
+
+
+def test_lost_loader_workers_are_started_again(rois, whole, tmp_path, monkeypatch):
+    taken = []
+
+    def lose_one(self, epoch, start_roi=0):
+        taken.append(start_roi)
+        if len(taken) == 2:
+            raise WorkersLostError("a loader worker was killed")
+        yield from original(self, epoch, start_roi)
+
+    original = ViewLoader.batches
+    monkeypatch.setattr(ViewLoader, "batches", lose_one)
+    pretrain(rois, tmp_path, settings=tiny())
+    assert same(weights(whole), weights(tmp_path))
+    assert len(taken) > 2
+
+
+def test_a_dataset_that_changed_is_gone_on_with_by_an_explicit_word(rois, tmp_path):
+    asked = iter([False, True])
+    pretrain(rois, tmp_path / "out", settings=tiny(), should_stop=lambda: next(asked))
+    fewer = drawn_dataset(tmp_path / "fewer", count=8)
+    with pytest.raises(ConfigError, match=r"run\.changed_dataset=true"):
+        pretrain(fewer, tmp_path / "out", settings=tiny(), resume=True)
+    result = pretrain(fewer, tmp_path / "out", settings=tiny("run.changed_dataset=true"), resume=True)
+    assert result.step == result.steps
 
 
 def test_a_dead_run_is_ended(rois, tmp_path):

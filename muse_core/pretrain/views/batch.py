@@ -1,7 +1,7 @@
 """The views of several ROIs as one batch: pixels, coordinates, and which nucleus is in which view."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
@@ -45,6 +45,7 @@ class ViewBatch:
         image_index: (N,) int64 in 0..B - 1, ascending: the ROI of each nucleus.
         roi_ids: the ROIs, B of them.
         slide_ids: their slides.
+        left_out: ROIs that could not be read and that others stand in for, with the reason.
     """
 
     global_images: Tensor
@@ -54,6 +55,7 @@ class ViewBatch:
     image_index: Tensor
     roi_ids: list[str]
     slide_ids: list[str]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.roi_ids)
@@ -87,6 +89,7 @@ class ViewBatch:
             change(self.image_index),
             self.roi_ids,
             self.slide_ids,
+            self.left_out,
         )
 
 

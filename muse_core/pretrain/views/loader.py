@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from torch.utils.data import DataLoader, Dataset
 
 from muse_core.errors import DatasetError, MuseError, WorkersLostError
@@ -36,6 +38,15 @@ _BATCHES_AHEAD = 2  # a worker; one is being copied while the next is cut
 _ROUNDING = 1e-9  # of a quotient of mpps
 _ENLARGED = 1.02  # slides of "0.25 µm/px" have 0.2452 to 0.2528: not worth a word
 _Place = tuple[int, int]  # epoch, index in the dataset
+# A file system that stumbles gets up again in seconds; a damaged ROI does not, and costs a batch this once.
+_AGAIN: dict[str, Any] = {
+    "stop": stop_after_attempt(3),
+    "wait": wait_random_exponential(multiplier=0.5, max=5),
+    "retry": retry_if_exception_type(DatasetError),
+    "reraise": True,
+}
+_SUBSTITUTE = 2  # the stream of chance that others are drawn from; views take 0 and 1
+_TRIED = 10  # others
 
 
 class ViewLoader:
@@ -196,10 +207,42 @@ class _RoiViews(Dataset[ViewBatch]):
     def __getitems__(self, places: list[_Place]) -> ViewBatch | MuseError:
         """The batch, or what went wrong: raised in a worker, an error would come out with a page of its traceback."""
         try:
-            samples = (self._dataset.read(index) for _, index in places)
-            return view_batch(samples, [(self._seed, *place) for place in places], self._settings)
+            return self._cut(places)
+        except DatasetError:
+            pass  # looked at ROI by ROI below
         except MuseError as error:
             return error
+        try:
+            left_out: dict[str, str] = {}
+            readable = [self._readable(place, left_out) for place in places]
+            return replace(self._cut(readable), left_out=left_out)
+        except MuseError as error:
+            return error
+
+    def _cut(self, places: list[_Place]) -> ViewBatch:
+        samples = (self._dataset.read(index) for _, index in places)
+        return view_batch(samples, [(self._seed, *place) for place in places], self._settings)
+
+    def _readable(self, place: _Place, left_out: dict[str, str]) -> _Place:
+        """The place, or another of its epoch where it cannot be read: the same each time, whoever looks.
+
+        Raises:
+            DatasetError: a row of others cannot be read either; that is no single ROI's fault.
+        """
+        epoch, index = place
+        chance = np.random.default_rng([self._seed, epoch, index, _SUBSTITUTE])
+        others = chance.integers(len(self._dataset), size=_TRIED)
+        for candidate in (index, *map(int, others)):
+            try:
+                for attempt in Retrying(**_AGAIN):
+                    with attempt:
+                        self._cut([(epoch, candidate)])
+                return epoch, candidate
+            except DatasetError as error:
+                last = error
+                left_out[f"ROI {candidate} of the dataset"] = str(error)
+                logger.warning("a ROI is left out, another is taken: %s", error)
+        raise DatasetError(f"{_TRIED + 1} ROIs, one after another, cannot be read; the last: {last}")
 
 
 def _next(batches: Iterator[ViewBatch | MuseError]) -> ViewBatch | None:

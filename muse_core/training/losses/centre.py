@@ -51,5 +51,9 @@ class TeacherCentre(nn.Module):
         mean = total[:-1] / count.clamp(min=1)
         moved = self.centre.lerp(mean.to(self.centre.dtype), 1 - self.momentum)
         self.centre.copy_(torch.where(count > 0, moved, self.centre))
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget the rows seen since the last update, such as those of a step that is not taken."""
         self._sum.zero_()
         self._count.zero_()

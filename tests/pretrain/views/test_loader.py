@@ -7,9 +7,11 @@ import signal
 import numpy as np
 import pytest
 import torch
+from tenacity import stop_after_attempt
 
 from muse_core.errors import DatasetError, WorkersLostError
 from muse_core.pretrain.views import ViewLoader, ViewSettings
+from muse_core.pretrain.views import loader as loader_module
 from muse_core.pretrain.views.loader import _next
 from muse_core.roi_dataset.dataset import RoiDataset
 from tests.pretrain.views.drawn_rois import roi_row, write_dataset
@@ -149,13 +151,27 @@ def test_coarse_rois_are_enlarged_and_say_so(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_roi_is_one_line(tmp_path, workers):
+def test_another_roi_stands_in_for_a_damaged_one(tmp_path, workers):
     rows = [roi_row(number, image=b"II*\0 no image" if number == 2 else None) for number in range(4)]
     dataset = RoiDataset(write_dataset(tmp_path, rows))
     loader = ViewLoader(dataset, SMALL, batch_size=4, seed=0, workers=workers, start_method="fork")
-    with pytest.raises(DatasetError, match=r"^drawn_00002: ") as caught:
+    (batch,) = loader.batches(0)
+    assert len(batch) == 4
+    assert "drawn_00002" not in batch.roi_ids
+    ((name, reason),) = batch.left_out.items()
+    assert name == "ROI 2 of the dataset"
+    assert reason.startswith("drawn_00002: ")
+    (again,) = loader.batches(0)
+    assert again.roi_ids == batch.roi_ids
+
+
+def test_a_dataset_of_damaged_rois_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(loader_module._AGAIN, "stop", stop_after_attempt(1))
+    rows = [roi_row(number, image=b"II*\0 no image") for number in range(4)]
+    loader = ViewLoader(RoiDataset(write_dataset(tmp_path, rows)), SMALL, batch_size=4, seed=0)
+    with pytest.raises(DatasetError, match="11 ROIs, one after another, cannot be read; the last: drawn_") as caught:
         list(loader.batches(0))
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.gpu
