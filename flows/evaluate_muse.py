@@ -69,7 +69,7 @@ def evaluate_muse(
         What `muse evaluate <score> --json` says, by score.
     """
     check_score_names(scores)
-    what = Evaluation(dataset, data, split, checkpoint, encoder, mpp, fov_px, resolve_device(device))
+    what = Evaluation(dataset, data, split, checkpoint, encoder, mpp, fov_px, device=resolve_device(device))
     answers: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     with gpu_slots(gpus_wanted(what.device, 1)), one_gpu(what.device) as own:

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,43 @@ def load_settings(kind: type[AnySettings], path: Path | None = None, overrides: 
     values: dict[str, Any] = _read_toml(path) if path else {}
     for override in overrides:
         _apply_override(values, override)
+    return _validated(kind, values, path)
+
+
+def settings_of(
+    kind: type[AnySettings], given: AnySettings | Mapping[str, Any] | None, base: AnySettings | None = None
+) -> AnySettings:
+    """Settings as Python callers give them.
+
+    Args:
+        kind: the settings class.
+        given: one of it; or values by name, dotted names for those in sections (`{"rois.max_per_slide": 20}`), or
+            nested as in TOML; None for nothing but the base.
+        base: what holds where nothing is given; None for the defaults.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or range.
+    """
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping | None):
+        raise ConfigError(f"settings {given!r}: values by name needed, such as {{'seed': 1}}, or a {kind.__name__}")
+    values: dict[str, Any] = base.model_dump() if base else {}
+    for key, value in _leaves(given or {}):
+        _set(values, key, value, f"settings {key!r}")
+    return _validated(kind, values, None)
+
+
+def _leaves(given: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a nested mapping."""
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield before + key, value
+
+
+def _validated(kind: type[AnySettings], values: Mapping[str, Any], path: Path | None) -> AnySettings:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -69,11 +106,16 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
-    *parents, last = key.strip().split(".")
+    _set(values, key.strip(), value, f"--set {override!r}")
+
+
+def _set(values: dict[str, Any], key: str, value: object, said: str) -> None:
+    """Put a value at its place; `said` is how the caller named it."""
+    *parents, last = key.split(".")
     for parent in parents:
         child = values.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
+            raise ConfigError(f"{said}: {parent!r} is a value, not a section")
         values = child
     values[last] = value
 

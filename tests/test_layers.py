@@ -17,6 +17,7 @@ LAYERS = (
     "nuclei_dataset detector pretrain",
     "build report ndc",
     "infer evaluate viewer",
+    "api",
     "cli",
 )
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units.split()}

@@ -3,26 +3,77 @@
 import os
 import signal
 import sys
-from typing import NoReturn
+from importlib import metadata
+from itertools import groupby
+from typing import Annotated, NoReturn
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from muse_core.cli import build, demo, detector, doctor, evaluate, finetune, infer, nuclei, pretrain, view
 from muse_core.cli.manifest import manifest_app
-from muse_core.cli.terminal import FAILED, INTERRUPTED, USAGE, print_json
+from muse_core.cli.terminal import FAILED, INTERRUPTED, OK, USAGE, print_json
 from muse_core.errors import ConfigError, MuseError
 from muse_core.machine.process import own_process
 
+_WHOLE = 1000  # characters: first sentences are wrapped, not cut
+
+# In the order in which data flows.
+GROUPS = {
+    "Begin": ("doctor", "demo"),
+    "Slides to a dataset of ROIs": ("manifest", "build-tcga-nu", "import-patches"),
+    "Training, and how good it is": ("pretrain", "train-detector", "finetune", "evaluate"),
+    "Slides to nuclei, and what is made of them": ("infer", "report", "view", "teach", "export"),
+}
+
+
+class _Grouped(TyperGroup):
+    """Help that lists commands in groups and names them whole at any width, where rich's panels cut them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of their groups."""
+        known = [name for names in GROUPS.values() for name in names]
+        return [*(name for name in known if name in self.commands), *sorted(self.commands.keys() - set(known))]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each group below its heading, its texts in one column with the others'."""
+        width = max(map(len, self.commands))
+        heading_of = {name: heading for heading, names in GROUPS.items() for name in names}
+        for heading, names in groupby(self.list_commands(ctx), key=lambda name: heading_of.get(name, "More")):
+            told = [(name.ljust(width), self.commands[name].get_short_help_str(_WHOLE)) for name in names]
+            with formatter.section(heading):
+                formatter.write_dl(told)
+
+
 app = typer.Typer(
     name="muse",
+    cls=_Grouped,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # its panels cut option names at 80 columns
     pretty_exceptions_enable=False,
-    help="From a manifest of whole-slide images to a queryable dataset of ROIs and nuclei.",
 )
 
-# In the order in which data flows.
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"muse {metadata.version('muse-nuclei')}\n")
+        raise typer.Exit(OK)
+
+
+@app.callback()
+def _muse(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """From a manifest of whole-slide images to a queryable table of nuclei, and the model behind it.
+
+    Every command has --help with an example; --json makes the last line of standard output one JSON object.
+    """
+
+
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(manifest_app, name="manifest")
@@ -33,10 +84,10 @@ app.command("train-detector")(detector.train_detector)
 app.command("finetune")(finetune.finetune)
 app.add_typer(evaluate.evaluate_app, name="evaluate")
 app.command("infer")(infer.infer)
-app.add_typer(nuclei.export_app, name="export")
 app.command("report")(nuclei.report)
 app.command("view")(view.view)
 app.command("teach")(view.teach)
+app.add_typer(nuclei.export_app, name="export")
 
 
 class _Interrupted(BaseException):

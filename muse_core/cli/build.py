@@ -6,21 +6,16 @@ from typing import Annotated
 
 import typer
 
-from muse_core.build.patches import ImportOptions, import_patches
-from muse_core.build.run import BuildOptions, open_build
+from muse_core import api
 from muse_core.build.settings import BuildSettings, ImportSettings
 from muse_core.build.summary import BuildSummary
 from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
-from muse_core.cli.progress import slide_progress
+from muse_core.cli.progress import CohortDisplay, open_display
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp
 from muse_core.cohort.paths import RunPaths
-from muse_core.cohort.records import SlideRecord
-from muse_core.cohort.run import do_all
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
-from muse_core.errors import ManifestError, OutputError, WorkersLostError
-from muse_core.machine.device import resolve_device
 from muse_core.schemas import NO_PROJECT
 
 DetectorName = Annotated[
@@ -67,17 +62,18 @@ def build_tcga_nu(
     Example: `muse build-tcga-nu --manifest data_manifests/sample.csv --out runs/sample`
     """
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(BuildSettings, config, _with_detector(overrides, detector))
-    options = BuildOptions(
-        out=out,
-        device=resolve_device(device),
+    summary = build_told(
+        terminal,
+        with_mpp(read_manifest(manifest), mpp),
+        out,
+        settings=load_settings(BuildSettings, config, _with_detector(overrides, detector)),
+        device=device,
         workers=workers,
         dask_scheduler=dask_scheduler,
         keep_slides=keep_slides,
         max_slides_on_disk=max_slides_on_disk,
-        tissue_folder=tissue,
+        tissue=tissue,
     )
-    summary = build_told(terminal, with_mpp(read_manifest(manifest), mpp), options, settings)
     raise typer.Exit(FAILED if summary.slides_failed else OK)
 
 
@@ -105,13 +101,17 @@ def import_patches_command(
     """
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(ImportSettings, config, _with_detector(overrides, detector))
-    options = ImportOptions(images, mpp, out, project=project, workers=workers)
-    with slide_progress(terminal, 0, "patches") as tell:
-        summary = import_patches(options, settings, on_images=tell.of)
-    text = summary_text(summary, RunPaths(out))
-    terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
-    if as_json:
-        print_json(summary.as_json())
+    with open_display(terminal) as display:
+        summary = api.import_patches(
+            images,
+            out,
+            mpp=mpp,
+            project=project,
+            settings=settings,
+            workers=workers,
+            on_images=partial(display.show, "patches"),
+        )
+    _say(terminal, summary_text(summary, RunPaths(out)), summary)
     raise typer.Exit(FAILED if summary.slides_failed else OK)
 
 
@@ -120,25 +120,45 @@ def _with_detector(overrides: list[str] | None, detector: str | None) -> list[st
     return [*(overrides or ()), *([f"detector={detector}"] if detector is not None else [])]
 
 
-def build_told(terminal: Terminal, manifest: Manifest, options: BuildOptions, settings: BuildSettings) -> BuildSummary:
-    """A manifest built, with its progress and what came of it on the terminal."""
+def build_told(
+    terminal: Terminal,
+    manifest: Manifest,
+    out: Path,
+    *,
+    settings: BuildSettings | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    dask_scheduler: str | None = None,
+    keep_slides: bool = True,
+    max_slides_on_disk: int | None = None,
+    tissue: Path | None = None,
+) -> BuildSummary:
+    """A manifest built, with its progress and what came of it on the terminal; arguments as of `api.build`."""
+    say_problems(terminal, manifest)
+    with open_display(terminal) as display:
+        summary = api.build(
+            manifest,
+            out,
+            settings=settings,
+            device=device,
+            workers=workers,
+            dask_scheduler=dask_scheduler,
+            keep_slides=keep_slides,
+            max_slides_on_disk=max_slides_on_disk,
+            tissue=tissue,
+            watcher=CohortDisplay(display, "ROIs"),
+        )
+    _say(terminal, summary_text(summary, RunPaths(out)), summary)
+    return summary
+
+
+def say_problems(terminal: Terminal, manifest: Manifest) -> None:
+    """What is wrong with a manifest, a line each."""
     for problem in manifest.problems:
         terminal.notes.print(f"{problem.severity}: {problem.message}", markup=False, soft_wrap=True)
-    if not manifest.rows and not manifest.problems:
-        raise ManifestError("the manifest names no slide")
-    with open_build(options, settings) as run:
-        records: list[SlideRecord] = []
-        try:
-            with slide_progress(terminal, len(manifest.rows)) as tell:
-                for record in do_all(run, manifest.rows, partial(run.do_slide, tell=tell.rois)):
-                    records.append(record)
-                    tell.slide(record.slide_id)
-        except (OutputError, WorkersLostError):
-            run.finish(manifest, records)  # what was built can be queried, if there is room for the table
-            raise
-        summary = run.finish(manifest, records)
-    text = summary_text(summary, run.paths)
+
+
+def _say(terminal: Terminal, text: str, summary: BuildSummary) -> None:
     terminal.results.print(text, markup=False, highlight=False, soft_wrap=True)
     if terminal.as_json:
         print_json(summary.as_json())
-    return summary

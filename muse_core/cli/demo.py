@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from muse_core.build.run import BuildOptions
-from muse_core.build.settings import BuildSettings
-from muse_core.cli import infer
 from muse_core.cli.build import build_told
+from muse_core.cli.infer import infer_told
 from muse_core.cli.options import AsJson, Out
 from muse_core.cli.terminal import FAILED, OK, open_terminal, print_json
 from muse_core.cohort.manifest import ManifestRow, read_manifest, write_manifest
@@ -130,10 +128,8 @@ def demo(
     terminal.notes.print("Drawing a slide from scikit-image's immunohistochemistry image (real tissue) ...")
     manifest = read_manifest(draw_demo(paths.input))
     quiet = replace(terminal, as_json=False)
-    built = build_told(quiet, manifest, BuildOptions(out=paths.dataset, workers=workers), BuildSettings())
-    from muse_core.infer import InferOptions, InferSettings  # not before: torch takes seconds and memory
-
-    inferred = infer.infer_all(quiet, manifest, InferOptions(out=paths.nuclei), InferSettings())
+    built = build_told(quiet, manifest, paths.dataset, workers=workers)
+    inferred = infer_told(quiet, manifest, paths.nuclei)
     refresh_report(paths.nuclei, paths.report)
     terminal.results.print(guide_text(paths), markup=False, highlight=False, soft_wrap=True)
     if as_json:

@@ -4,18 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from muse_core.cli.datasets import DatasetsToml, Folders, Layouts, LeaveOut, labelled_data
 from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
+from muse_core.cli.progress import open_display
 from muse_core.cli.terminal import open_terminal, print_json
 from muse_core.config import load_settings
 
@@ -50,19 +42,11 @@ def train_detector(
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(TrainDetectorSettings, config, overrides or ())
     learned_from = labelled_data(dataset, data, datasets, leave_out=leave_out, side_px=settings.side_px)
-    columns: tuple[ProgressColumn, ...] = (
-        TextColumn("steps"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    columns += (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
-        task = progress.add_task("steps", total=settings.steps, note="")
+    with open_display(terminal) as display:
 
         def tell(state: "training.Progress") -> None:
             note = f"loss {state.loss:.3f}" + (f", F1 {state.f1:.3f}" if state.f1 is not None else "")
-            progress.update(task, completed=state.step, note=note)
+            display.show("steps", state.step, settings.steps, note)
 
         result = training.train_detector(
             learned_from, out, settings=settings, init=init, resume=resume, on_progress=tell

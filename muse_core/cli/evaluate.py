@@ -1,32 +1,20 @@
 """`muse evaluate`: the published scores; what needs torch is imported when a command runs: that takes seconds."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import (
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 
 from muse_core.cli.options import AsJson, ConfigFile, Data, Dataset, Overrides, Verbose
+from muse_core.cli.progress import EvaluationDisplay, open_display
 from muse_core.cli.scores_table import last_line, print_scores
 from muse_core.cli.terminal import Terminal, open_terminal, print_json
-from muse_core.config import load_settings
-from muse_core.detector.detect import load_detector
-from muse_core.errors import ConfigError
+from muse_core.config import Settings, load_settings
 from muse_core.machine.device import resolve_device
-from muse_core.ndc.registry import resolve_checkpoint
 
 if TYPE_CHECKING:
-    from muse_core.evaluate.representation import EvaluationRequest, MapEncoder, NucleusEncoder, ScoredFeatures
+    from muse_core.evaluate.by_name import ScoreName
 
 evaluate_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score models with published protocols.")
 
@@ -75,17 +63,26 @@ def evaluate_knn(
 
     Example: `muse evaluate knn --dataset brca-m2c --data data/brca_m2c --split val --encoder nano-imagenet`
     """
-    from muse_core.evaluate.representation import KS, EvaluationRequest, draw_neighbours, evaluate_knn
+    from muse_core.evaluate.representation import KS
 
     terminal = open_terminal(as_json, verbose)
-    name = _name(checkpoint, encoder)
-    request = EvaluationRequest(dataset, data, split, mpp, fov, coordinates, name)
-    scored = _features(terminal, request, checkpoint, encoder, device)
-    answer = evaluate_knn(scored, ks=tuple(k or KS))
+    answer = _evaluated(
+        terminal,
+        "knn",
+        dataset=dataset,
+        data=data,
+        split=split,
+        checkpoint=checkpoint,
+        encoder=encoder,
+        mpp=mpp,
+        fov_px=fov,
+        ks=tuple(k or KS),
+        coordinates=coordinates,
+        picture=picture,
+        device=resolve_device(device),
+    )
     chosen = f"k={answer['k_from_val']} of validation: {answer['accuracy_k_from_val']:.2f}"
     _tell(terminal, answer, f"best of {len(answer['by_k'])} k, k={answer['k']}; {chosen}")
-    if picture is not None:
-        draw_neighbours(scored, picture)
 
 
 @evaluate_app.command("linear")
@@ -108,13 +105,23 @@ def evaluate_linear(
 
     Example: `muse evaluate linear --dataset brca-m2c --data data/brca_m2c --encoder timm:tf_efficientnet_lite0`
     """
-    from muse_core.evaluate.representation import EvaluationRequest, LinearSettings, evaluate_linear
+    from muse_core.evaluate.representation import LinearSettings
 
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(LinearSettings, config, overrides or ())
-    name = _name(checkpoint, encoder)
-    request = EvaluationRequest(dataset, data, split, mpp, fov, coordinates, name)
-    answer = evaluate_linear(_features(terminal, request, checkpoint, encoder, device), settings=settings)
+    answer = _evaluated(
+        terminal,
+        "linear",
+        load_settings(LinearSettings, config, overrides or ()),
+        dataset=dataset,
+        data=data,
+        split=split,
+        checkpoint=checkpoint,
+        encoder=encoder,
+        mpp=mpp,
+        fov_px=fov,
+        coordinates=coordinates,
+        device=resolve_device(device),
+    )
     _tell(terminal, answer, f"epoch {answer['epoch']}, validation {answer['validation_accuracy']:.2f}")
 
 
@@ -138,16 +145,25 @@ def evaluate_finetune(
 
     Example: `muse evaluate finetune --dataset brca-m2c --data data/brca_m2c --checkpoint muse-backbone.safetensors`
     """
-    from muse_core.evaluate.representation import EvaluationRequest, FinetuneSettings, evaluate_finetune
+    from muse_core.evaluate.representation import FinetuneSettings
 
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(FinetuneSettings, config, overrides or ())
-    request = EvaluationRequest(dataset, data, split, mpp, fov, coordinates, _name(checkpoint, encoder))
-    network = _encoder(request, checkpoint, encoder, device)
-    with _progress(terminal) as tell:
-        answer = evaluate_finetune(
-            network, request, settings=settings, on_tiles=tell.tiles, on_epoch=partial(tell.epoch, settings.epochs)
-        )
+    answer = _evaluated(
+        terminal,
+        "finetune",
+        settings,
+        epochs=settings.epochs,
+        dataset=dataset,
+        data=data,
+        split=split,
+        checkpoint=checkpoint,
+        encoder=encoder,
+        mpp=mpp,
+        fov_px=fov,
+        coordinates=coordinates,
+        device=resolve_device(device),
+    )
     _tell(terminal, answer, f"epoch {answer['epoch']}; linear layer alone: {answer['linear_accuracy']:.2f}")
 
 
@@ -169,92 +185,41 @@ def evaluate_detect(
 
     Example: `muse evaluate detect --dataset brca-m2c --data data/brca_m2c --split val`
     """
-    from muse_core.detector.learned import LearnedDetector
-    from muse_core.evaluate.detect import draw_worst, evaluate_detector, score_patches
-    from muse_core.labels import read_labelled_patches
-    from muse_core.labels.matching import RULES
-
     terminal = open_terminal(as_json)
-    if protocol not in ("all", *RULES):
-        raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(RULES)}")
-    if detector == "none" and checkpoint is None:
-        raise ConfigError("--detector none: finds nothing that could be scored; give learned, classical or a callable")
-    found = LearnedDetector(checkpoint) if checkpoint is not None else load_detector(detector)
-    name = str(checkpoint or detector)
-    answer = evaluate_detector(found, dataset, data, split=split, radius_um=radius_um, checkpoint=name)
-    if protocol != "all":
-        answer |= {"protocol": protocol, **answer["protocols"][protocol]}
-        answer["protocols"] = {protocol: answer["protocols"][protocol]}
-    table = Table("rule", "F1", "precision", "recall", box=None, title=f"{name} on {dataset} {split}, {radius_um:g} um")
+    answer = _evaluated(
+        terminal,
+        "detect",
+        dataset=dataset,
+        data=data,
+        split=split,
+        checkpoint=checkpoint,
+        detector=detector,
+        radius_um=radius_um,
+        protocol=protocol,
+        picture=picture,
+    )
+    title = f"{answer['checkpoint']} on {dataset} {split}, {radius_um:g} um"
+    table = Table("rule", "F1", "precision", "recall", box=None, title=title)
     for rule, scores in answer["protocols"].items():
         table.add_row(rule, *(f"{scores[key]:.4f}" for key in ("f1", "precision", "recall")))
     terminal.results.print(table)
-    if picture is not None:
-        draw_worst(score_patches(found, read_labelled_patches(dataset, data, split), radius_um=radius_um), picture)
-    if as_json:
-        print_json(answer)
+    last_line(terminal, answer)
 
 
-def _name(checkpoint: Path | None, encoder: str | None) -> str:
-    """What the answer calls the model."""
-    if encoder is not None:
-        return f"{encoder} with {checkpoint}" if checkpoint else encoder
-    return str(checkpoint or "muse-nano")
+def _evaluated(
+    terminal: Terminal,
+    name: "ScoreName",
+    settings: Settings | None = None,
+    *,
+    epochs: int | None = None,
+    **what: Any,  # noqa: ANN401  (the attributes of an Evaluation, as a command's options give them)
+) -> dict[str, Any]:
+    """A score, with its progress on the terminal."""
+    from muse_core.evaluate.by_name import Evaluation, evaluate_model
 
-
-def _encoder(
-    request: "EvaluationRequest", checkpoint: Path | None, encoder: str | None, device: str
-) -> "NucleusEncoder | MapEncoder":
-    from muse_core.evaluate.representation import load_encoder
-
-    mode = request.coordinates if request.coordinates == "official" else None  # else what the model wants
-    return load_encoder(checkpoint, encoder, image_px=request.fov_px, device=resolve_device(device), mode=mode)
-
-
-def _features(
-    terminal: Terminal, request: "EvaluationRequest", checkpoint: Path | None, encoder: str | None, device: str
-) -> "ScoredFeatures":
-    from muse_core.evaluate.representation import read_features
-
-    found = _encoder(request, checkpoint, encoder, device)
-    with _progress(terminal) as tell:
-        return read_features(found, request, on_tiles=tell.tiles)
-
-
-class _Counts:
-    """What a running evaluation reports, shown as a line a split."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-        self._counts: dict[str, tuple[int, int]] = {}
-
-    def tiles(self, split: str, tiles: int, nuclei: int) -> None:
-        """So many more tiles of a split are done, with their nuclei."""
-        before = self._counts.get(split, (0, 0))
-        self._counts[split] = (before[0] + tiles, before[1] + nuclei)
-        self._show(f"features of {split}", "{:,} tiles, {:,} nuclei".format(*self._counts[split]))
-
-    def epoch(self, epochs: int, epoch: int, accuracy: float) -> None:
-        """An epoch is done."""
-        self._show("fine-tuning", f"epoch {epoch + 1} of {epochs}, validation {100 * accuracy:.2f} %")
-
-    def _show(self, task: str, done: str) -> None:
-        if task not in self._tasks:
-            self._tasks[task] = self._progress.add_task(task, total=None, done="")
-        self._progress.update(self._tasks[task], done=done)
-
-
-@contextmanager
-def _progress(terminal: Terminal) -> Iterator[_Counts]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[done]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
-        yield _Counts(progress)
+    with open_display(terminal) as display:
+        watcher = EvaluationDisplay(display, epochs)
+        return evaluate_model(name, Evaluation(**what), settings=settings, watcher=watcher)
 
 
 def _tell(terminal: Terminal, answer: dict[str, Any], how: str) -> None:
@@ -300,30 +265,21 @@ def evaluate_ndc(
 
     Example: `muse evaluate ndc --dataset brca-m2c --data data/brca_m2c --split val`
     """
-    from muse_core.evaluate.ndc import evaluate_ndc as evaluate
-    from muse_core.labels.scores import NDC_RULES
-    from muse_core.models.shipped import MUSE_NANO_NDC
-    from muse_core.ndc.model import NdcModel
-
-    if protocol not in ("all", *NDC_RULES):
-        raise ConfigError(f"--protocol {protocol}: needs all or one of {', '.join(NDC_RULES)}")
     terminal = open_terminal(as_json)
-    checkpoint = resolve_checkpoint(checkpoint)
-    name = str(checkpoint or MUSE_NANO_NDC.name)
-    answer = evaluate(
-        NdcModel(checkpoint, device=resolve_device(device)),
-        dataset,
-        data,
+    answer = _evaluated(
+        terminal,
+        "ndc",
+        dataset=dataset,
+        data=data,
         split=split,
+        checkpoint=checkpoint,
         radius_um=radius_um,
+        protocol=protocol,
         min_score=min_score,
-        checkpoint=name,
         picture=picture,
+        device=resolve_device(device),
     )
-    if protocol != "all":
-        answer["protocols"] = {protocol: answer["protocols"][protocol]}
-        answer |= {"protocol": protocol, "mean_class_f1": answer["protocols"][protocol]["mean_class_f1"]}
-    print_scores(terminal, answer, f"{name} on {dataset} {split}, {radius_um:g} um")
+    print_scores(terminal, answer, f"{answer['checkpoint']} on {dataset} {split}, {radius_um:g} um")
     for note in answer["notes"]:
         terminal.results.print(f"note: {note}", markup=False, soft_wrap=True)
     last_line(terminal, answer)

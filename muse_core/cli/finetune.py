@@ -1,23 +1,13 @@
-"""`muse finetune` and `muse evaluate ndc`; what needs torch is imported when one runs: that takes seconds."""
+"""`muse finetune`; what needs torch is imported when it runs: that takes seconds."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from muse_core.cli.datasets import Classes, DatasetsToml, Folders, Layouts, LeaveOut, labelled_data
 from muse_core.cli.options import AsJson, ConfigFile, Device, Out, Overrides, Verbose
+from muse_core.cli.progress import Display, open_display
 from muse_core.cli.scores_table import last_line, print_scores
 from muse_core.cli.terminal import STOPPED, Terminal, open_terminal, stop_requests
 from muse_core.config import load_settings
@@ -78,7 +68,7 @@ def finetune(
     with (
         one_gpu(resolve_device(device)) as own_device,
         stop_requests(terminal) as should_stop,
-        _bar(terminal, settings.steps) as tell,
+        open_display(terminal) as display,
     ):
         if folds:
             answer = cross_validate(
@@ -90,7 +80,7 @@ def finetune(
                 device=own_device,
                 resume=resume,
                 should_stop=should_stop,
-                on_progress=lambda fold, state: tell(state, f"fold {fold + 1} of {folds}, "),
+                on_progress=lambda fold, state: _show(display, settings.steps, f"fold {fold + 1} of {folds}, ", state),
             )
         else:
             result = train(
@@ -101,7 +91,7 @@ def finetune(
                 device=own_device,
                 resume=resume,
                 should_stop=should_stop,
-                on_progress=lambda state: tell(state, ""),
+                on_progress=lambda state: _show(display, settings.steps, "", state),
             )
     if folds:
         _tell_folds(terminal, answer, out)
@@ -132,21 +122,6 @@ def _tell_stopped(terminal: Terminal, facts: dict[str, Any]) -> NoReturn:
     raise typer.Exit(STOPPED)
 
 
-@contextmanager
-def _bar(terminal: Terminal, steps: int) -> Iterator[Callable[["training.Progress", str], None]]:
-    columns: tuple[ProgressColumn, ...] = (
-        TextColumn("steps"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
-        task = progress.add_task("steps", total=steps, note="")
-
-        def tell(state: "training.Progress", before: str) -> None:
-            f1 = f", mean class F1 {state.mean_class_f1:.3f}" if state.mean_class_f1 is not None else ""
-            progress.update(task, completed=state.step, note=f"{before}loss {state.loss:.3f}{f1}")
-
-        yield tell
+def _show(display: Display, steps: int, before: str, state: "training.Progress") -> None:
+    f1 = f", mean class F1 {state.mean_class_f1:.3f}" if state.mean_class_f1 is not None else ""
+    display.show("steps", state.step, steps, f"{before}loss {state.loss:.3f}{f1}")

@@ -1,33 +1,22 @@
 """`muse infer`; what needs torch is imported when it runs: that takes seconds."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
+from muse_core import api
+from muse_core.cli.build import say_problems
 from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
-from muse_core.cli.terminal import Terminal, open_terminal, print_json
+from muse_core.cli.progress import CohortDisplay, open_display
+from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
+from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
-from muse_core.errors import OutputError, WorkersLostError
-from muse_core.machine.device import resolve_device
-from muse_core.ndc.registry import resolve_checkpoint
 
 if TYPE_CHECKING:
     from muse_core.cohort.manifest import Manifest
-    from muse_core.cohort.records import SlideRecord
-    from muse_core.infer import InferOptions, InferSettings, InferSummary
+    from muse_core.infer import InferSettings, InferSummary
 
 
 def infer(
@@ -77,73 +66,53 @@ def infer(
 
     Example: `muse infer --slides slides/ --out runs/nuclei`
     """
-    from muse_core.infer import InferOptions, InferSettings, read_inputs
+    from muse_core.infer import InferSettings, read_inputs
 
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(InferSettings, config, overrides or ())
-    options = InferOptions(
-        out=out,
-        checkpoint=resolve_checkpoint(checkpoint),
-        device=resolve_device(device),
+    summary = infer_told(
+        terminal,
+        read_inputs(slides, mpp),
+        out,
+        settings=load_settings(InferSettings, config, overrides or ()),
+        checkpoint=checkpoint,
+        device=device,
         workers=workers,
         regions=regions,
-        tissue_folder=tissue,
+        tissue=tissue,
         keep_slides=keep_slides,
     )
-    summary = infer_all(terminal, read_inputs(slides, mpp), options, settings)
-    raise typer.Exit(1 if summary.what_failed() else 0)
+    raise typer.Exit(FAILED if summary.what_failed() else OK)
 
 
-def infer_all(
-    terminal: Terminal, manifest: "Manifest", options: "InferOptions", settings: "InferSettings"
+def infer_told(
+    terminal: Terminal,
+    manifest: "Manifest",
+    out: Path,
+    *,
+    settings: "InferSettings | None" = None,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    regions: Path | None = None,
+    tissue: Path | None = None,
+    keep_slides: bool = True,
 ) -> "InferSummary":
-    """Infer every slide, with a bar; the summary is printed."""
-    from muse_core.cohort.run import do_all
-    from muse_core.cohort.summary import summary_text
-    from muse_core.infer import check_inputs, open_infer
-
-    for problem in manifest.problems:
-        terminal.notes.print(f"{problem.severity}: {problem.message}", markup=False, soft_wrap=True)
-    check_inputs(manifest, options.regions)
-    with open_infer(options, settings) as run:
-        records: list[SlideRecord] = []
-        try:
-            with _shown(terminal, len(manifest.rows)) as bar:
-                for record in do_all(run, manifest.rows, partial(run.do_slide, tell=bar.tiles)):
-                    records.append(record)
-                    bar.slide(record.slide_id)
-        except (OutputError, WorkersLostError):
-            run.finish(manifest, records)  # what was done can be queried, if there is room for the table
-            raise
-        summary = run.finish(manifest, records)
-    terminal.results.print(summary_text(summary, run.paths), markup=False, highlight=False, soft_wrap=True)
+    """Nuclei of a manifest, with progress and what came of it on the terminal; arguments as of `api.infer`."""
+    say_problems(terminal, manifest)
+    with open_display(terminal) as display:
+        summary = api.infer(
+            manifest,
+            out,
+            settings=settings,
+            checkpoint=checkpoint,
+            device=device,
+            workers=workers,
+            regions=regions,
+            tissue=tissue,
+            keep_slides=keep_slides,
+            watcher=CohortDisplay(display, "tiles"),
+        )
+    terminal.results.print(summary_text(summary, RunPaths(out)), markup=False, highlight=False, soft_wrap=True)
     if terminal.as_json:
         print_json(summary.as_json())
     return summary
-
-
-class _Bar:
-    """What a run reports, shown as a bar."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task("slides", total=total, tiles=0, last="")
-        self._tiles = 0
-
-    def tiles(self, count: int) -> None:
-        """More tiles are done. Called from several threads; rich locks."""
-        self._tiles += count
-        self._progress.update(self._task, tiles=self._tiles)
-
-    def slide(self, slide_id: str) -> None:
-        """A slide is done."""
-        self._progress.update(self._task, advance=1, last=slide_id[:40])
-
-
-@contextmanager
-def _shown(terminal: Terminal, total: int) -> Iterator[_Bar]:
-    columns: tuple[ProgressColumn, ...] = (SpinnerColumn(), TextColumn("slides"), BarColumn(), MofNCompleteColumn())
-    columns += (TextColumn("{task.fields[tiles]} tiles"), TimeElapsedColumn())
-    columns += (TextColumn("{task.fields[last]}", style="dim"),)
-    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
-        yield _Bar(progress, total)

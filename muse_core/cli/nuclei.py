@@ -1,15 +1,14 @@
 """`muse export qupath`, `muse export csv` and `muse report`: what is done with a nuclei dataset."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import shapely
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from muse_core.cli.options import AsJson, ConfigFile, Overrides, Verbose
+from muse_core.cli.progress import open_display
 from muse_core.cli.terminal import Terminal, open_terminal, print_json
 from muse_core.config import load_settings
 from muse_core.errors import DatasetError
@@ -56,7 +55,8 @@ def export_qupath(
     dataset = NucleiDataset(nuclei)
     origin = qupath_origin(dataset, slide_id) if crop else (0.0, 0.0)
     selection = _selection(dataset, slide_id, region, class_names, origin)
-    with _progress(terminal, sum(part.n_nuclei for part in dataset.parts(slide_id))) as tell:
+    with open_display(terminal) as display:
+        tell = partial(display.show, "nuclei", total=_n_nuclei(dataset, slide_id))
         count = write_qupath(out, dataset, selection, origin_level0=origin, on_progress=tell)
     _say(terminal, out, count, {"slide_id": slide_id, "origin_level0": list(origin)})
 
@@ -79,7 +79,8 @@ def export_csv(
     dataset = NucleiDataset(nuclei)
     origin = qupath_origin(dataset, slide_id) if region else (0.0, 0.0)
     selection = _selection(dataset, slide_id, region, class_names, origin)
-    with _progress(terminal, sum(part.n_nuclei for part in dataset.parts(slide_id))) as tell:
+    with open_display(terminal) as display:
+        tell = partial(display.show, "nuclei", total=_n_nuclei(dataset, slide_id))
         count = write_csv(out, selection.tables(dataset), on_progress=tell)
     _say(terminal, out, count, {"slide_id": slide_id})
 
@@ -101,7 +102,8 @@ def report(
     """
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(ReportSettings, config, overrides or ())
-    with _progress(terminal, None, "slides") as tell:
+    with open_display(terminal) as display:
+        tell = partial(display.show, "slides")
         written = write_report(nuclei, out, slide_ids=slide_id or (), settings=settings, on_slide=tell)
     terminal.results.print(
         f"{out}: {written.n_nuclei:,} nuclei on {written.n_slides:,} slides, {written.n_sections} of them shown, "
@@ -112,6 +114,10 @@ def report(
     )
     if as_json:
         print_json({"out": str(out), **written._asdict(), "settings": settings.model_dump(mode="json")})
+
+
+def _n_nuclei(dataset: NucleiDataset, slide_id: str) -> int:
+    return sum(part.n_nuclei for part in dataset.parts(slide_id))
 
 
 def _selection(
@@ -128,18 +134,6 @@ def _selection(
             raise DatasetError(f"{region}: holds no area; draw at least one polygon")
         area = shapely.union_all([one.area_level0 for one in found])
     return Selection(slide_id, area, tuple(class_names or ()))
-
-
-@contextmanager
-def _progress(terminal: Terminal, total: int | None, things: str = "nuclei") -> Iterator[Callable[..., None]]:
-    columns = (TextColumn(things), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=terminal.notes, disable=not terminal.notes.is_terminal) as progress:
-        task = progress.add_task(things, total=total)
-
-        def tell(done: int, of: int | None = None) -> None:
-            progress.update(task, completed=done, total=of or total)
-
-        yield tell
 
 
 def _say(terminal: Terminal, out: Path, count: int, facts: dict[str, object]) -> None:

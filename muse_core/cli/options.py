@@ -1,16 +1,9 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
-
 
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
 
@@ -21,9 +14,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")]
 
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="F.toml", help="Settings as TOML; see the README.")
-]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="F.toml", help="Settings as TOML; see docs/.")]
 
 
 Overrides = Annotated[

@@ -1,23 +1,14 @@
 """`muse pretrain`; what needs torch is imported when it runs: that takes seconds."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from muse_core.cli.options import AsJson, Out, Overrides, Verbose
+from muse_core.cli.progress import Display, open_display
 from muse_core.cli.terminal import STOPPED, Terminal, open_terminal, print_json, stop_requests
 from muse_core.machine.device import resolve_device
 
@@ -54,7 +45,7 @@ def pretrain(
     first = os.environ.get("RANK", "0") == "0"
     terminal = open_terminal(as_json, verbose and first)
     settings = load_pretrain_settings(config, overrides or [])
-    with stop_requests(terminal) as should_stop, _bar(terminal, shown=first) as tell:
+    with stop_requests(terminal) as should_stop, open_display(terminal, shown=first) as display:
         result = train(
             rois,
             out,
@@ -62,11 +53,16 @@ def pretrain(
             device=resolve_device(device),
             resume=resume,
             should_stop=should_stop,
-            on_progress=tell,
+            on_progress=partial(_show, display),
         )
     if first:
         _report(terminal, result)
     raise typer.Exit(STOPPED if result.step < result.steps else 0)
+
+
+def _show(display: Display, state: "trainer.Progress") -> None:
+    note = f"loss {state.loss:.3f}, {state.rois_per_s:.1f} ROIs/s, {state.waited:.0%} waiting"
+    display.show("steps", state.step, state.steps, note)
 
 
 def _report(terminal: Terminal, result: "trainer.PretrainResult") -> None:
@@ -90,23 +86,3 @@ def _report(terminal: Terminal, result: "trainer.PretrainResult") -> None:
                 "n_parameters": result.n_parameters,
             }
         )
-
-
-@contextmanager
-def _bar(terminal: Terminal, *, shown: bool) -> Iterator[Callable[["trainer.Progress"], None]]:
-    columns: tuple[ProgressColumn, ...] = (
-        TextColumn("steps"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=terminal.notes, disable=not (shown and terminal.notes.is_terminal)) as progress:
-        task = progress.add_task("steps", total=None, note="")
-
-        def tell(state: "trainer.Progress") -> None:
-            note = f"loss {state.loss:.3f}, {state.rois_per_s:.1f} ROIs/s, {state.waited:.0%} waiting"
-            progress.update(task, completed=state.step, total=state.steps, note=note)
-
-        yield tell

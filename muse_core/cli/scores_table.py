@@ -1,17 +1,10 @@
 """Scores as a table on a terminal."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
-from muse_core.cli.terminal import (
-    Terminal,
-    print_json,
-)
-
-if TYPE_CHECKING:
-    pass
-
+from muse_core.cli.terminal import Terminal, print_json
 
 _FILE_WIDTH = 120  # characters, of a table that does not go to a terminal
 

@@ -53,6 +53,22 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+class Watcher:
+    """Told how a run comes on; this one keeps it to itself. Called from several threads."""
+
+    def begin(self, manifest: Manifest) -> None:
+        """The run begins; its slides and what is wrong with others are known."""
+
+    def pieces(self, count: int) -> None:
+        """So many more pieces of slides are done: ROIs of a build, tiles of an inference."""
+
+    def slide(self, record: SlideRecord) -> None:
+        """A slide is done, or is known not to be."""
+
+
+NOBODY = Watcher()
+
+
 def tell_nobody(_: int) -> None:
     """The `Tell` of callers who do not watch."""
 
@@ -323,6 +339,25 @@ def do_all(run: CohortRun[Any], items: Iterable[Item], do: Callable[[Item], Outc
         # After an error or Ctrl-C nobody waits for slides that are half done: the next run takes them up.
         run.stopping.set()
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def do_manifest(run: CohortRun[Any], manifest: Manifest, watcher: Watcher = NOBODY) -> list[SlideRecord]:
+    """Do every slide of a manifest, watched; the records are for `run.finish`.
+
+    Raises:
+        OutputError: the output cannot be written any more; the slides table tells of what was done until then.
+        WorkersLostError: there is nobody left to work; the same.
+    """
+    records: list[SlideRecord] = []
+    watcher.begin(manifest)
+    try:
+        for record in do_all(run, manifest.rows, partial(run.do_slide, tell=watcher.pieces)):
+            records.append(record)
+            watcher.slide(record)
+    except (OutputError, WorkersLostError):
+        run.finish(manifest, records)  # what was done can be queried, if there is room for the table
+        raise
+    return records
 
 
 def _verdict(slide_id: str, error: Exception) -> tuple[str, str, str]:

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from muse_core.cli.app import app
+from muse_core.cli.app import GROUPS, app
 from muse_core.cli.evaluate import evaluate_app
 from muse_core.cli.manifest import manifest_app
 from muse_core.cli.nuclei import export_app
@@ -47,6 +48,20 @@ def test_every_command_has_help_with_an_example(command):
     shown = CliRunner().invoke(app, [*command, "--help"])
     assert shown.exit_code == 0
     assert "Example" in shown.output
+
+
+def test_help_lists_every_command_in_a_group_in_the_order_of_the_data_whole_at_80_columns():
+    shown = CliRunner().invoke(app, ["--help"], terminal_width=80).output
+    names = [name for group in GROUPS.values() for name in group]
+    assert sorted(names) == sorted({words[0] for words in command_names()})
+    places = [shown.index(f"\n  {name} ") for name in names]
+    assert places == sorted(places)
+    assert all(heading + ":" in shown for heading in GROUPS)
+    assert "..." not in shown.replace("[ARGS]...", "")
+
+
+def test_version():
+    assert CliRunner().invoke(app, ["--version"]).output == f"muse {version('muse-nuclei')}\n"
 
 
 @pytest.mark.parametrize(
