@@ -8,7 +8,7 @@ import typer
 from muse_core.cli.datasets import DatasetsToml, Folders, Layouts, LeaveOut, labelled_data
 from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
 from muse_core.cli.progress import open_display
-from muse_core.cli.terminal import open_terminal, print_json
+from muse_core.cli.terminal import open_terminal, print_json, stop_requests, tell_stopped
 from muse_core.config import load_settings
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def train_detector(
 ) -> None:
     """Train the nucleus detector: training parts only, validation parts for selection and calibration.
 
+    SIGTERM or Ctrl-C writes the state and ends with status 130.
+
     Example: `muse train-detector --dataset brca-m2c --data data/brca_m2c --out runs/detector`
 
     Example: `muse train-detector --datasets data_manifests/many_organs.toml --data data --out runs/detector`
@@ -42,15 +44,23 @@ def train_detector(
     terminal = open_terminal(as_json, verbose)
     settings = load_settings(TrainDetectorSettings, config, overrides or ())
     learned_from = labelled_data(dataset, data, datasets, leave_out=leave_out, side_px=settings.side_px)
-    with open_display(terminal) as display:
+    with stop_requests(terminal) as should_stop, open_display(terminal) as display:
 
         def tell(state: "training.Progress") -> None:
             note = f"loss {state.loss:.3f}" + (f", F1 {state.f1:.3f}" if state.f1 is not None else "")
             display.show("steps", state.step, settings.steps, note)
 
         result = training.train_detector(
-            learned_from, out, settings=settings, init=init, resume=resume, on_progress=tell
+            learned_from,
+            out,
+            settings=settings,
+            init=init,
+            resume=resume,
+            should_stop=should_stop,
+            on_progress=tell,
         )
+    if result.step < result.steps:
+        tell_stopped(terminal, {"step": result.step, "steps": result.steps, "seconds": result.seconds})
     terminal.results.print(
         f"{result.weights}: {result.n_parameters:,} parameters, F1 {result.f1:.4f} on validation (greedy, 3 um, "
         "mean over datasets), "

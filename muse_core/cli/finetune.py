@@ -1,7 +1,7 @@
 """`muse finetune`; what needs torch is imported when it runs: that takes seconds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,7 @@ from muse_core.cli.datasets import Classes, DatasetsToml, Folders, Layouts, Leav
 from muse_core.cli.options import AsJson, ConfigFile, Device, Out, Overrides, Verbose
 from muse_core.cli.progress import Display, open_display
 from muse_core.cli.scores_table import last_line, print_scores
-from muse_core.cli.terminal import STOPPED, Terminal, open_terminal, stop_requests
+from muse_core.cli.terminal import Terminal, open_terminal, stop_requests, tell_stopped
 from muse_core.config import load_settings
 from muse_core.machine.device import one_gpu, resolve_device
 
@@ -101,7 +101,7 @@ def finetune(
 
 def _tell_folds(terminal: Terminal, answer: dict[str, Any] | None, out: Path) -> None:
     if answer is None:
-        _tell_stopped(terminal, {"out": str(out)})
+        tell_stopped(terminal, {"out": str(out)})
         return
     print_scores(terminal, answer, f"{answer['folds']} folds by case, {answer['n_patches']} regions")
     last_line(terminal, {"done": True, **answer})
@@ -110,16 +110,10 @@ def _tell_folds(terminal: Terminal, answer: dict[str, Any] | None, out: Path) ->
 def _tell_run(terminal: Terminal, result: "tuning.FinetuneResult") -> None:
     facts = {"step": result.step, "steps": result.steps, "seconds": result.seconds}
     if result.step < result.steps:
-        _tell_stopped(terminal, facts)
+        tell_stopped(terminal, facts)
         return
     print_scores(terminal, result.scores, f"{result.checkpoint} on validation, {result.seconds:.0f} s of training")
     last_line(terminal, {"checkpoint": str(result.checkpoint), "done": True, **facts, **result.scores})
-
-
-def _tell_stopped(terminal: Terminal, facts: dict[str, Any]) -> NoReturn:
-    terminal.results.print("stopped early; the same command with --resume goes on from there", soft_wrap=True)
-    last_line(terminal, {"done": False, **facts})
-    raise typer.Exit(STOPPED)
 
 
 def _show(display: Display, steps: int, before: str, state: "training.Progress") -> None:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -45,6 +46,14 @@ def print_json(values: dict[str, Any]) -> None:
     """One JSON object as the last line of standard output."""
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
+
+
+def tell_stopped(terminal: Terminal, facts: dict[str, Any]) -> NoReturn:
+    """A run of training was asked to stop; it ends with status 130."""
+    terminal.results.print("stopped early; the same command with --resume goes on from there", soft_wrap=True)
+    if terminal.as_json:
+        print_json({"done": False, **facts})
+    raise typer.Exit(STOPPED)
 
 
 @contextmanager

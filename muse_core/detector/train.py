@@ -6,7 +6,6 @@ that none is bought with another. Nothing of a test split is read.
 """
 
 import copy
-import io
 import json
 import logging
 import math
@@ -35,15 +34,27 @@ from muse_core.labels.regions import Region, fingerprint
 from muse_core.labels.turns import regions_in_turn
 from muse_core.machine.device import best_dtype
 from muse_core.machine.files import whole_file
+from muse_core.machine.lock import locked
 from muse_core.machine.threads import torch_threads
 from muse_core.models.detector import NucleusNet, load_imagenet_encoder, parameter_count
 from muse_core.models.heat import NO_CLASS, draw_heat
-from muse_core.models.tensor_file import BROKEN_FILE
+from muse_core.training.average import follow
+from muse_core.training.checkpoint import (
+    DETECTOR_TRAINING,
+    Checkpoint,
+    load_optimiser,
+    load_part,
+    optimiser_tensors,
+    part_of,
+    save_checkpoint,
+    under,
+)
+from muse_core.training.resume import STATE_NAME, first_difference, stored_state
+from muse_core.training.schedules import warmed_cosine
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "nucleus-detector.safetensors"
-STATE_NAME = "training.pt"
 RECORD_NAME = "training.json"
 CURVES_NAME = "curves.png"
 CONFIG_NAME = "config.json"
@@ -67,11 +78,12 @@ class TrainingResult:
     """What a run made.
 
     Attributes:
-        weights: the safetensors file.
-        f1: on validation, at the threshold that the scores are calibrated to.
-        threshold_heat: that threshold, in the network's heat.
+        weights: the safetensors file; it is written at the end alone.
+        f1: on validation, at the threshold that the scores are calibrated to; NaN before the end.
+        threshold_heat: that threshold, in the network's heat; NaN before the end.
         seconds: of all sittings together.
         n_parameters: of the network.
+        step, steps: done, and to do in all; fewer are done where the run was asked to stop.
     """
 
     weights: Path
@@ -79,6 +91,8 @@ class TrainingResult:
     threshold_heat: float
     seconds: float
     n_parameters: int
+    step: int
+    steps: int
 
 
 def train_detector(
@@ -88,6 +102,7 @@ def train_detector(
     settings: TrainDetectorSettings | None = None,
     init: Path | None = None,
     resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainingResult:
     """Train on the training parts, select and calibrate on validation, and write weights, record and curves into `out`.
@@ -98,6 +113,7 @@ def train_detector(
         settings: the recipe; None for that of the weights that ship.
         init: weights of an earlier run to start from, whatever `settings.imagenet` says.
         resume: go on from `out`'s last state, if there is one of the same settings and data.
+        should_stop: asked after each step; once it says yes, the state is written and the run ends early.
         on_progress: called now and then.
 
     Returns:
@@ -105,9 +121,9 @@ def train_detector(
 
     Raises:
         DatasetError: there is nothing to train on or nothing to validate by, or the loss is no longer a number.
-        ConfigError: the state in `out` is of other settings or data or is damaged, or ImageNet weights are asked for
-            and not installed.
-        OutputError: `out` cannot be written.
+        ConfigError: `out` holds a run that is not to be resumed, or its state is of other settings or data or damaged;
+            or ImageNet weights are asked for and not installed.
+        OutputError: `out` cannot be written or is in use.
     """
     settings = settings or TrainDetectorSettings()
     train, validation = data.train, data.validation
@@ -115,22 +131,28 @@ def train_detector(
         raise DatasetError(
             f"{out}: {len(train)} images to train on, {len(validation)} to validate by; some of each needed"
         )
-    with torch_threads(settings.threads):
+    with torch_threads(settings.threads), locked(out):
+        stored = stored_state(out, DETECTOR_TRAINING, resume=resume)
         run = _Run(settings, out, init, data)
+        if stored is not None:
+            run.go_on_from(stored)
         _write_text(out / CONFIG_NAME, settings.model_dump_json(indent=1))
-        if resume:
-            run.load()
-        _train(run, on_progress)
-        return _finish(run)
+        _train(run, on_progress, should_stop)
+        f1, threshold = _finish(run) if run.step == settings.steps else (math.nan, math.nan)
+    n_parameters = parameter_count(run.net)
+    return TrainingResult(out / WEIGHTS_NAME, f1, threshold, run.seconds, n_parameters, run.step, settings.steps)
 
 
-def _train(run: "_Run", on_progress: Callable[[Progress], None]) -> None:
+def _train(run: "_Run", on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> None:
     """The loop: steps, and between them what is validated, kept and told."""
-    settings = run.settings
-    while run.step < settings.steps:
+    settings, stop = run.settings, False
+    while run.step < settings.steps and not stop:
         run.advance()
-        if run.step % settings.validate_every == 0 or run.step == settings.steps:
+        stop = should_stop()
+        due = run.step % settings.validate_every == 0 or run.step == settings.steps
+        if due:
             run.validate()
+        if due or stop:
             run.save()
         if run.step % 20 == 0 or run.step == settings.steps:
             on_progress(run.progress())
@@ -166,7 +188,7 @@ class _Run:
     def advance(self) -> None:
         """One step of training."""
         started = time.perf_counter()
-        share = _learning_share(self.step, self.settings)
+        share = warmed_cosine(self.step, self.settings.steps, warmup_steps=self.settings.warmup_steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
         images, heat, classes, known = _batch(self.data.train, self.weights, self.step, self.settings)
@@ -179,20 +201,11 @@ class _Run:
         nn.utils.clip_grad_norm_(self.net.parameters(), _GRADIENT_NORM)
         self.optimizer.step()
         self.step += 1
-        self._take_average()
+        follow(self.average, self.net, step=self.step, steps=self.settings.average_steps)
         self.losses.append(float(loss.detach()))
         if not math.isfinite(self.losses[-1]):
             raise DatasetError(f"{self.out}: the loss is {self.losses[-1]} at step {self.step}; lower learning_rate")
         self.seconds += time.perf_counter() - started
-
-    @torch.no_grad()
-    def _take_average(self) -> None:
-        keep = min(1 - 1 / self.settings.average_steps, self.step / (self.step + 9))  # follows closely at first
-        for kept, now in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point:
-                kept.lerp_(now, 1 - keep)
-            else:
-                kept.copy_(now)
 
     def validate(self) -> None:
         """Score the average on validation; keep it where it is the best so far."""
@@ -217,69 +230,49 @@ class _Run:
         return Progress(self.step, self.settings.steps, float(np.mean(self.losses[-20:])), self.seconds, f1)
 
     def save(self) -> None:
-        """Replace the state that `load` goes on from, or leave the old one as it was.
+        """Replace the state that `go_on_from` takes, or leave the old one as it was.
 
         Raises:
             OutputError: no space is left, or the folder cannot be written.
         """
-        state = {
-            "settings": settings_hash(self.settings),
+        tensors = {
+            **under("net", self.net.state_dict()),
+            **under("average", self.average.state_dict()),
+            **under("best", self.best.state_dict()),
+            **under("optimiser", optimiser_tensors(self.optimizer, self._names)),
+        }
+        about = {
+            "settings": self.settings.model_dump(mode="json"),
             "data": self.identity,
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "best": self.best.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "numbers": (self.step, self.seconds, self.best_f1),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_f1": self.best_f1,
             "losses": self.losses,
             "validations": self.validations,
         }
-        buffer = io.BytesIO()  # where torch writes to a file itself, an error of the disk has no errno
-        torch.save(state, buffer)
-        with whole_file(self.out / STATE_NAME) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        save_checkpoint(self.out / STATE_NAME, tensors, about, DETECTOR_TRAINING)
 
-    def load(self) -> None:
-        """Go on from the state in `out`, if there is one.
+    def go_on_from(self, stored: Checkpoint) -> None:
+        """Take up a state that `save` wrote.
 
         Raises:
-            ConfigError: it is damaged, or of other settings or data.
+            ConfigError: it is of other settings or data.
         """
-        path = self.out / STATE_NAME
-        if not path.exists():
-            return
-        state = _stored_state(path)
-        for what, own in (("settings", settings_hash(self.settings)), ("data", self.identity)):
-            if state.get(what) != own:
-                raise ConfigError(
-                    f"{path}: of a run with other {what}; give those, another --out, or leave out --resume"
-                )
-        for name in ("net", "average", "best", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.seconds, self.best_f1 = state["numbers"]
-        self.losses = list(state["losses"])
-        self.validations = [(int(step), float(f1)) for step, f1 in state["validations"]]
+        about = stored.about
+        other = first_difference(about["settings"], self.settings.model_dump(mode="json"))
+        if other or about["data"] != self.identity:
+            what = f"other settings ({other})" if other else "other data"
+            raise ConfigError(f"{self.out / STATE_NAME}: of a run with {what}; give those, or another --out")
+        for name in ("net", "average", "best"):
+            load_part(getattr(self, name), stored, name)
+        load_optimiser(self.optimizer, self._names, part_of(stored, "optimiser"))
+        self.step, self.seconds, self.best_f1 = about["step"], about["seconds"], about["best_f1"]
+        self.losses = about["losses"]
+        self.validations = [(int(step), float(f1)) for step, f1 in about["validations"]]
 
-
-def _stored_state(path: Path) -> dict[str, Any]:
-    """What `_Run.save` wrote.
-
-    Raises:
-        ConfigError: the file is cut short or altered, or is another's.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except BROKEN_FILE as error:
-        why = str(error).partition("\n")[0].split(". ")[0]
-        raise ConfigError(f"{path}: cannot be read ({why}); it is damaged: leave out --resume to begin anew") from None
-    if not isinstance(state, dict):
-        raise ConfigError(f"{path}: no state of a training run; leave out --resume to begin anew")
-    return state
-
-
-def _learning_share(step: int, settings: TrainDetectorSettings) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
+    @property
+    def _names(self) -> dict[nn.Parameter, str]:
+        return {parameter: name for name, parameter in self.net.named_parameters()}
 
 
 def _batch(
@@ -320,8 +313,8 @@ def _loss(logits: Tensor, heat: Tensor, classes: Tensor, known: Tensor, settings
     return loss
 
 
-def _finish(run: _Run) -> TrainingResult:
-    """Calibrate the best network, write everything."""
+def _finish(run: _Run) -> tuple[float, float]:
+    """Calibrate the best network and write everything; its F1 on validation, and the heat it is reached at."""
     validation = run.data.validation
     tops = tops_of(run.model(run.best), validation)
     calibration = calibrated(tops, validation)
@@ -330,7 +323,6 @@ def _finish(run: _Run) -> TrainingResult:
     names = "+".join(source.name for source in run.data.sources if source.train)
     notes = {"dataset": names, "settings": settings_hash(run.settings), "validation_f1": f"{f1:.4f}"}
     save_model(run.model(run.best, calibration), run.out / WEIGHTS_NAME, notes=notes)
-    result = TrainingResult(run.out / WEIGHTS_NAME, f1, calibration.heat_at_half, run.seconds, parameter_count(run.net))
     record = {
         "f1": f1,
         "sources": [_source_record(source, by_source.get(source.name)) for source in run.data.sources],
@@ -338,13 +330,13 @@ def _finish(run: _Run) -> TrainingResult:
         "radius_um": RADIUS_UM,
         "calibration": calibration.__dict__,
         "seconds": run.seconds,
-        "n_parameters": result.n_parameters,
+        "n_parameters": parameter_count(run.net),
         "validations": run.validations,
         "losses": run.losses,
     }
     _write_text(run.out / RECORD_NAME, json.dumps(record))
     _draw_curves(run, run.out / CURVES_NAME)
-    return result
+    return f1, calibration.heat_at_half
 
 
 def _source_record(source: Source, counts: Counts | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from muse_core.ndc.model import NdcModel
 from muse_core.ndc.run import FinetuneRun, Progress
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from
-from muse_core.ndc.state import STATE_NAME, identity_of, stored_state
+from muse_core.ndc.state import STATE_NAME, identity_of, state_to_go_on_from
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def begun_run(
 ) -> FinetuneRun:
     """A run at its first step, or where its state in `out` left it; nothing is written before that is allowed."""
     identity = identity_of(data, init=init, settings=settings)
-    stored = stored_state(out, identity, resume=resume)
+    stored = state_to_go_on_from(out, identity, resume=resume)
     torch.manual_seed(settings.seed)
     start = start_from(init, data.class_names, settings.model)
     run = FinetuneRun(start.net, start.backbone, data, settings=settings, out=out, device=device, identity=identity)

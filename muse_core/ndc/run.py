@@ -33,11 +33,22 @@ from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.objective import Losses, losses_of
 from muse_core.ndc.settings import FinetuneSettings
-from muse_core.ndc.state import write_state
 from muse_core.ndc.targets import targets_of
-from muse_core.training.checkpoint import Checkpoint, load_optimiser, load_part, optimiser_tensors, part_of, under
+from muse_core.training.average import follow
+from muse_core.training.checkpoint import (
+    FINETUNING,
+    Checkpoint,
+    load_optimiser,
+    load_part,
+    optimiser_tensors,
+    part_of,
+    save_checkpoint,
+    under,
+)
 from muse_core.training.losses.classification import class_weights
 from muse_core.training.losses.consistency import ramp_up
+from muse_core.training.resume import STATE_NAME
+from muse_core.training.schedules import warmed_cosine
 from muse_core.training.thrift import depthwise_in_float32, early_stages, freeze_depthwise
 
 logger = logging.getLogger(__name__)
@@ -122,8 +133,9 @@ class FinetuneRun:
     def advance(self) -> None:
         """One step of training."""
         started = time.perf_counter()
+        share = warmed_cosine(self.step, self.settings.steps, warmup_steps=self.settings.warmup_steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * _learning_share(self.step, self.settings)
+            group["lr"] = rate * share
         torch.manual_seed(_seed_of(self.step, self.settings))  # dropout too is drawn from the seed and the step alone
         losses = self._losses(self.batches.of_step(self.step))
         self.optimizer.zero_grad()
@@ -131,7 +143,7 @@ class FinetuneRun:
         nn.utils.clip_grad_norm_(self.net.parameters(), _GRADIENT_NORM)
         self.optimizer.step()
         self.step += 1
-        self._take_average()
+        follow(self.average, self.net, step=self.step, steps=self.settings.average_steps)
         self.history.losses.append([float(part.detach()) for part in vars(losses).values()])
         if not math.isfinite(self.history.losses[-1][0]):
             raise self._diverged()
@@ -187,15 +199,6 @@ class FinetuneRun:
         bfloat16 = best_dtype(self.device) == torch.bfloat16  # emulated, it would be slower than float32
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
 
-    @torch.no_grad()
-    def _take_average(self) -> None:
-        keep = min(1 - 1 / self.settings.average_steps, self.step / (self.step + 9))  # follows closely at first
-        for kept, now in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point:
-                kept.lerp_(now, 1 - keep)
-            else:
-                kept.copy_(now)
-
     def validate(self) -> None:
         """Score the average on validation; keep it where its mean class F1 is the best so far."""
         started = time.perf_counter()
@@ -243,7 +246,11 @@ class FinetuneRun:
                 on_progress(self.progress())
 
     def save(self) -> None:
-        """Write the state that `restore` goes on from."""
+        """Write the state that `restore` goes on from.
+
+        Raises:
+            OutputError: no space is left, or the folder cannot be written.
+        """
         tensors = {
             **under("net", self.net.state_dict()),
             **under("average", self.average.state_dict()),
@@ -257,10 +264,10 @@ class FinetuneRun:
             "losses": self.history.losses,
             "validations": [list(vars(one).values()) for one in self.history.validations],
         }
-        write_state(self.out, tensors, about)
+        save_checkpoint(self.out / STATE_NAME, tensors, about, FINETUNING)
 
     def restore(self, stored: Checkpoint) -> None:
-        """Go on from a state of `stored_state`.
+        """Go on from a state of `state_to_go_on_from`.
 
         Raises:
             ConfigError: its networks are others.
@@ -293,12 +300,6 @@ def _groups(net: NdcNet, settings: FinetuneSettings) -> list[dict[str, object]]:
             decay = {"weight_decay": 0.0} if flat else {}
             groups.append({"params": members, "lr": rate, **decay})
     return groups
-
-
-def _learning_share(step: int, settings: FinetuneSettings) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
 
 
 def _seed_of(step: int, settings: FinetuneSettings) -> int:

@@ -1,6 +1,8 @@
 """A run's state in one safetensors file: tensors by name, everything else as JSON beside them; nothing is unpickled.
 
-student/<name>  teacher/<name>  centre/<head>/<name>  optimiser/<parameter>/<exp_avg, exp_avg_sq, step>
+pretraining            student/<name>  teacher/<name>  centre/<head>/<name>
+detector, fine-tuning  net/<name>  average/<name>  best/<name>
+all                    optimiser/<parameter>/<exp_avg, exp_avg_sq, step>
 """
 
 import json
@@ -19,7 +21,23 @@ from muse_core.errors import ConfigError
 from muse_core.machine.files import output_errors, whole_file
 from muse_core.models.tensor_file import save_tensors
 
-FORMAT = "muse-pretrain-1"
+
+@dataclass(frozen=True)
+class RunKind:
+    """Whose state a file holds.
+
+    Attributes:
+        command: of whom.
+        format: the word for it in the file.
+    """
+
+    command: str
+    format: str
+
+
+PRETRAINING = RunKind("muse pretrain", "muse-pretrain-1")
+FINETUNING = RunKind("muse finetune", "muse-ndc-training-1")
+DETECTOR_TRAINING = RunKind("muse train-detector", "muse-detector-training-1")
 
 
 @dataclass(frozen=True)
@@ -35,14 +53,22 @@ class Checkpoint:
     about: dict[str, Any]
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], kind: RunKind = PRETRAINING
+) -> None:
     """Replace `path` by a whole new checkpoint, or leave the old one as it was.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        about: everything else; JSON values.
+        kind: whose it is.
 
     Raises:
         OutputError: no space is left, or the folder cannot be written.
     """
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_tensors(path, own, metadata={"format": FORMAT, "about": json.dumps(dict(about))})
+    save_tensors(path, own, metadata={"format": kind.format, "about": json.dumps(dict(about))})
 
 
 def keep_previous(path: Path, count: int) -> None:
@@ -80,7 +106,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, kind: RunKind = PRETRAINING) -> Checkpoint:
     """Read what `save_checkpoint` wrote.
 
     Raises:
@@ -92,10 +118,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
-            f"checkpoint {path}: not a checkpoint of muse pretrain ({error}); remove it to start anew"
+            f"checkpoint {path}: not a checkpoint of {kind.command} ({error}); remove it to start anew"
         ) from None
-    if metadata.get("format") != FORMAT:
-        raise ConfigError(f"checkpoint {path}: format {metadata.get('format')!r} found, {FORMAT!r} needed")
+    if (found := metadata.get("format")) != kind.format:
+        raise ConfigError(f"checkpoint {path}: format {found!r} found, {kind.format!r} needed")
     return Checkpoint(tensors, json.loads(metadata["about"]))
 
 

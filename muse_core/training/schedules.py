@@ -20,6 +20,11 @@ def learning_rate(progress: float, *, peak: float, final: float, warmup: float) 
     return cosine(peak, final, (progress - warmup) / max(1 - warmup, 1e-12))
 
 
+def warmed_cosine(step: int, steps: int, *, warmup_steps: int) -> float:
+    """Share of the highest learning rate: a linear warm-up on top of half a cosine from 1 down to a hundredth."""
+    return min(1.0, (step + 1) / max(1, warmup_steps)) * cosine(1.0, 0.01, step / steps)
+
+
 def scaled_rate(base: float, batch_size: int) -> float:
     """The learning rate of a batch: linear in it, `base` is for 256 ROIs a step. Source: Goyal et al. 1706.02677."""
     return base * batch_size / 256

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from muse_core.errors import ConfigError, DatasetError, OutputError
 from muse_core.evaluate.detect import evaluate_detector
 from muse_core.labels import BRCA_CLASS_NAMES, UNKNOWN_CLASS
 from muse_core.labels.datasets import LabelledData, Source, one_dataset
+from muse_core.training.resume import STATE_NAME
 from tests.data.make_patches import write_brca
 from tests.data.small_disk import largest_file
 
@@ -76,8 +78,18 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path):
     resumed = train_detector(brca(data), tmp_path / "cut", settings=settings, resume=True)
     one, two = load_file(whole.weights), load_file(resumed.weights)
     assert all(np.array_equal(one[name], two[name]) for name in one)
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match=r"other settings \(steps = 40 instead of 4\)"):
         train_detector(brca(data), tmp_path / "cut", settings=TINY, resume=True)
+    with pytest.raises(ConfigError, match="holds a run; go on with --resume"):
+        train_detector(brca(data), tmp_path / "cut", settings=settings)
+
+
+def test_a_run_that_is_asked_to_stop_keeps_its_state(data, tmp_path):
+    asked = iter([False, True])
+    result = train_detector(brca(data), tmp_path, settings=TINY, should_stop=lambda: next(asked))
+    assert (result.step, result.steps, result.weights.exists()) == (2, 4, False)
+    assert math.isnan(result.f1)
+    assert train_detector(brca(data), tmp_path, settings=TINY, resume=True).weights.exists()
 
 
 @pytest.fixture(scope="module")
@@ -85,35 +97,38 @@ def stored(data, tmp_path_factory):
     """The state of a run."""
     out = tmp_path_factory.mktemp("run")
     train_detector(brca(data), out, settings=TINY)
-    return (out / "training.pt").read_bytes()
+    return (out / STATE_NAME).read_bytes()
 
 
 def test_labels_that_changed_are_not_gone_on_with(stored, tmp_path):
     other = tmp_path / "other"
     write_brca(other, train=4, val=1)
-    (tmp_path / "training.pt").write_bytes(stored)
+    (tmp_path / STATE_NAME).write_bytes(stored)
     with pytest.raises(ConfigError, match="other data"):
         train_detector(brca(other), tmp_path, settings=TINY, resume=True)
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"junk"])
 def test_a_damaged_state_is_one_line(data, stored, damage, tmp_path):
-    (tmp_path / "training.pt").write_bytes(damage(stored))
-    with pytest.raises(ConfigError, match=r"training\.pt: cannot be read .* damaged: leave out --resume") as told:
+    (tmp_path / STATE_NAME).write_bytes(damage(stored))
+    says = r"training\.safetensors: not a checkpoint of muse train-detector .*; remove it"
+    with pytest.raises(ConfigError, match=says) as told:
         train_detector(brca(data), tmp_path, settings=TINY, resume=True)
     assert "\n" not in str(told.value)
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_state(data, stored, tmp_path):
-    longer = TINY.model_copy(update={"steps": 6})
-    (tmp_path / "training.pt").write_bytes(stored)
+    asked = iter([False, False, True])
+    train_detector(brca(data), tmp_path, settings=TINY, should_stop=lambda: next(asked))
+    half_way = (tmp_path / STATE_NAME).read_bytes()
     # The settings fit, the state does not.
-    with largest_file(len(stored) // 2), pytest.raises(OutputError, match=r"training\.pt: no space left") as told:
-        train_detector(brca(data), tmp_path, settings=longer)
+    says = r"training\.safetensors: no space left"
+    with largest_file(len(stored) // 2), pytest.raises(OutputError, match=says) as told:
+        train_detector(brca(data), tmp_path, settings=TINY, resume=True)
     assert told.value.reason == "disk_full"
     assert "\n" not in str(told.value)
-    assert (tmp_path / "training.pt").read_bytes() == stored
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "training.pt"]
+    assert (tmp_path / STATE_NAME).read_bytes() == half_way
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json", STATE_NAME]
     assert train_detector(brca(data), tmp_path, settings=TINY, resume=True).weights.exists()
 
 

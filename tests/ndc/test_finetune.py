@@ -130,7 +130,7 @@ def relabelled(region):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda data: {"settings": TINY.model_copy(update={"learning_rate": 1e-4})}, "learning_rate = 0.0015 instead"),
+        (lambda data: {"settings": TINY.model_copy(update={"learning_rate": 1e-4})}, "learning_rate = 0.001 instead"),
         (lambda data: {"init": "none"}, "another --init"),
         (lambda data: {"data": replace(data, labelled=[*map(relabelled, data.labelled)])}, "other labels to train on"),
         (lambda data: {"data": replace(data, labelled=[*map(darker, data.labelled)])}, "other labels to train on"),
@@ -171,7 +171,7 @@ def test_two_runs_do_not_share_a_folder(init, data, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
 def test_a_damaged_state_is_told(init, data, tmp_path, content):
     (tmp_path / STATE_NAME).write_bytes(content)
-    with pytest.raises(ConfigError, match=r"training\.safetensors: no state of muse finetune .*; remove it"):
+    with pytest.raises(ConfigError, match=r"training\.safetensors: not a checkpoint of muse finetune .*; remove it"):
         finetune(data, tmp_path, init=init, settings=SHORT, resume=True)
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from muse_core.training.schedules import cosine, learning_rate, scaled_rate, teacher_temperature
+from muse_core.training.schedules import cosine, learning_rate, scaled_rate, teacher_temperature, warmed_cosine
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
@@ -36,3 +36,9 @@ def test_the_teacher_s_temperature():
     of = [teacher_temperature(p, start=0.04, end=0.07, warmup=0.3) for p in (0, 0.15, 0.3, 1)]
     assert of == pytest.approx([0.04, 0.055, 0.07, 0.07])
     assert teacher_temperature(0, start=0.04, end=0.07, warmup=0) == 0.07
+
+
+def test_a_warmed_cosine_by_hand():
+    assert warmed_cosine(0, 100, warmup_steps=10) == pytest.approx(0.1)
+    assert warmed_cosine(50, 100, warmup_steps=10) == pytest.approx(0.505)
+    assert warmed_cosine(100, 100, warmup_steps=0) == pytest.approx(0.01)
