@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -92,10 +93,7 @@ class Installation:
         }
         self.start("server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
         wait_for("the server", lambda: answers(f"{self.api}/health"))
-        for pool in ("muse-cpu", "muse-gpu"):
-            self.prefect("work-pool", "create", pool, "--type", "process")
-        self.prefect("gcl", "create", "muse-gpu", "--limit", "1")
-        self.prefect("deploy", "--prefect-file", "deploy/prefect.yaml", "--all")
+        self.muse("deploy", "--gpus", "1")
         for pool in ("muse-cpu", "muse-gpu"):
             self.start(f"worker-{pool}", "prefect", "worker", "start", "--pool", pool)
 
@@ -104,8 +102,14 @@ class Installation:
         return self._stack.enter_context(running(name, program, self._environment, self.checkout))
 
     def prefect(self, *arguments: str) -> str:
+        return self._call("prefect", "--no-prompt", *arguments)
+
+    def muse(self, *arguments: str) -> str:
+        return self._call("muse", *arguments)
+
+    def _call(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            [str(BIN / "prefect"), "--no-prompt", *arguments],
+            [str(BIN / program), *arguments],
             cwd=self.checkout,
             env=self._environment,
             capture_output=True,
@@ -165,7 +169,7 @@ def test_deployment_completes_although_a_dask_worker_is_killed(checkout):
         artifacts = here.artifacts()
     statuses = {row["slide_id"]: row["status"] for row in pq.read_table(out / "slides.parquet").to_pylist()}
     assert statuses == {f"S{number}": "done" for number in range(4)}
-    assert set(artifacts) == {f"build-tcga-nu-{name}" for name in ("progress", "slides", "summary")}
+    assert set(artifacts) == {f"build-tcga-nu-sample-{name}" for name in ("progress", "slides", "summary")}
 
 
 def test_the_sample_s_nuclei_and_a_folder_that_fills(checkout):
@@ -186,8 +190,8 @@ def test_the_sample_s_nuclei_and_a_folder_that_fills(checkout):
     assert (row["slide_id"], row["status"]) == ("ihc-colon-small", "done")
     assert row["n_nuclei"] > 100
     assert "<html" in (out / "report.html").read_text(encoding="utf-8")
-    assert set(artifacts) == {f"infer-slides-{name}" for name in ("progress", "slides", "summary", "report")}
-    assert (out / "report.html").as_uri() in str(artifacts["infer-slides-report"])
+    assert set(artifacts) == {f"infer-slides-sample-{name}" for name in ("progress", "slides", "summary", "report")}
+    assert (out / "report.html").as_uri() in str(artifacts["infer-slides-sample-report"])
     (new,) = pq.read_table(checkout / "runs" / "inbox" / "slides.parquet").to_pylist()
     assert (new["slide_id"], new["n_nuclei"]) == ("new", row["n_nuclei"])
 
@@ -206,3 +210,34 @@ def test_a_schedule_runs_a_deployment_by_itself(checkout):
         assert "Can't evaluate" not in (checkout / "server.log").read_text()
     (new,) = pq.read_table(table).to_pylist()
     assert (new["slide_id"], new["status"]) == ("new", "done")
+
+
+def test_a_run_whose_process_is_killed_is_started_again_by_itself(checkout):
+    draw_slide(checkout / "S.svs", 9600, 7200)
+    (checkout / "slides.csv").write_text(f"slide_id,case_id,project,uri\nS,C,P,{checkout / 'S.svs'}\n")
+    out = checkout / "out"
+    with ExitStack() as stack:
+        here = Installation(stack, checkout)
+        run_id = here.run(
+            "build-tcga-nu/sample",
+            manifest=str(checkout / "slides.csv"),
+            out=str(out),
+            workers=0,
+            overrides=["chunk_rois=1"],
+        )
+        wait_for("the first parts", lambda: list(out.glob(".staging/*/*/part-*.parquet")))
+        (process,) = [one for one in psutil.process_iter(["environ"]) if is_run(one, run_id)]
+        process.kill()
+        wait_for("the end", lambda: flow_run_state(here.api, run_id) == "COMPLETED")
+        assert httpx.get(f"{here.api}/flow_runs/{run_id}", timeout=10).json()["run_count"] == 2
+    (row,) = pq.read_table(out / "slides.parquet").to_pylist()
+    assert row["status"] == "done"
+
+
+def is_run(process: psutil.Process, run_id: str) -> bool:
+    """Whether a process is the engine of a flow run, which finds the run's id in its environment."""
+    with suppress(psutil.Error):
+        return process.environ().get("PREFECT__FLOW_RUN_ID") in {run_id, run_id.replace("-", "")} and (
+            "prefect.flow_engine" in process.cmdline() or "prefect.engine" in process.cmdline()
+        )
+    return False

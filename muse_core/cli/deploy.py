@@ -1,0 +1,14 @@
+"""`muse deploy`: hands over to `flows.deploy`, which alone knows Prefect."""
+
+import subprocess
+import sys
+
+import typer
+
+FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def deploy(context: typer.Context) -> None:
+    """Make work pools, limits, deployments, schedules and automations on the Prefect server at PREFECT_API_URL."""
+    done = subprocess.run([sys.executable, "-m", "flows.deploy", *context.args], check=False)
+    raise typer.Exit(done.returncode)
