@@ -12,6 +12,8 @@ from flows.slides import do_slides, final_state, publish_slides
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
 from muse_core.cohort.manifest import read_manifest, with_mpp
+from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.records import known_ids
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.machine.device import resolve_device
@@ -63,7 +65,7 @@ def build_tcga_nu(
         max_slides_on_disk=max_slides_on_disk,
         tissue_folder=tissue,
     )
-    checked = with_mpp(read_manifest(manifest), mpp)
+    checked = with_mpp(read_manifest(manifest, known=known_ids(RunPaths(out).records)), mpp)
     get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
     key = artifact_key(KEY)
     with open_build(options, settings) as run:

@@ -11,6 +11,8 @@ from flows.ending import ends_in_one_line
 from flows.gpu import gpus_wanted
 from flows.slides import do_slides, final_state, publish_slides
 from muse_core.cohort.manifest import Manifest
+from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.records import known_ids
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.infer import (
@@ -88,7 +90,7 @@ def infer_slides(
         tissue_folder=tissue,
         keep_slides=keep_slides,
     )
-    found = _slides(slides, mpp, watch, settled_minutes)
+    found = _slides(slides, mpp, out, watch, settled_minutes)
     check_inputs(found, regions, may_be_empty=watch)
     key = artifact_key(KEY)
     with open_infer(options, settings) as run:
@@ -102,7 +104,11 @@ def infer_slides(
     return final_state(summary)
 
 
-def _slides(slides: Path, mpp: float | None, watch: bool, settled_minutes: float) -> Manifest:
-    found = read_watched(slides, mpp, settled_s=60 * settled_minutes) if watch else read_inputs(slides, mpp)
+def _slides(slides: Path, mpp: float | None, out: Path, watch: bool, settled_minutes: float) -> Manifest:
+    known = known_ids(RunPaths(out).records)
+    if watch:
+        found = read_watched(slides, mpp, settled_s=60 * settled_minutes, known=known)
+    else:
+        found = read_inputs(slides, mpp, known=known)
     get_run_logger().info("%s: %d slides, %d problems", slides, len(found.rows), len(found.problems))
     return found

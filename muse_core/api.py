@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp
+from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.records import known_ids
 from muse_core.cohort.run import NOBODY, Watcher, do_manifest
 from muse_core.config import Settings, settings_of
 from muse_core.errors import ManifestError
@@ -81,7 +83,8 @@ def build(
         max_slides_on_disk=max_slides_on_disk,
         tissue_folder=None if tissue is None else Path(tissue),
     )
-    checked = with_mpp(manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest)), mpp)
+    known = known_ids(RunPaths(options.out).records)
+    checked = with_mpp(manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest), known=known), mpp)
     if not checked.rows and not checked.problems:
         raise ManifestError("the manifest names no slide")
     with open_build(options, settings_of(BuildSettings, settings)) as run:
@@ -288,7 +291,8 @@ def infer(
         tissue_folder=None if tissue is None else Path(tissue),
         keep_slides=keep_slides,
     )
-    found = with_mpp(slides, mpp) if isinstance(slides, Manifest) else read_inputs(Path(slides), mpp)
+    known = known_ids(RunPaths(options.out).records)
+    found = with_mpp(slides, mpp) if isinstance(slides, Manifest) else read_inputs(Path(slides), mpp, known=known)
     check_inputs(found, options.regions)
     with open_infer(options, settings_of(InferSettings, settings)) as run:
         return run.finish(found, do_manifest(run, found, watcher))

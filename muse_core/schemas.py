@@ -33,6 +33,7 @@ SLIDES = pa.schema(
         _field("vendor", pa.string()),
         _field("reader", pa.string()),  # cucim, openslide or tifffile
         _field("reader_check", pa.string()),  # how the reader was checked before it was trusted
+        _field("judgement", pa.string()),  # what was concluded of the file and why: images, µm/px, colours, geometry
         _field("mpp_x", pa.float64(), unit="um/px"),
         _field("mpp_y", pa.float64(), unit="um/px"),
         _field("mpp_source", pa.string()),

@@ -14,6 +14,7 @@ from muse_core.cli.progress import CohortDisplay, open_display
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp
 from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.records import known_ids
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.schemas import NO_PROJECT
@@ -64,7 +65,7 @@ def build_tcga_nu(
     terminal = open_terminal(as_json, verbose)
     summary = build_told(
         terminal,
-        with_mpp(read_manifest(manifest), mpp),
+        with_mpp(read_manifest(manifest, known=known_ids(RunPaths(out).records)), mpp),
         out,
         settings=load_settings(BuildSettings, config, _with_detector(overrides, detector)),
         device=device,

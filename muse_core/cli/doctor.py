@@ -1,5 +1,6 @@
 """What this machine can do, one line a part, with the fix for each part that is amiss."""
 
+import math
 import os
 import platform
 import shutil
@@ -8,14 +9,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated, Any
 
 import httpx
+import typer
+from rich.markup import escape
 from rich.table import Table
 
 from muse_core.cli.options import AsJson
-from muse_core.cli.terminal import open_terminal, print_json
+from muse_core.cli.terminal import Terminal, open_terminal, print_json
+from muse_core.cohort.uris import unread_format
+from muse_core.errors import SlideReadError
 from muse_core.machine.installed import installed_version
 from muse_core.machine.limits import cpu_count, memory_limit_bytes
+from muse_core.slide import open_slide
 from muse_core.slide.self_check import ReaderCheck, check_readers
 
 _OLDEST_PYTHON = (3, 11)
@@ -162,12 +169,23 @@ def _gigabytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can do, and how to mend what it cannot.
+def doctor(
+    slide: Annotated[
+        Path | None, typer.Argument(metavar="[SLIDE]", help="A slide, to say what is made of it instead.")
+    ] = None,
+    scene: Annotated[
+        int | None, typer.Option(help="Of several pictures in the slide's file, the number of one.", min=1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine can do, and how to mend what it cannot; or what is made of a slide, and why.
 
-    Example: `muse doctor`
+    Example: `muse doctor`, `muse doctor slides/S1.svs`
     """
     terminal = open_terminal(as_json)
+    if slide is not None:
+        _tell_of(terminal, slide, scene, as_json=as_json)
+        return
     checks = diagnose()
     table = Table(box=None, pad_edge=False)
     for title in ("", "check", "found", "to mend"):
@@ -179,3 +197,59 @@ def doctor(as_json: AsJson = False) -> None:
     terminal.results.print(table)
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
+
+
+def examine(path: Path, scene: int | None = None) -> dict[str, Any]:
+    """What is made of a slide: reader, format, µm/px, levels, other images, and why.
+
+    Args:
+        path: the slide.
+        scene: which of several pictures in the file; None for the largest.
+
+    Returns:
+        Plain values for JSON; `mpp` is None where the file says none, or two.
+
+    Raises:
+        SlideReadError: no reader decodes it.
+        ConfigError: there is no such scene.
+    """
+    if words := unread_format(path.name):
+        raise SlideReadError(f"{path}: {words}")
+    with open_slide(path, scene=scene, tolerate_missing_mpp=True) as opened:
+        info = opened.info
+        known = not math.isnan(info.mpp.x)
+        return {
+            "slide": str(path),
+            "vendor": info.vendor,
+            "reader": info.reader,
+            "reader_check": info.reader_check,
+            "mpp": [info.mpp.x, info.mpp.y] if known else None,
+            "mpp_source": info.mpp.source,
+            "levels": [[level.width, level.height] for level in info.levels],
+            "downsamples": [level.downsample_x for level in info.levels],
+            "associated": list(info.associated),
+            "judgement": list(info.judgement),
+        }
+
+
+def _tell_of(terminal: Terminal, path: Path, scene: int | None, *, as_json: bool) -> None:
+    found = examine(path, scene)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    levels = zip(found["levels"], found["downsamples"], strict=True)
+    mpp = f"{found['mpp'][0]:.6g} x {found['mpp'][1]:.6g}" if found["mpp"] else "unknown: give --mpp"
+    rows = {
+        "slide": found["slide"],
+        "format": found["vendor"],
+        "reader": f"{found['reader']} ({found['reader_check']})",
+        "µm/px": f"{mpp} ({found['mpp_source']})",
+        "levels": ", ".join(f"{width} x {height} px (1/{scale:g})" for (width, height), scale in levels),
+        "other images": ", ".join(found["associated"]) or "none",
+        "why": "\n".join(found["judgement"]),
+    }
+    for name, words in rows.items():
+        table.add_row(name, escape(words))
+    terminal.results.print(table)
+    if as_json:
+        print_json(found)

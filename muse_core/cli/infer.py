@@ -66,12 +66,14 @@ def infer(
 
     Example: `muse infer --slides slides/ --out runs/nuclei`
     """
+    from muse_core.cohort.paths import RunPaths
+    from muse_core.cohort.records import known_ids
     from muse_core.infer import InferSettings, read_inputs
 
     terminal = open_terminal(as_json, verbose)
     summary = infer_told(
         terminal,
-        read_inputs(slides, mpp),
+        read_inputs(slides, mpp, known=known_ids(RunPaths(out).records)),
         out,
         settings=load_settings(InferSettings, config, overrides or ()),
         checkpoint=checkpoint,

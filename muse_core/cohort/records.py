@@ -68,6 +68,7 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
         "width_level0": info.width_level0,
         "height_level0": info.height_level0,
         "level_count": len(info.levels),
+        "judgement": "; ".join(info.judgement),
     }
 
 
@@ -102,6 +103,11 @@ def read_records(folder: Path) -> list[SlideRecord]:
     """Every record of a folder, by file name."""
     records = (read_record(path) for path in sorted(folder.glob("*.json")))
     return [record for record in records if record is not None]
+
+
+def known_ids(folder: Path) -> dict[str, str]:
+    """The slide ids of a folder's records by their files' paths or URIs, for files to keep them."""
+    return {str(one.row["uri"]): one.slide_id for one in read_records(folder) if one.row.get("uri")}
 
 
 def write_slides_table(path: Path, records: Iterable[SlideRecord], schema: pa.Schema = SLIDES) -> None:

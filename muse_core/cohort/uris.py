@@ -10,6 +10,7 @@ import fsspec
 SLIDE_SUFFIXES = (
     ".ome.tiff",  # the two-part suffixes first: the longest that fits is the suffix
     ".ome.tif",
+    ".ome.btf",
     ".svs",
     ".tiff",
     ".tif",
@@ -22,7 +23,35 @@ SLIDE_SUFFIXES = (
     ".vmu",
     ".dcm",
     ".czi",
+    ".qptiff",
+    ".btf",
+    ".tf8",
+    ".tf2",
 )
+
+_TO_TIFF = "convert it, such as by `vips tiffsave {name} slide.tif --tile --pyramid --compression jpeg --Q 90`"
+_BY_BIO_FORMATS = "export it as OME-TIFF or tiled TIFF with the scanner's own program or Bio-Formats' bfconvert"
+# Formats that people try; what each is, and what to do.
+_UNREAD = {
+    ".jp2": ("a JPEG 2000 image", _TO_TIFF),
+    ".jpx": ("a JPEG 2000 image", _TO_TIFF),
+    ".j2k": ("a JPEG 2000 image", _TO_TIFF),
+    ".bmp": ("a BMP image", _TO_TIFF),
+    ".webp": ("a WebP image", _TO_TIFF),
+    ".gif": ("a GIF image", _TO_TIFF),
+    ".heic": ("an HEIC image", _TO_TIFF),
+    ".avif": ("an AVIF image", _TO_TIFF),
+    ".vsi": ("an Olympus slide", _BY_BIO_FORMATS),
+    ".lif": ("a Leica LIF file", _BY_BIO_FORMATS),
+    ".isyntax": ("a Philips iSyntax slide", _BY_BIO_FORMATS),
+    ".i2syntax": ("a Philips iSyntax slide", _BY_BIO_FORMATS),
+    ".ets": ("a part of an Olympus slide", _BY_BIO_FORMATS),
+    ".nd2": ("a Nikon ND2 file", _BY_BIO_FORMATS),
+    ".kfb": ("a KFBio slide", _BY_BIO_FORMATS),
+    ".mds": ("a Motic slide", _BY_BIO_FORMATS),
+    ".tmap": ("a UNIC slide", _BY_BIO_FORMATS),
+    ".zarr": ("a Zarr folder", _BY_BIO_FORMATS),
+}
 
 _WITH_PORT = frozenset({"http", "https", "ftp", "sftp", "ssh", "smb"})
 _WITH_BUCKET = frozenset({"s3", "s3a", "gs", "gcs"})
@@ -119,6 +148,12 @@ def slide_suffix(name: str) -> str:
     """The slide suffix a file name ends with, in lower case; '' where it has none."""
     lower = name.lower()
     return next((suffix for suffix in SLIDE_SUFFIXES if lower.endswith(suffix)), "")
+
+
+def unread_format(name: str) -> str:
+    """What a file of a known format that is not read is, and what to do, in words; "" for any other."""
+    what, to_do = _UNREAD.get(PurePosixPath(name).suffix.lower(), ("", ""))
+    return f"{what} ({PurePosixPath(name).name}), which is not read; {to_do.format(name=name)}" if what else ""
 
 
 def uri_suffix(uri: str) -> str:

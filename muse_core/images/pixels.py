@@ -37,6 +37,18 @@ def to_rgb(pixels: NDArray[np.generic]) -> Pixels:
     raise ValueError(f"{channels} channels a pixel, RGB is needed")
 
 
+def ycbcr_to_rgb(samples: NDArray[np.uint8]) -> Pixels:
+    """YCbCr of the full range, (H, W, 3) uint8, as RGB.
+
+    Source: TIFF 6.0, section 21, with the default coefficients (ITU-R BT.601).
+    """
+    y, cb, cr = (samples[:, :, channel].astype(np.float32) for channel in range(3))
+    red = y + 1.402 * (cr - 128)
+    green = y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128)
+    blue = y + 1.772 * (cb - 128)
+    return np.clip(np.stack([red, green, blue], axis=2) + 0.5, 0, 255).astype(np.uint8)
+
+
 def _over_white(rgba: NDArray[np.uint8]) -> Pixels:
     alpha = rgba[:, :, 3:].astype(np.uint16)
     mixed = (rgba[:, :, :3] * alpha + WHITE * (255 - alpha) + 127) // 255

@@ -1,19 +1,25 @@
 """What `--slides` names: a manifest, slides, or images, which are slides of one level."""
 
+import glob
 import os
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from muse_core.cohort.acquire import local_path
 from muse_core.cohort.manifest import NO_SLIDES, Manifest, ManifestRow, read_manifest, with_mpp
+from muse_core.cohort.manifest.files import OWN_FOLDERS, distinct_ids, files_below, is_picture_of, is_slide
 from muse_core.cohort.manifest.patch_list import list_patches
 from muse_core.cohort.manifest.rows import check_row
 from muse_core.errors import ConfigError, ManifestError
 from muse_core.slide.image_reader import IMAGE_SUFFIXES
 
+_GLOB = re.compile(r"[*?\[]")
 
-def read_inputs(path: Path, mpp: float | None) -> Manifest:
+
+def read_inputs(path: Path, mpp: float | None, *, known: Mapping[str, str] | None = None) -> Manifest:
     """The slides to work on.
 
     Of a folder, its slides; its PNG and JPEG images too where `mpp` is given, or where it holds no slide at all, for
@@ -22,6 +28,7 @@ def read_inputs(path: Path, mpp: float | None) -> Manifest:
     Args:
         path: a manifest, a slide or image, a folder or a glob of slides.
         mpp: µm/px of every slide and image for which nothing else is given.
+        known: ids that files had in earlier runs, by their absolute paths.
 
     Raises:
         ManifestError: there is nothing there to work on.
@@ -31,22 +38,25 @@ def read_inputs(path: Path, mpp: float | None) -> Manifest:
     if path.suffix.lower() in IMAGE_SUFFIXES and not images:
         raise ManifestError(f"{path}: no such file; give an image, or a folder of them")
     try:
-        manifest = Manifest((), ()) if path.suffix.lower() in IMAGE_SUFFIXES else read_manifest(path)
+        manifest = Manifest((), ()) if path.suffix.lower() in IMAGE_SUFFIXES else read_manifest(path, known=known)
     except ManifestError:
         if not images:
             raise
         manifest = Manifest((), ())
     if images and (mpp is not None or not manifest.rows):
-        manifest = _joined(manifest, images)
+        manifest = _joined(manifest, images, known or {})
     return with_mpp(manifest, mpp)
 
 
-def read_watched(path: Path, mpp: float | None, *, settled_s: float = 0.0) -> Manifest:
+def read_watched(
+    path: Path, mpp: float | None, *, settled_s: float = 0.0, known: Mapping[str, str] | None = None
+) -> Manifest:
     """The same of a folder or glob that others put slides into: none yet is no error.
 
     Args:
         path: as for `read_inputs`.
         mpp: as for `read_inputs`.
+        known: as for `read_inputs`.
         settled_s: files that changed within so many seconds are left for the next time: they may still be growing.
 
     Raises:
@@ -54,7 +64,7 @@ def read_watched(path: Path, mpp: float | None, *, settled_s: float = 0.0) -> Ma
         ConfigError: mpp is no microscope's.
     """
     try:
-        manifest = read_inputs(path, mpp)
+        manifest = read_inputs(path, mpp, known=known)
     except ManifestError as error:
         if error.reason != NO_SLIDES:
             raise
@@ -93,23 +103,35 @@ def _changed_at(row: ManifestRow) -> float:
 
 
 def _images(path: Path) -> list[tuple[str, Path]]:
-    """Names and paths of the images of a folder, or of the one image."""
+    """Names and paths of the images of a folder or a glob, or of the one image; none of a slide's small pictures."""
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         return [(path.stem, path.absolute())]
+    if not path.exists() and _GLOB.search(str(path)):
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        found = [one for one in found if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file()]
+        root = Path(os.path.commonpath([one.parent for one in found])) if found else Path()
+        return [(slide_id, one.absolute()) for one, slide_id in zip(found, distinct_ids(root, found, {}), strict=True)]
     if not path.is_dir() or not any(
         name.lower().endswith(IMAGE_SUFFIXES) for _, _, names in os.walk(path) for name in names
     ):
         return []
-    return [(one.slide_id, one.path) for one in list_patches(path) if one.path.suffix.lower() in IMAGE_SUFFIXES]
+    slides = [one for one in files_below(path) if is_slide(one)]
+    return [
+        (one.slide_id, one.path)
+        for one in list_patches(path)
+        if one.path.suffix.lower() in IMAGE_SUFFIXES
+        and not is_picture_of(one.path, [slide.absolute() for slide in slides])
+        and one.path.parent.name not in OWN_FOLDERS
+    ]
 
 
-def _joined(manifest: Manifest, images: list[tuple[str, Path]]) -> Manifest:
+def _joined(manifest: Manifest, images: list[tuple[str, Path]], known: Mapping[str, str]) -> Manifest:
     rows, problems = list(manifest.rows), list(manifest.problems)
     taken = {row.slide_id for row in rows}
     for number, (name, path) in enumerate(images, start=len(rows) + 1):
         # The same name as a slide's: the suffix tells them apart.
-        values = {"slide_id": name + path.suffix if name in taken else name, "uri": str(path)}
-        checked = check_row(number, values, path.parent)
+        slide_id = known.get(str(path)) or (name + path.suffix if name in taken else name)
+        checked = check_row(number, {"slide_id": slide_id, "uri": str(path)}, path.parent)
         if isinstance(checked, ManifestRow):
             rows.append(checked)
         else:

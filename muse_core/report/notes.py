@@ -78,6 +78,8 @@ def _of_reading(slide: Mapping[str, Any]) -> list[Note]:
         notes.append(Note("good", f"All {total} tiles were read."))
     if slide.get("reader_check"):
         notes.append(Note("good", f"Read by {slide.get('reader')}, checked: {slide['reader_check']}."))
+    if slide.get("judgement"):
+        notes.append(Note("good", f"Of the file: {slide['judgement']}."))
     return notes
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from muse_core.errors import ConfigError, SlideReadError
 from muse_core.images.pixels import Pixels
 from muse_core.slide.cucim_reader import CucimReader
+from muse_core.slide.dicom import contradicted_colours
 from muse_core.slide.file_state import FileState
 from muse_core.slide.handles import Handles
 from muse_core.slide.image_reader import IMAGE_SUFFIXES, ImageFile
@@ -178,14 +179,19 @@ def _examine_by_openslide(path: Path, wanted: str, openslide: _Candidate | None,
         raise _no_reader(path, {wanted: f"does not read {openslide.source.vendor} slides; openslide does"})
     if not _decodes(openslide):
         raise _no_reader(path, {"openslide": openslide.failure})
+    contradicted = contradicted_colours(path) if openslide.source.vendor == "dicom" else None
+    if contradicted == "rgb":
+        raise _no_reader(path, {"openslide": "would take RGB frames for the YCbCr that the header says; convert it"})
     levels, notes = _levels_of_one_picture(openslide)
     source = replace(openslide.source, levels=tuple(level for _, level in levels))
     numbers = [number for number, _ in levels]
     size = source.levels[0]
+    if contradicted:
+        notes.append("its JPEG is YCbCr by its own markers, whatever the header says")
     notes.insert(0, f"{source.vendor} as OpenSlide puts it together, {size.width} x {size.height} px")
 
     def open_reader(_: int) -> Reader:
-        return LevelsReader(partial(OpenSlideReader, path), numbers, source)
+        return LevelsReader(partial(OpenSlideReader, path, from_ycbcr=contradicted == "ycbcr"), numbers, source)
 
     check = "cucim does not open it; openslide decodes a sample region"
     return _Examined("openslide", open_reader, source, check, source.vendor, tuple(notes))

@@ -8,7 +8,7 @@ import openslide
 
 from muse_core.errors import SlideReadError
 from muse_core.geometry import Box
-from muse_core.images.pixels import Pixels, to_rgb
+from muse_core.images.pixels import Pixels, to_rgb, ycbcr_to_rgb
 from muse_core.slide.info import Mpp
 from muse_core.slide.quiet import quiet_output
 from muse_core.slide.reader import Corner, Source, make_levels
@@ -21,8 +21,12 @@ class OpenSlideReader:
 
     name = "openslide"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, from_ycbcr: bool = False) -> None:
         """Open the file.
+
+        Args:
+            path: the slide.
+            from_ycbcr: what it decodes is YCbCr that the file's header calls RGB.
 
         Raises:
             SlideReadError: OpenSlide does not know it.
@@ -32,6 +36,7 @@ class OpenSlideReader:
                 self._slide = openslide.OpenSlide(path)
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             raise SlideReadError(f"openslide: {error}") from error
+        self._from_ycbcr = from_ycbcr
         self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         self._downsamples = self._slide.level_downsamples
         self.source = _describe(self._slide)
@@ -46,6 +51,8 @@ class OpenSlideReader:
         except openslide.OpenSlideError as error:
             raise SlideReadError(f"openslide: {error}") from error
         rgba = np.asarray(image)
+        if self._from_ycbcr:
+            rgba = np.dstack([ycbcr_to_rgb(rgba[:, :, :3]), rgba[:, :, 3:]])
         return rgba[:, :, :3].copy() if rgba[:, :, 3].all() else to_rgb(rgba)
 
     def read_many(self, corners: Sequence[Corner], width: int, height: int, *, level: int) -> Iterator[Pixels]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from muse_core.errors import SlideReadError
 from muse_core.images.jpeg_colours import JpegColours, jpeg_colours, with_marker
-from muse_core.images.pixels import WHITE, Pixels
+from muse_core.images.pixels import WHITE, Pixels, ycbcr_to_rgb
 from muse_core.slide.tiff_pages import (
     GREY,
     GREY_WHITE_IS_ZERO,
@@ -191,7 +191,7 @@ def _to_rgb(page: TiffPage, samples: NDArray[np.uint8]) -> Pixels:
     elif page.photometric == SEPARATED:
         colour = _from_cmyk(colour)
     elif page.compression == _APERIO_YCBCR or (page.photometric == YCBCR and _is_raw(page)):
-        colour = _from_ycbcr(colour)
+        colour = ycbcr_to_rgb(colour)
     if page.extra_samples and page.extra_samples[0] in (1, 2) and samples.shape[2] > own:
         colour = _over_white(colour, samples[:, :, own : own + 1], premultiplied=page.extra_samples[0] == 1)
     return colour if colour.shape[2] == 3 else np.repeat(colour, 3, axis=2)
@@ -206,15 +206,6 @@ def _from_cmyk(inks: NDArray[np.uint8]) -> Pixels:
     """Without a profile: each ink and black take away light one after the other (TIFF 6.0, section 16)."""
     light = 255 - inks.astype(np.uint16)
     return ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
-
-
-def _from_ycbcr(samples: NDArray[np.uint8]) -> Pixels:
-    """Source: TIFF 6.0, section 21, with the default coefficients (ITU-R BT.601) and the full range."""
-    y, cb, cr = (samples[:, :, channel].astype(np.float32) for channel in range(3))
-    red = y + 1.402 * (cr - 128)
-    green = y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128)
-    blue = y + 1.772 * (cb - 128)
-    return np.clip(np.stack([red, green, blue], axis=2) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8], *, premultiplied: bool) -> NDArray[np.uint8]:

@@ -4,11 +4,11 @@ import csv
 import glob
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from muse_core.cohort.manifest.files import distinct_ids, files_below, is_slide, slides_among, slides_below
 from muse_core.cohort.manifest.rows import (
     COLUMNS,
     Manifest,
@@ -19,7 +19,7 @@ from muse_core.cohort.manifest.rows import (
     doubled_ids,
 )
 from muse_core.cohort.manifest.tcga import slide_ids
-from muse_core.cohort.uris import SLIDE_SUFFIXES, path_text, slide_suffix
+from muse_core.cohort.uris import SLIDE_SUFFIXES, slide_suffix, unread_format
 from muse_core.errors import ManifestError
 from muse_core.machine.files import whole_file
 
@@ -53,13 +53,14 @@ class SlideEntry(Protocol):
     def mpp(self) -> float | None: ...  # noqa: D102
 
 
-def read_manifest(path: Path, *, check_files: bool = False) -> Manifest:
+def read_manifest(path: Path, *, check_files: bool = False, known: Mapping[str, str] | None = None) -> Manifest:
     """Read which slides to work on; faults of single rows become problems and lose no other row.
 
     Args:
         path: our CSV (`slide_id,case_id,project,uri,size,md5,mpp`, the columns in any order), GDC's manifest TSV as
             downloaded, a folder (searched whole), a glob in quotes, or one slide file.
         check_files: also look for local files and compare their sizes.
+        known: ids that files had in earlier runs, by their absolute paths; a folder's files keep them.
 
     Returns:
         The usable rows and all problems.
@@ -69,12 +70,15 @@ def read_manifest(path: Path, *, check_files: bool = False) -> Manifest:
     """
     # os.path, not Path: a name too long to be one, or in a folder one may not search, is no folder and no error.
     if os.path.isdir(path):
-        return _from_files(path, _slides_below(path), check_files=check_files)
+        return _from_files(path, *slides_below(path), check_files=check_files, known=known or {})
     if not os.path.exists(path) and _GLOB.search(str(path)):
         found = (Path(name) for name in glob.glob(str(path), recursive=True))
-        return _from_files(path, sorted(name for name in found if _is_slide(name)), check_files=check_files)
+        among = slides_among(sorted(name for name in found if is_slide(name)))
+        return _from_files(path, *among, check_files=check_files, known=known or {})
     if slide_suffix(path.name) and os.path.isfile(path):
-        return _from_files(path, [path], check_files=check_files)
+        return _from_files(path, [path], [], check_files=check_files, known=known or {})
+    if words := unread_format(path.name):
+        raise ManifestError(f"{path}: {words}")
     return _from_text(path, _read_text(path), check_files=check_files)
 
 
@@ -239,37 +243,25 @@ def _picked(values: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: values.get(name, "") for name in names}
 
 
-def _from_files(path: Path, files: list[Path], *, check_files: bool) -> Manifest:
+def _from_files(
+    path: Path, files: list[Path], left_out: list[str], *, check_files: bool, known: Mapping[str, str]
+) -> Manifest:
     if not files:
-        text = f"manifest {path}: no slide in it; slides end in {' '.join(SLIDE_SUFFIXES)}"
+        text = f"manifest {path}: no slide in it; slides end in {' '.join(SLIDE_SUFFIXES)}{_unread_below(path)}"
         raise ManifestError(text, reason=NO_SLIDES)
     root = path if os.path.isdir(path) else Path(os.path.commonpath([file.parent for file in files]))
     records = [
         (number, {"slide_id": slide_id, "uri": os.path.abspath(file)})
-        for number, (file, slide_id) in enumerate(zip(files, _distinct_ids(root, files), strict=True), start=1)
+        for number, (file, slide_id) in enumerate(zip(files, distinct_ids(root, files, known), strict=True), start=1)
     ]
-    return _checked(records, root, [], check_files=check_files)
+    problems = [Problem(None, words, severity="warning") for words in left_out]
+    return _checked(records, root, problems, check_files=check_files)
 
 
-def _slides_below(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise ManifestError(
-            f"manifest {error.filename}: {error.strerror}; make it readable or list the slides in a CSV"
-        )
-
-    found = (Path(root) / name for root, _, names in os.walk(folder, onerror=refuse) for name in names)
-    return sorted(path for path in found if _is_slide(path))
-
-
-def _is_slide(path: Path) -> bool:
-    # Names that start with a dot are unfinished downloads and the shadow files of macOS.
-    return bool(slide_suffix(path.name)) and not path.name.startswith(".") and not os.path.isdir(path)
-
-
-def _distinct_ids(root: Path, files: list[Path]) -> list[str]:
-    """The shortest of stem, file name and path below `root` that is none of these of any other file."""
-    relative = [path_text(file.relative_to(root)) for file in files]
-    names = [path_text(Path(file.name)) for file in files]
-    candidates = list(zip(slide_ids(relative), names, relative, strict=True))
-    times = Counter(name for own in candidates for name in set(own))
-    return [next((name for name in own if times[name] == 1), own[-1]) for own in candidates]
+def _unread_below(path: Path) -> str:
+    """What a folder holds of formats that are not read, in words that follow "no slide in it"."""
+    if not os.path.isdir(path):
+        return ""
+    found = (unread_format(one.name) for one in files_below(path))
+    words = next((one for one in found if one), "")
+    return f"; it holds {words}" if words else ""

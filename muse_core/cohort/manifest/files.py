@@ -1,0 +1,122 @@
+"""Which files below a folder are slides, and what each is called."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from muse_core.cohort.manifest.tcga import slide_ids
+from muse_core.cohort.uris import path_of, path_text, slide_stem, slide_suffix
+from muse_core.errors import ManifestError
+from muse_core.slide.dicom import one_a_series
+
+# A scanner's small pictures beside a slide: the slide's name with one of these words behind it.
+_SMALL_PICTURE = re.compile(
+    r"[\s._\-(\[]*(?:thumb(?:nail)?|macro|label|overview|preview|map|snapshot|barcode)s?[\s._\-)\]]*\d*$", re.IGNORECASE
+)
+OWN_FOLDERS = ("contact_sheets",)  # pictures that builds of this project write
+
+
+def slides_below(folder: Path) -> tuple[list[Path], list[str]]:
+    """The slides of a folder and all below it, links to folders followed once; and what was left out, in words.
+
+    Raises:
+        ManifestError: a folder below it cannot be read.
+    """
+    return slides_among(sorted(path for path in files_below(folder) if is_slide(path)))
+
+
+def slides_among(files: list[Path]) -> tuple[list[Path], list[str]]:
+    """Of files that are named as slides, those that are: one a DICOM series, no thumbnails; the rest in words."""
+    dicom = [path for path in files if path.suffix.lower() == ".dcm"]
+    of_series, standing = one_a_series(dicom)
+    words = [
+        f"{path.name} stands for its DICOM series: {count} other file{'s' if count > 1 else ''} beside it "
+        f"{'are' if count > 1 else 'is'} the same slide"
+        for path, count in standing.items()
+    ]
+    kept = {*of_series, *(path for path in files if path not in set(dicom))}
+    small = [path for path in files if path in kept and is_small_picture(path, files)]
+    words += [f"{path.name} is taken for a small picture of the slide beside it and left out" for path in small]
+    return [path for path in files if path in kept and path not in set(small)], words
+
+
+def is_slide(path: Path) -> bool:
+    """Whether a path is named as a slide and is no folder."""
+    # Names that start with a dot are unfinished downloads and the shadow files of macOS.
+    return bool(slide_suffix(path.name)) and not path.name.startswith(".") and not os.path.isdir(path)
+
+
+def is_small_picture(path: Path, slides: list[Path]) -> bool:
+    """Whether a file is called as a thumbnail, macro or label of one of the slides in its folder."""
+    stem = slide_stem(path.name)
+    short = _SMALL_PICTURE.sub("", stem)
+    if short == stem:
+        return False
+    return any(one.parent == path.parent and one != path and short in _names(one) for one in slides)
+
+
+def is_picture_of(path: Path, slides: list[Path]) -> bool:
+    """Whether an image is one of a slide beside it: of its name, with or without a word such as thumbnail."""
+    stem = path.stem
+    beside = [one for one in slides if one.parent == path.parent]
+    return is_small_picture(path, slides) or any(stem in _names(one) for one in beside)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; a link to a folder is followed once, and not where it leads back inside.
+
+    Raises:
+        ManifestError: a folder below it cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ManifestError(
+            f"manifest {error.filename}: {error.strerror}; make it readable or list the slides in a CSV"
+        )
+
+    seen: set[str] = set()
+    waiting = [Path(folder)]
+    while waiting:
+        start = waiting.pop(0)
+        for root, folders, names in os.walk(start, onerror=refuse):
+            real = os.path.realpath(root)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+            waiting += [Path(root) / name for name in sorted(links)]
+            folders[:] = [name for name in folders if name not in links and name not in OWN_FOLDERS]
+            yield from (Path(root) / name for name in names)
+
+
+def distinct_ids(root: Path, files: list[Path], known: Mapping[str, str]) -> list[str]:
+    """An id a file: the one that it has had, else the shortest of stem, file name and path that no other file has.
+
+    Args:
+        root: the folder that paths are counted from.
+        files: the slides.
+        known: ids of earlier runs by absolute path; they stay, whatever else has appeared since.
+    """
+    relative = [path_text(file.relative_to(root)) for file in files]
+    names = [path_text(Path(file.name)) for file in files]
+    candidates = list(zip(slide_ids(relative), names, relative, strict=True))
+    times = Counter(name for own in candidates for name in set(own))
+    earlier = [known.get(os.path.abspath(file)) for file in files]
+    mine = {os.path.abspath(file) for file in files}
+    taken = {slide_id for uri, slide_id in known.items() if uri in mine or _is_there(uri)}
+    return [
+        before or next((name for name in own if times[name] == 1 and name not in taken), own[-1])
+        for before, own in zip(earlier, candidates, strict=True)
+    ]
+
+
+def _is_there(uri: str) -> bool:
+    path = path_of(uri)
+    return path is not None and os.path.exists(path)
+
+
+def _names(slide: Path) -> tuple[str, str]:
+    return slide_stem(slide.name), slide.name
