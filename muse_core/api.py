@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from muse_core.evaluate.watch import EvaluationWatcher
     from muse_core.infer import InferSummary
     from muse_core.labels.datasets import LabelledData
+    from muse_core.labels.patch import Labels
     from muse_core.ndc.finetune import FinetuneResult
     from muse_core.pretrain.trainer import PretrainResult
     from muse_core.report import Written
@@ -185,17 +186,17 @@ def train_detector(
     from muse_core.detector.train import train_detector as train
 
     wanted = settings_of(TrainDetectorSettings, settings)
-    learned_from = _labelled(dataset, Path(data), for_ndc=False, side_px=wanted.side_px)
+    learned_from = _labelled(dataset, Path(data), labels="polygons", side_px=wanted.side_px)
     start = None if init is None else Path(init)
     return train(learned_from, Path(out), settings=wanted, init=start, resume=resume)
 
 
-def _labelled(dataset: AnyPath, data: Path, *, for_ndc: bool, side_px: int) -> "LabelledData":
+def _labelled(dataset: AnyPath, data: Path, *, labels: "Labels", side_px: int) -> "LabelledData":
     from muse_core.labels.datasets import one_dataset, read_datasets, read_datasets_file
 
     if str(dataset).endswith(".toml"):
-        return read_datasets(read_datasets_file(Path(dataset)), data, for_ndc=for_ndc, side_px=side_px)
-    return one_dataset(str(dataset), data, for_ndc=for_ndc, side_px=side_px)
+        return read_datasets(read_datasets_file(Path(dataset)), data, labels=labels, side_px=side_px)
+    return one_dataset(str(dataset), data, labels=labels, side_px=side_px)
 
 
 def finetune(
@@ -236,7 +237,7 @@ def finetune(
 
     wanted = settings_of(FinetuneSettings, settings)
     tissue = [] if unlabelled is None else unlabelled_regions(str(unlabelled), mpp=unlabelled_mpp)
-    labelled = _labelled(dataset, Path(data), for_ndc=True, side_px=wanted.side_px)
+    labelled = _labelled(dataset, Path(data), labels="dots", side_px=wanted.side_px)
     learned_from = finetune_data(labelled, unlabelled=tissue)
     with one_gpu(resolve_device(device)) as own:
         return train(learned_from, Path(out), init=str(init), settings=wanted, device=own, resume=resume)

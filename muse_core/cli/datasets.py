@@ -10,6 +10,7 @@ from muse_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from muse_core.labels.datasets import LabelledData
+    from muse_core.labels.patch import Labels
 
 Layouts = Annotated[
     list[str] | None,
@@ -41,7 +42,7 @@ def labelled_data(
     *,
     classes: str | None = None,
     leave_out: Sequence[str] | None = None,
-    for_ndc: bool = False,
+    labels: "Labels" = "polygons",
     side_px: int = 256,
 ) -> "LabelledData":
     """What `--dataset` with `--data`, or `--datasets`, name.
@@ -55,7 +56,7 @@ def labelled_data(
         datasets: of `--datasets`.
         classes: of `--classes`.
         leave_out: datasets that only validate.
-        for_ndc: see `read_labelled_patches`.
+        labels: see `read_labelled_patches`.
         side_px: of training pictures.
 
     Raises:
@@ -71,13 +72,13 @@ def labelled_data(
             raise ConfigError("--datasets stands for every --dataset; give it with at most one --data")
         listed = read_datasets_file(datasets)
         listed = listed.model_copy(update={"classes": names}) if names else listed
-        data = read_datasets(listed, folders[0] if folders else datasets.parent, for_ndc=for_ndc, side_px=side_px)
+        data = read_datasets(listed, folders[0] if folders else datasets.parent, labels=labels, side_px=side_px)
         return data.without(leave_out or ())
     layouts = layouts or ()
     if not layouts or len(layouts) != len(folders):
         raise ConfigError(f"{len(layouts)} --dataset and {len(folders)} --data; as many of each needed, or --datasets")
     if not names:
-        names = one_dataset(layouts[0], folders[0], for_ndc=for_ndc, side_px=side_px).class_names
+        names = one_dataset(layouts[0], folders[0], labels=labels, side_px=side_px).class_names
     entries = tuple(DatasetEntry(layout=one, data=folder) for one, folder in zip(layouts, folders, strict=True))
     listed = DatasetsFile(classes=names, dataset=entries)
-    return read_datasets(listed, Path(), for_ndc=for_ndc, side_px=side_px).without(leave_out or ())
+    return read_datasets(listed, Path(), labels=labels, side_px=side_px).without(leave_out or ())

@@ -145,10 +145,10 @@ def evaluate_finetune(
 
     Example: `muse evaluate finetune --dataset brca-m2c --data data/brca_m2c --checkpoint muse-backbone.safetensors`
     """
-    from muse_core.evaluate.representation import FinetuneSettings
+    from muse_core.evaluate.representation import EncoderFinetuneSettings
 
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(FinetuneSettings, config, overrides or ())
+    settings = load_settings(EncoderFinetuneSettings, config, overrides or ())
     answer = _evaluated(
         terminal,
         "finetune",

@@ -62,7 +62,7 @@ def finetune(
     settings = load_settings(FinetuneSettings, config, overrides or ())
     tissue = sources.unlabelled_regions(unlabelled, mpp=unlabelled_mpp) if unlabelled else []
     given = labelled_data(
-        dataset, data, datasets, classes=classes, leave_out=leave_out, for_ndc=True, side_px=settings.side_px
+        dataset, data, datasets, classes=classes, leave_out=leave_out, labels="dots", side_px=settings.side_px
     )
     learned_from = sources.finetune_data(given, unlabelled=tissue)
     with (

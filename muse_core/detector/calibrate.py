@@ -12,8 +12,6 @@ from muse_core.labels.matching import Counts, match
 from muse_core.labels.regions import Region
 
 RADIUS_UM = 3.0  # 6 px at 20x, what the published scores on BRCA-M2C use
-
-
 Tops = Sequence[NDArray[np.float32]]  # a region each: (N, 3) x, y, heat
 
 

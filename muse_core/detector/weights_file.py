@@ -13,8 +13,6 @@ from muse_core.models.detector import NucleusNet
 from muse_core.models.tensor_file import save_tensors
 
 _FORMAT = "muse-nucleus-detector-1"
-
-
 _UNNAMED_DATASET = "brca-m2c"  # of files that don't name their classes; of another dataset they stay unnamed
 
 

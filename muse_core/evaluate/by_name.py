@@ -14,8 +14,8 @@ from muse_core.evaluate.detect import draw_worst, evaluate_detector, score_patch
 from muse_core.evaluate.ndc import evaluate_ndc
 from muse_core.evaluate.representation import (
     KS,
+    EncoderFinetuneSettings,
     EvaluationRequest,
-    FinetuneSettings,
     LinearSettings,
     draw_neighbours,
     evaluate_finetune,
@@ -186,7 +186,7 @@ def _representation(
     mode = what.coordinates if what.coordinates == "official" else None  # else what the model wants
     encoder = load_encoder(what.checkpoint, what.encoder, image_px=what.fov_px, device=what.device, mode=mode)
     if name == "finetune":
-        recipe = settings_of(FinetuneSettings, settings)
+        recipe = settings_of(EncoderFinetuneSettings, settings)
         return evaluate_finetune(encoder, request, settings=recipe, on_tiles=watcher.tiles, on_epoch=watcher.epoch)
     scored = read_features(encoder, request, on_tiles=watcher.tiles)
     if name == "linear":

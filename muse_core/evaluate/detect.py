@@ -17,8 +17,6 @@ from muse_core.labels.matching import RULES, Matches, Rule, match, mean_f1, pool
 from muse_core.machine.files import whole_file
 
 MAIN_RULE: Rule = "mcspatnet"
-
-
 _HIT, _FALSE, _MISS = (40, 200, 40), (230, 30, 30), (30, 60, 240)  # RGB
 _ZOOM = 3  # picture px a patch px
 

@@ -48,7 +48,7 @@ def evaluate_ndc(
         ConfigError: unknown dataset or split, or no class of the model's is one of the dataset's.
         DatasetError: the data are not what the layout says.
     """
-    patches = read_labelled_patches(dataset, data, split, for_ndc=True)
+    patches = read_labelled_patches(dataset, data, split, labels="dots")
     names = patches[0].class_names
     regions = regions_of(patches)
     rows = judged_rows(model, regions, class_names=names, min_score=min_score)

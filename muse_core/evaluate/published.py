@@ -7,7 +7,7 @@ https://github.com/alibaba-damo-academy/MUSE.
 from dataclasses import dataclass
 from typing import Literal
 
-Protocol = Literal["knn", "linear", "finetune"]
+ScoreKind = Literal["knn", "linear", "finetune"]
 
 # Columns of every row below.
 COLUMNS: tuple[tuple[str, float], ...] = (
@@ -102,7 +102,7 @@ _LINEAR: dict[str, _Cells] = {
     "LFoV-MUSE ViT-B/16": (89.20, 86.10, 84.36, 90.18, 86.43, 85.12),
 }
 
-_TABLES: dict[Protocol, dict[str, _Cells]] = {"knn": _KNN, "linear": _LINEAR, "finetune": _FINETUNE}
+_TABLES: dict[ScoreKind, dict[str, _Cells]] = {"knn": _KNN, "linear": _LINEAR, "finetune": _FINETUNE}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class PublishedScore:
     accuracy: float
 
 
-def published_scores(protocol: Protocol, dataset: str, mpp: float) -> list[PublishedScore]:
+def published_scores(protocol: ScoreKind, dataset: str, mpp: float) -> list[PublishedScore]:
     """The paper's column for a dataset at a scale, in the paper's order; empty where it has none."""
     if (dataset, mpp) not in COLUMNS:
         return []

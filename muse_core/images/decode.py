@@ -23,6 +23,7 @@ LARGEST_PX = 8192 * 8192  # decoded whole: 200 MB; larger ones are slides
 GLASS_GREY = 200  # an image without colour that is nowhere darker is a patch of empty glass
 
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, EOFError, struct.error, zlib.error)
+_PNG = b"\x89PNG\r\n\x1a\n"  # how each begins
 _KEEPS_COLOUR = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "YCbCr"})
 
 
@@ -125,9 +126,6 @@ def _not_colour(path: Path, found: str) -> SlideReadError:
 def _too_large(path: Path) -> SlideReadError:
     message = f"{path}: more than {LARGEST_PX:,} px; build large images as slides with muse build-tcga-nu"
     return SlideReadError(message, reason="too_large")
-
-
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:

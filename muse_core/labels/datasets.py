@@ -27,7 +27,7 @@ from muse_core.config import Settings, load_settings
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.labels.lab import read_lab
 from muse_core.labels.lab_regions import lab_regions
-from muse_core.labels.patch import UNKNOWN_CLASS
+from muse_core.labels.patch import UNKNOWN_CLASS, Labels
 from muse_core.labels.read import READERS, read_labelled_patches
 from muse_core.labels.regions import Region, regions_of
 
@@ -117,21 +117,23 @@ def read_datasets_file(path: Path) -> DatasetsFile:
 
 
 def one_dataset(
-    layout: str, data: Path, *, for_ndc: bool = False, side_px: int = 256, classes: tuple[str, ...] = ()
+    layout: str, data: Path, *, labels: Labels = "polygons", side_px: int = 256, classes: tuple[str, ...] = ()
 ) -> LabelledData:
     """One dataset by itself, with its own classes unless others are given; arguments as of `read_datasets`."""
     entry = DatasetEntry(layout=layout, data=data)
-    names, train, validation = _read_parts(entry, data, for_ndc=for_ndc, side_px=side_px)
+    names, train, validation = _read_parts(entry, data, labels=labels, side_px=side_px)
     return LabelledData(classes or names, (_source_of(entry, names, train, validation, classes or names),))
 
 
-def read_datasets(datasets: DatasetsFile, root: Path, *, for_ndc: bool = False, side_px: int = 256) -> LabelledData:
+def read_datasets(
+    datasets: DatasetsFile, root: Path, *, labels: Labels = "polygons", side_px: int = 256
+) -> LabelledData:
     """Read every dataset, decoded.
 
     Args:
         datasets: what to read.
         root: what their folders are relative to.
-        for_ndc: see `read_labelled_patches`.
+        labels: see `read_labelled_patches`.
         side_px: of training pictures; that much tissue comes along around a lab's regions of slides.
 
     Raises:
@@ -139,7 +141,7 @@ def read_datasets(datasets: DatasetsFile, root: Path, *, for_ndc: bool = False, 
         DatasetError: data that are not what the layout says.
     """
     sources = tuple(
-        _read_source(entry, root, datasets.classes, for_ndc=for_ndc, side_px=side_px) for entry in datasets.dataset
+        _read_source(entry, root, datasets.classes, labels=labels, side_px=side_px) for entry in datasets.dataset
     )
     doubled = [one.name for index, one in enumerate(sources) if one.name in [other.name for other in sources[:index]]]
     if doubled:
@@ -148,20 +150,20 @@ def read_datasets(datasets: DatasetsFile, root: Path, *, for_ndc: bool = False, 
 
 
 def _read_source(
-    entry: DatasetEntry, root: Path, class_names: tuple[str, ...], *, for_ndc: bool, side_px: int
+    entry: DatasetEntry, root: Path, class_names: tuple[str, ...], *, labels: Labels, side_px: int
 ) -> Source:
-    names, train, validation = _read_parts(entry, root / entry.data.expanduser(), for_ndc=for_ndc, side_px=side_px)
+    names, train, validation = _read_parts(entry, root / entry.data.expanduser(), labels=labels, side_px=side_px)
     return _source_of(entry, names, train, validation, class_names)
 
 
 def _read_parts(
-    entry: DatasetEntry, folder: Path, *, for_ndc: bool, side_px: int
+    entry: DatasetEntry, folder: Path, *, labels: Labels, side_px: int
 ) -> tuple[tuple[str, ...], list[Region], list[Region]]:
     """A dataset's own classes, and its training and validation parts."""
     if entry.layout == LAB:
         names, train, validation = _of_lab(entry, folder, side_px)
     else:
-        names, train, validation = _of_layout(entry, folder, for_ndc=for_ndc)
+        names, train, validation = _of_layout(entry, folder, labels=labels)
     if entry.val:
         train, validation = _parted([*train, *validation], entry)
     if not any(len(region.xy) for region in train):
@@ -187,14 +189,14 @@ def _source_of(
 
 
 def _of_layout(
-    entry: DatasetEntry, folder: Path, *, for_ndc: bool
+    entry: DatasetEntry, folder: Path, *, labels: Labels
 ) -> tuple[tuple[str, ...], list[Region], list[Region]]:
     if entry.layout not in READERS:
         raise ConfigError(f"layout {entry.layout!r} is unknown; give one of {', '.join((*READERS, LAB))}")
     if entry.mpp is not None:
         raise ConfigError(f"dataset {entry.label}: mpp is for layout {LAB!r}; {entry.layout} says its own")
     train, validation = (
-        read_labelled_patches(entry.layout, folder, split, for_ndc=for_ndc) for split in ("train", "val")
+        read_labelled_patches(entry.layout, folder, split, labels=labels) for split in ("train", "val")
     )
     return (*train, *validation)[0].class_names, regions_of(train, with_surround=True), regions_of(validation)
 

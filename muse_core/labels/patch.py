@@ -1,12 +1,14 @@
-"""One image with classified dots, whatever dataset it comes from, and the decoding of image files."""
+"""One image with classified dots, whatever dataset it comes from."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 SPLITS = ("train", "val", "test")
+Labels = Literal["dots", "polygons"]  # of a dataset that publishes both: which are taken
 UNKNOWN_CLASS = -1  # of a nucleus that is labelled, but not with a class of the model: it says where, not what
 
 

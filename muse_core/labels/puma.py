@@ -9,7 +9,7 @@ split/<split>.json                                     `anno`: images/NAME_.png 
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import shapely
@@ -18,7 +18,7 @@ from PIL import Image
 
 from muse_core.errors import DatasetError
 from muse_core.images.decode import read_rgb
-from muse_core.labels.patch import LabelledPatch, Surround
+from muse_core.labels.patch import LabelledPatch, Labels, Surround
 
 PUMA_CLASS_NAMES = ("tumour", "lymphocyte", "other")
 # The scanner's is said to be 0.23; the published scores take 40x for 0.25, and so do we, to be compared with them.
@@ -40,24 +40,22 @@ _COARSE = {"nuclei_tumor": 0, "nuclei_lymphocyte": 1} | dict.fromkeys(
     2,
 )
 
-LabelSource = Literal["polygons", "split"]
 
-
-def read_puma(root: Path, split: str, *, labels: LabelSource = "polygons") -> list[LabelledPatch]:
+def read_puma(root: Path, split: str, *, labels: Labels = "polygons") -> list[LabelledPatch]:
     """PUMA (Schuiveling et al., 2024): melanoma, H&E, 40x, ten classes joined to three. See `read_labelled_patches`.
 
     Args:
         root: the dataset's folder.
         split: train, val or test.
         labels: `polygons` takes the centroids of the polygons, plasma cells being others, as tables 1 and 2 of the
-            paper do; `split` the dots and classes that the split file itself holds, as table 3 does.
+            paper do; `dots` the dots and classes that the split file itself holds, as table 3 does.
     """
     path = root / "split" / f"{split}.json"
     dots = _read_split(path)
     patches = []
     for name, rows in dots.items():
         image = read_rgb(root / "01_training_dataset_tif_ROIs" / f"{name}.tif")
-        if labels == "split":
+        if labels == "dots":
             xy, class_ids = _split_dots(rows, f"{path}: {name}")
         else:
             xy, class_ids = _centroids(root / "01_training_dataset_geojson_nuclei" / f"{name}_nuclei.geojson")

@@ -9,7 +9,7 @@ from muse_core.labels.brca_m2c import BRCA_DOT_OFFSET_PX, read_brca_m2c
 from muse_core.labels.consep import read_consep
 from muse_core.labels.nuinsseg import read_nuinsseg
 from muse_core.labels.ocelot import OCELOT_DOT_OFFSET_PX, read_ocelot
-from muse_core.labels.patch import SPLITS, LabelledPatch
+from muse_core.labels.patch import SPLITS, LabelledPatch, Labels
 from muse_core.labels.puma import read_puma
 
 READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {
@@ -20,7 +20,7 @@ READERS: dict[str, Callable[[Path, str], list[LabelledPatch]]] = {
     "consep": read_consep,
 }
 # Table 3 of the paper takes PUMA's dots and classes from its split files; their `tils` may hold plasma cells.
-_NDC_READERS = READERS | {"puma": partial(read_puma, labels="split")}
+_DOT_READERS = READERS | {"puma": partial(read_puma, labels="dots")}
 # What each reader adds to the published dots, so that they are continuous px.
 DOT_OFFSETS_PX = {
     "brca-m2c": BRCA_DOT_OFFSET_PX,
@@ -31,15 +31,15 @@ DOT_OFFSETS_PX = {
 }
 
 
-def read_labelled_patches(dataset: str, root: Path, split: str, *, for_ndc: bool = False) -> list[LabelledPatch]:
+def read_labelled_patches(dataset: str, root: Path, split: str, *, labels: Labels = "polygons") -> list[LabelledPatch]:
     """Read every patch of a split, decoded, in the order of the split's list.
 
     Args:
         dataset: a name in `READERS`, such as `brca-m2c`.
         root: the dataset's folder.
         split: train, val or test.
-        for_ndc: whether the labels are for finding and naming nuclei (table 3 of the paper) rather than for naming
-            given ones (tables 1 and 2); PUMA's differ.
+        labels: of a dataset that publishes both, PUMA: `dots` for finding and naming nuclei (table 3 of the paper),
+            `polygons` for naming given ones (tables 1 and 2). Others have one kind.
 
     Returns:
         The patches; a patch may have no nucleus.
@@ -52,4 +52,4 @@ def read_labelled_patches(dataset: str, root: Path, split: str, *, for_ndc: bool
         raise ConfigError(f"dataset {dataset!r} is unknown; give one of {', '.join(READERS)}")
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is unknown; give one of {', '.join(SPLITS)}")
-    return (_NDC_READERS if for_ndc else READERS)[dataset](root, split)
+    return (_DOT_READERS if labels == "dots" else READERS)[dataset](root, split)

@@ -17,8 +17,6 @@ from muse_core.models.ndc_readout import Readout
 from muse_core.models.tensor_file import save_tensors
 
 FORMAT = "muse-ndc-2"
-
-
 _COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
 
 

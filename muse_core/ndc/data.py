@@ -31,7 +31,7 @@ def published_data(dataset: str, data: Path, *, unlabelled: Sequence[Region] = (
         ConfigError: unknown dataset.
         DatasetError: the data are not what the layout says, or no nucleus is labelled.
     """
-    train, validation = (read_labelled_patches(dataset, data, split, for_ndc=True) for split in ("train", "val"))
+    train, validation = (read_labelled_patches(dataset, data, split, labels="dots") for split in ("train", "val"))
     if not any(len(patch.xy) for patch in train):
         raise DatasetError(f"{data}: no nucleus is labelled in the training split")
     return FinetuneData(

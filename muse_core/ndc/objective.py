@@ -11,7 +11,7 @@ from muse_core.models.heat import NO_CLASS
 from muse_core.models.ndc import Proposals
 from muse_core.ndc.pseudo_labels import pseudo_labelled
 from muse_core.ndc.samples import Sample
-from muse_core.ndc.settings import LossSettings
+from muse_core.ndc.settings import FinetuneLossSettings
 from muse_core.ndc.targets import Targets, dense_targets
 from muse_core.training.losses.classification import soft_targets, type_loss
 from muse_core.training.losses.consistency import consistency_loss, pseudo_labels
@@ -40,7 +40,7 @@ def losses_of(
     samples: list[Sample],
     *,
     weights: Tensor,
-    settings: LossSettings,
+    settings: FinetuneLossSettings,
     teacher: Proposals | None = None,
     cons_share: float = 0.0,
 ) -> Losses:
@@ -73,7 +73,7 @@ def losses_of(
 
 
 def _cons_loss(
-    logits: Tensor, teacher: Proposals, outside: Tensor, *, weights: Tensor, settings: LossSettings
+    logits: Tensor, teacher: Proposals, outside: Tensor, *, weights: Tensor, settings: FinetuneLossSettings
 ) -> Tensor:
     classes, sure = pseudo_labels(
         teacher.logits.flatten(0, 1)[outside].softmax(-1),
@@ -83,7 +83,7 @@ def _cons_loss(
     return consistency_loss(logits[outside], classes, sure, weights)
 
 
-def _dense_loss(proposals: Proposals, samples: list[Sample], settings: LossSettings) -> Tensor:
+def _dense_loss(proposals: Proposals, samples: list[Sample], settings: FinetuneLossSettings) -> Tensor:
     """Heat and classes at every pixel of the map: cross entropy with the heat, heavier near nuclei, and of classes."""
     drawn = dense_targets(samples, sigma_px=settings.heat_sigma_px)
     heat, classes, known = (maps.to(proposals.dense.device) for maps in drawn)

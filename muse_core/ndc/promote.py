@@ -110,7 +110,7 @@ def validation_of(dataset: str, data: Path, *, settings: FinetuneSettings) -> La
     if dataset == LAB:
         dots = read_lab(data)
         return LabelledRegions(dataset, "val", dots.class_names, lab_regions(dots, side_px=settings.side_px)[1])
-    patches = read_labelled_patches(dataset, data, "val", for_ndc=True)
+    patches = read_labelled_patches(dataset, data, "val", labels="dots")
     return LabelledRegions(dataset, "val", patches[0].class_names, regions_of(patches))
 
 

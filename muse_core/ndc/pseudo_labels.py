@@ -10,13 +10,13 @@ from torch import Tensor
 
 from muse_core.models.ndc_readout import NucleiRead, nuclei_by_heat
 from muse_core.ndc.samples import Sample
-from muse_core.ndc.settings import LossSettings
+from muse_core.ndc.settings import FinetuneLossSettings
 
 _MIN_DISTANCE_PX = 6.0  # between two nuclei, as they are read
 _REACH_PX = 6  # of what one nucleus, or a label's doubt, says about the pixels around it
 
 
-def pseudo_labelled(samples: Sequence[Sample], dense: Tensor, settings: LossSettings) -> list[Sample]:
+def pseudo_labelled(samples: Sequence[Sample], dense: Tensor, settings: FinetuneLossSettings) -> list[Sample]:
     """Samples whose nuclei are those that the teacher is sure of, and whose known pixels are all but the doubtful ones.
 
     Sure of a nucleus is a chance and a class of at least `nucleus_confidence`; of none a chance below
@@ -33,7 +33,7 @@ def pseudo_labelled(samples: Sequence[Sample], dense: Tensor, settings: LossSett
     ]
 
 
-def _found(dense: Tensor, sample: Sample, settings: LossSettings) -> NucleiRead:
+def _found(dense: Tensor, sample: Sample, settings: FinetuneLossSettings) -> NucleiRead:
     side_px = len(sample.annotated)
     return nuclei_by_heat(
         dense,
@@ -43,7 +43,7 @@ def _found(dense: Tensor, sample: Sample, settings: LossSettings) -> NucleiRead:
     )
 
 
-def _pseudo_labelled(sample: Sample, found: NucleiRead, settings: LossSettings) -> Sample:
+def _pseudo_labelled(sample: Sample, found: NucleiRead, settings: FinetuneLossSettings) -> Sample:
     confidence, classes = found.class_logits.cpu().softmax(1).max(dim=1)
     least = settings.nucleus_confidence
     sure = (found.chance >= least) & (confidence.numpy() >= least)

@@ -18,7 +18,7 @@ class ModelSettings(Settings):
     dense_hidden: int = Field(64, ge=8)  # width of the dense head
 
 
-class LossSettings(Settings):
+class FinetuneLossSettings(Settings):
     """Weights and details of eq. 9."""
 
     reg: float = Field(
@@ -64,7 +64,7 @@ class FinetuneSettings(Settings):
     threads: int = Field(0, ge=0)  # of torch on the CPU; 0: as many as it takes. Drawing the next batch takes one more
     min_distance_um: float = Field(3.0, gt=0)  # of two nuclei nearer than this the less sure one goes
     model: ModelSettings = ModelSettings()
-    loss: LossSettings = LossSettings()
+    loss: FinetuneLossSettings = FinetuneLossSettings()
     augment: AugmentSettings = AugmentSettings()
 
     @model_validator(mode="after")

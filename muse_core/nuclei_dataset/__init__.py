@@ -1,10 +1,10 @@
 """The nuclei dataset: GeoParquet parts written in a space-filling order, and what analysts ask of them."""
 
 from muse_core.nuclei_dataset.colours import class_colours, rgb
-from muse_core.nuclei_dataset.dataset import Area, Frame, NucleiDataset
+from muse_core.nuclei_dataset.dataset import Area, NucleiDataset, Unit
 from muse_core.nuclei_dataset.part import NucleiPart
 from muse_core.nuclei_dataset.points import NucleusPoints
-from muse_core.nuclei_dataset.regions import Region, bounds_origin, read_regions
+from muse_core.nuclei_dataset.regions import Annotation, bounds_origin, read_regions
 from muse_core.nuclei_dataset.statistics import (
     class_densities,
     cohort_summary,
@@ -23,13 +23,13 @@ from muse_core.nuclei_dataset.write import (
 )
 
 __all__ = [
+    "Annotation",
     "Area",
-    "Frame",
     "NucleiDataset",
     "NucleiHeader",
     "NucleiPart",
     "NucleusPoints",
-    "Region",
+    "Unit",
     "WrittenNuclei",
     "bounds_origin",
     "class_colours",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import duckdb
     import geopandas
 
-Frame = Literal["um", "level0"]
+Unit = Literal["um", "level0"]
 Area: TypeAlias = Box | BaseGeometry
 _HEAVY = ("geometry", "bbox", "embedding")  # left out unless asked for: the position has columns of its own
 
@@ -100,7 +100,7 @@ class NucleiDataset:
         columns: Sequence[str] | None = None,
         *,
         area: Area | None = None,
-        frame: Frame = "um",
+        frame: Unit = "um",
     ) -> Iterator[pa.Table]:
         """A slide's nuclei, some ten thousand at a time, in the order of the curve.
 
@@ -124,7 +124,7 @@ class NucleiDataset:
                 yield from _inside_polygon(part, _polygon_to_level0(area, part, frame), wanted)
 
     def within(
-        self, slide_id: str, area: Area, *, frame: Frame = "um", columns: Sequence[str] | None = None
+        self, slide_id: str, area: Area, *, frame: Unit = "um", columns: Sequence[str] | None = None
     ) -> pa.Table:
         """The nuclei of a slide in a box or polygon, in one table; arguments and errors as in `tables`."""
         found = list(self.tables(slide_id, columns, area=area, frame=frame))
@@ -157,7 +157,7 @@ class NucleiDataset:
             connection.execute(f"CREATE VIEW slides AS FROM read_parquet({_sql_path(self._slides_path)})")
         return connection
 
-    def geopandas(self, slide_id: str, *, area: Area | None = None, frame: Frame = "um") -> "geopandas.GeoDataFrame":
+    def geopandas(self, slide_id: str, *, area: Area | None = None, frame: Unit = "um") -> "geopandas.GeoDataFrame":
         """A slide's nuclei as a GeoDataFrame of points in level-0 px, without CRS.
 
         Args:
@@ -210,13 +210,13 @@ def _inside_polygon(part: NucleiPart, area: BaseGeometry, columns: list[str]) ->
         yield table.filter(pa.array(hits)).select(columns)
 
 
-def _polygon_to_level0(polygon: BaseGeometry, part: NucleiPart, frame: Frame) -> BaseGeometry:
+def _polygon_to_level0(polygon: BaseGeometry, part: NucleiPart, frame: Unit) -> BaseGeometry:
     if _checked(frame) == "level0":
         return polygon
     return shapely.transform(polygon, lambda xy: xy / part.slide_mpp)
 
 
-def _box_to_level0(box: Box, part: NucleiPart, frame: Frame) -> Box:
+def _box_to_level0(box: Box, part: NucleiPart, frame: Unit) -> Box:
     if _checked(frame) == "level0":
         return box
     mpp_x, mpp_y = part.slide_mpp
@@ -224,8 +224,8 @@ def _box_to_level0(box: Box, part: NucleiPart, frame: Frame) -> Box:
 
 
 def _checked(frame: str) -> str:
-    if frame not in get_args(Frame):
-        raise ConfigError(f"frame {frame!r}: needs {' or '.join(get_args(Frame))}")
+    if frame not in get_args(Unit):
+        raise ConfigError(f"frame {frame!r}: needs {' or '.join(get_args(Unit))}")
     return frame
 
 

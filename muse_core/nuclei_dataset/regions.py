@@ -15,7 +15,7 @@ from muse_core.errors import DatasetError
 
 
 @dataclass(frozen=True)
-class Region:
+class Annotation:
     """An area of a slide.
 
     Attributes:
@@ -41,7 +41,7 @@ def bounds_origin(provenance: Mapping[str, Any]) -> tuple[float, float]:
 
 def read_regions(
     path: Path, provenance: Mapping[str, Any], *, origin_level0: tuple[float, float] | None = None
-) -> Iterator[Region]:
+) -> Iterator[Annotation]:
     """Each area of a file; points, lines and features without a geometry are passed over.
 
     Args:
@@ -59,7 +59,7 @@ def read_regions(
         area = _area(feature, path)
         if area is not None and area.area > 0:
             moved = shapely.transform(area, lambda xy: xy + offset)
-            yield Region(moved, _text(properties.get("name")), _class_of(properties))
+            yield Annotation(moved, _text(properties.get("name")), _class_of(properties))
 
 
 def _features(path: Path) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ class HeadSettings(Settings):
     fixed_gain: bool = True  # DINO's norm_last_layer
 
 
-class LossSettings(Settings):
+class PretrainLossSettings(Settings):
     """What is minimised: lambda_image * L_image + lambda_nu * L_nu, equation 7 of MUSE."""
 
     lambda_image: float = Field(1.0, ge=0)  # MUSE; 0 leaves L_image and its head out (table 6)
@@ -103,7 +103,7 @@ class PretrainSettings(Settings):
     views: ViewSettings = ViewSettings(local_views=4)
     image_head: HeadSettings = HeadSettings()
     nucleus_head: HeadSettings = HeadSettings()
-    loss: LossSettings = LossSettings()
+    loss: PretrainLossSettings = PretrainLossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     phases: tuple[Phase, ...] = ()  # empty: one, of the sizes that `views` has
     run: RunSettings = RunSettings()

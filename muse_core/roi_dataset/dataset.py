@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,53 +178,6 @@ class RoiDataset:
                 parts.popitem(last=False)[1].file.close()
         parts.move_to_end(path)
         return parts[path]
-
-
-class RoiStream:
-    """A dataset's ROIs epoch after epoch, with a place to resume from.
-
-    Iterating gives the rest of the current epoch and does not move the place, since loaders read ahead of what is used:
-    the training loop says what it used with `advance`. The place is the same for all ranks and fits any other topology.
-    """
-
-    def __init__(self, dataset: RoiDataset, *, seed: int, shard: Shard = ONLY_READER) -> None:
-        self._dataset, self._seed, self._shard = dataset, seed, shard
-        self.epoch, self.used = 0, 0
-
-    def __iter__(self) -> Iterator[RoiSample]:
-        return self._dataset.iterate(self._seed, self.epoch, shard=self._shard, start=self.used)
-
-    def advance(self, n_rois: int) -> None:
-        """Note that n more ROIs, counted over all ranks, were used; at the end of an epoch the next one begins."""
-        self.used = min(self.used + n_rois, len(self._dataset))
-        if self.used == len(self._dataset):
-            self.next_epoch()
-
-    def next_epoch(self) -> None:
-        """Leave what remains of this epoch, such as an incomplete last step."""
-        self.epoch, self.used = self.epoch + 1, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place, JSON-serialisable."""
-        return {
-            "seed": self._seed,
-            "epoch": self.epoch,
-            "used": self.used,
-            "dataset": self._dataset.fingerprint,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place.
-
-        Raises:
-            DatasetError: the place is of another dataset, or of one that has changed since.
-        """
-        if state["dataset"] != self._dataset.fingerprint:
-            raise DatasetError(
-                f"the checkpoint was made with dataset {state['dataset']}, this one is {self._dataset.fingerprint}:"
-                " parts were added, removed or rebuilt; give the same dataset, or start a new run from the weights"
-            )
-        self._seed, self.epoch, self.used = state["seed"], state["epoch"], state["used"]
 
 
 def _sample(row: pa.Table, index: int) -> RoiSample:

@@ -12,16 +12,9 @@ from muse_core.errors import ConfigError
 from muse_core.machine.files import whole_file
 
 DEMO_MPP = 0.25
-
-
 TILE_PX = 240  # Aperio's own
-
-
 LEVELS = (1, 4, 16)
-
-
 GLASS = 243
-
 
 # The image's resolution is not published; its lymphocytes, 6 to 8 µm wide, span about 14 px.
 IMAGE_MPP = 0.5

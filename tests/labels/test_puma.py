@@ -24,7 +24,7 @@ def test_polygons_become_centroids_and_plasma_cells_are_others(root):
 
 
 def test_ndc_takes_the_split_files_own_dots(root):
-    (patch,) = read_labelled_patches("puma", root, "val", for_ndc=True)
+    (patch,) = read_labelled_patches("puma", root, "val", labels="dots")
     np.testing.assert_array_equal(patch.xy, [[20.5, 20.5], [101.5, 51.5]])
     assert [patch.class_names[one] for one in patch.class_ids] == ["tumour", "lymphocyte"]
 
@@ -86,4 +86,4 @@ def test_split_files_that_make_no_sense(root, text):
 def test_dots_that_make_no_sense(root, dots):
     (root / "split" / "val.json").write_text(json.dumps({"anno": {f"images/{NAME}_.png": dots}}))
     with pytest.raises(DatasetError, match=NAME):
-        read_puma(root, "val", labels="split")
+        read_puma(root, "val", labels="dots")

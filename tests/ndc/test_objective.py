@@ -11,12 +11,12 @@ from muse_core.models.ndc import Proposals, grid_points
 from muse_core.ndc.objective import losses_of
 from muse_core.ndc.pseudo_labels import pseudo_labelled
 from muse_core.ndc.samples import Sample
-from muse_core.ndc.settings import LossSettings
+from muse_core.ndc.settings import FinetuneLossSettings
 from muse_core.ndc.targets import dense_targets, targets_of
 
 SIDE, SPACING = 64, 8
 WEIGHTS = torch.tensor([1.0, 2.0, 0.5])
-SETTINGS = LossSettings(reg=0.02, type=1.5, cons=0.7, dense=0, smoothing=0)
+SETTINGS = FinetuneLossSettings(reg=0.02, type=1.5, cons=0.7, dense=0, smoothing=0)
 COLUMNS = np.arange(64) % 8  # 0..3 annotated; 4 beside the region, which is neither; 5..7 unlabelled
 
 

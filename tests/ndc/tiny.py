@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from muse_core.ndc.settings import FinetuneSettings, LossSettings, ModelSettings
+from muse_core.ndc.settings import FinetuneLossSettings, FinetuneSettings, ModelSettings
 
 TINY = FinetuneSettings(
     steps=12,
@@ -14,7 +14,7 @@ TINY = FinetuneSettings(
     warmup_steps=2,
     threads=1,
     model=ModelSettings(hidden=8),
-    loss=LossSettings(cons_start=0, cons_ramp=0, nucleus_confidence=0.05, background_confidence=0.05),
+    loss=FinetuneLossSettings(cons_start=0, cons_ramp=0, nucleus_confidence=0.05, background_confidence=0.05),
 )
 
 

@@ -1,6 +1,5 @@
 """The ROI dataset written, read, queried, shuffled, interrupted."""
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from muse_core.errors import DatasetError, OutputError
-from muse_core.roi_dataset.dataset import RoiDataset, RoiStream
+from muse_core.roi_dataset.dataset import RoiDataset
 from muse_core.roi_dataset.image import encode_roi
 from muse_core.roi_dataset.order import Shard, shuffled
 from muse_core.roi_dataset.part import read_provenance
@@ -166,7 +165,7 @@ def test_a_killed_writer_leaves_no_part_and_no_trouble(out):
     path = part_path(out, "P1", "s9", 0)
     script = (
         "import os, signal, sys; from pathlib import Path; from tests.roi_dataset.test_dataset import row\n"
-        "from muse_core.roi_dataset.dataset import write_rois\n"
+        "from muse_core.roi_dataset.write import write_rois\n"
         "def rows():\n    yield row(0)\n    yield row(1)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_rois(Path(sys.argv[1]), rows(), {})"
     )
@@ -372,39 +371,6 @@ def test_resumed_epoch_is_the_tail_in_any_topology(out, topology, start):
     whole = ids_of(dataset, 1, 1)[0]
     tail = [roi_id for share in ids_of(dataset, *topology, start=start) for roi_id in share]
     assert sorted(tail) == sorted(whole[start:])
-
-
-def test_stream_resumes_where_training_stood(out):
-    dataset = RoiDataset(out)
-    undisturbed, used = RoiStream(dataset, seed=5), []
-    for _ in range(3):
-        used += [sample.roi_id for sample in undisturbed]
-        undisturbed.advance(22)
-    assert undisturbed.epoch == 3
-
-    first, seen = RoiStream(dataset, seed=5), []
-    for _ in range(2):  # an epoch and a part of the next, reading ahead of what is used
-        ahead = [sample.roi_id for sample in first]
-        n = min(len(ahead), 22 if first.epoch == 0 else 9)
-        seen += ahead[:n]
-        first.advance(n)
-    state = json.loads(json.dumps(first.state_dict()))
-    assert (state["epoch"], state["used"]) == (1, 9)
-
-    second = RoiStream(RoiDataset(out / "rois"), seed=99)  # the same dataset, however it is named
-    second.load_state_dict(state)
-    while second.epoch < 3:
-        rest = [sample.roi_id for sample in second]
-        seen += rest
-        second.advance(len(rest))
-    assert seen == used
-
-
-def test_stream_refuses_the_place_of_another_dataset(out):
-    state = RoiStream(RoiDataset(out), seed=5).state_dict()
-    parts_of_slide(out, "s2")[0].unlink()
-    with pytest.raises(DatasetError, match="parts were added, removed or rebuilt"):
-        RoiStream(RoiDataset(out), seed=5).load_state_dict(state)
 
 
 # Queries by other tools

@@ -22,8 +22,6 @@ UNKNOWN_PROJECT = "unknown"
 _LONGEST_NAME_BYTES = 200
 _LARGEST_SIZE = 2**63 - 1  # the slides table holds it as int64
 _MPP_RANGE = (0.01, 100.0)  # from super-resolution to a macro photograph of the glass
-
-
 Row = TypeVar("Row")
 
 

@@ -2,7 +2,7 @@
 
 from muse_core.evaluate.published import PublishedScore, published_scores
 from muse_core.evaluate.representation.encoders import MapEncoder, NucleusEncoder, encoder_named, load_encoder
-from muse_core.evaluate.representation.finetune import FinetuneSettings
+from muse_core.evaluate.representation.finetune import EncoderFinetuneSettings
 from muse_core.evaluate.representation.knn import KS
 from muse_core.evaluate.representation.linear import LinearSettings
 from muse_core.evaluate.representation.picture import draw_neighbours
@@ -19,8 +19,8 @@ from muse_core.evaluate.representation.tiles import COORDINATES, TileSettings, c
 __all__ = [
     "COORDINATES",
     "KS",
+    "EncoderFinetuneSettings",
     "EvaluationRequest",
-    "FinetuneSettings",
     "LinearSettings",
     "MapEncoder",
     "NucleusEncoder",

@@ -19,7 +19,7 @@ from muse_core.models.backbone import MuseBackbone
 from muse_core.models.encoder import ConvEncoder
 
 
-class FinetuneSettings(Settings):
+class EncoderFinetuneSettings(Settings):
     """How the network is trained. Source: finetuning_eval.py, https://github.com/alibaba-damo-academy/MUSE."""
 
     epochs: int = Field(10, ge=1)
@@ -48,7 +48,7 @@ def finetune(
     train: Sequence[Tile],
     validation: Sequence[Tile],
     *,
-    settings: FinetuneSettings,
+    settings: EncoderFinetuneSettings,
     seed: int = 2025,
     on_epoch: Callable[[int, float], None] = lambda epoch, accuracy: None,
 ) -> FinetuneResult:

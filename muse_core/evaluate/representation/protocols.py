@@ -14,7 +14,7 @@ from muse_core.errors import ConfigError
 from muse_core.evaluate.representation.accuracy import accuracy_percent, accuracy_report
 from muse_core.evaluate.representation.encoders import SEED, MapEncoder, NucleusEncoder
 from muse_core.evaluate.representation.features import NucleusFeatures, extract_features
-from muse_core.evaluate.representation.finetune import FinetuneSettings, finetune, predict_tiles
+from muse_core.evaluate.representation.finetune import EncoderFinetuneSettings, finetune, predict_tiles
 from muse_core.evaluate.representation.knn import KS, nearest, usable_ks, vote
 from muse_core.evaluate.representation.linear import LinearSettings, predict, train_linear
 from muse_core.evaluate.representation.tiles import Coordinates, TileSettings, cut_tiles, made_up
@@ -159,7 +159,7 @@ def evaluate_finetune(
     encoder: NucleusEncoder | MapEncoder,
     request: EvaluationRequest,
     *,
-    settings: FinetuneSettings | None = None,
+    settings: EncoderFinetuneSettings | None = None,
     seed: int = SEED,
     on_tiles: OnTiles = lambda split, tiles, nuclei: None,
     on_epoch: Callable[[int, float], None] = lambda epoch, accuracy: None,
@@ -175,7 +175,7 @@ def evaluate_finetune(
     """
     if not isinstance(encoder, MapEncoder):
         raise ConfigError(f"{request.checkpoint}: a callable cannot be fine-tuned; give --checkpoint or timm:NAME")
-    settings = settings or FinetuneSettings()
+    settings = settings or EncoderFinetuneSettings()
     scored = read_features(encoder, request, on_tiles=on_tiles)
     train, val, asked = (scored.splits[name] for name in ("train", "val", request.split))
     start = train_linear(

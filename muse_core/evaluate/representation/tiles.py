@@ -27,7 +27,6 @@ COORDINATES: tuple[Coordinates, ...] = get_args(Coordinates)
 # Source: preprocess/02_brcam2c_build_eval_data.py and its siblings, https://github.com/alibaba-damo-academy/MUSE
 GRID_PX = 224  # nuclei of this square are scored, whatever the field of view
 MPPS = (0.25, 0.5)
-FOVS_PX = (224, 512)
 _OFFICIAL_WINDOW_PX = 1024  # the scripts read this much and crop its middle
 _ENLARGED = 1.01  # µm/px that differ by less are the same
 _EVEN_PX = 64  # a multiple that stays whole when scaled, so that the patch's corner does

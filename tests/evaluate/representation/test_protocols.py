@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from muse_core.cli.evaluate import evaluate_app
 from muse_core.errors import ConfigError
 from muse_core.evaluate.representation import (
+    EncoderFinetuneSettings,
     EvaluationRequest,
-    FinetuneSettings,
     LinearSettings,
     ScoredFeatures,
     encoder_named,
@@ -103,7 +103,7 @@ def test_a_linear_layer_on_it(data):
 
 
 def test_finetuning_trains_the_network_and_says_where_it_started(data):
-    settings = FinetuneSettings(epochs=2, learning_rate=1e-3, linear=LinearSettings(epochs=2))
+    settings = EncoderFinetuneSettings(epochs=2, learning_rate=1e-3, linear=LinearSettings(epochs=2))
     request = request_of(data, mpp=0.45)
     answers = []
     for _ in range(2):
