@@ -127,6 +127,7 @@ def do_slides(
         key: of the flow's artifacts.
         gpus: slots of the GPU limit to hold while there is work.
     """
+    run.heartbeat.expect(len(rows))
     known = [run.finished(row) for row in rows]
     records = [record for record in known if record is not None]
     todo = [row for row, record in zip(rows, known, strict=True) if record is None]

@@ -11,7 +11,20 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from muse_core.cli import build, demo, deploy, detector, doctor, evaluate, finetune, infer, nuclei, pretrain, view
+from muse_core.cli import (
+    build,
+    demo,
+    deploy,
+    detector,
+    doctor,
+    evaluate,
+    finetune,
+    infer,
+    nuclei,
+    pretrain,
+    status,
+    view,
+)
 from muse_core.cli.manifest import manifest_app
 from muse_core.cli.terminal import FAILED, INTERRUPTED, OK, USAGE, print_json
 from muse_core.errors import ConfigError, MuseError
@@ -25,7 +38,7 @@ GROUPS = {
     "Slides to a dataset of ROIs": ("manifest", "build-tcga-nu", "import-patches"),
     "Training, and how good it is": ("pretrain", "train-detector", "finetune", "evaluate"),
     "Slides to nuclei, and what is made of them": ("infer", "report", "view", "teach", "export"),
-    "For a team": ("deploy",),
+    "For a team": ("status", "deploy"),
 }
 
 
@@ -89,6 +102,7 @@ app.command("report")(nuclei.report)
 app.command("view")(view.view)
 app.command("teach")(view.teach)
 app.add_typer(nuclei.export_app, name="export")
+app.command("status")(status.status)
 app.command("deploy", context_settings=deploy.FORWARDED)(deploy.deploy)
 
 

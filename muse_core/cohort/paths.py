@@ -44,6 +44,11 @@ class RunPaths:
         return self.out / "command.txt"
 
     @property
+    def run(self) -> Path:
+        """Who works in the folder now, or was cut off there."""
+        return self.out / "run.json"
+
+    @property
     def patches(self) -> Path:
         """One JSON a finished chunk of imported patches, and which folder they came from."""
         return self.out / "patches"

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 from distributed import KilledWorker
 
 from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire
+from muse_core.cohort.heartbeat import Heartbeat
 from muse_core.cohort.inputs import edited_polygons
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
@@ -82,6 +83,7 @@ class CohortRun(Generic[AnySummary]):
         store: of fetched slides.
         work: what is done to a slide.
         acquire: how slides are fetched.
+        heartbeat: its signs of life.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class CohortRun(Generic[AnySummary]):
         store: SlideStore,
         work: Work[AnySummary],
         acquire: AcquireSettings,
+        heartbeat: Heartbeat,
     ) -> None:
+        self.heartbeat = heartbeat
         self.options = options
         self.paths = RunPaths(options.out)
         self.workers = workers
@@ -309,7 +313,8 @@ def open_cohort(
         store = SlideStore(paths.downloads, acquire, keep=options.keep_slides, max_slides_on_disk=max_slides_on_disk)
         stack.enter_context(store)
         logger.info("working in %s with %s", options.out, workers.description)
-        run = CohortRun(options, workers, store, work(workers), acquire)
+        heartbeat = stack.enter_context(Heartbeat(paths.run, options.command, workers.description))
+        run = CohortRun(options, workers, store, work(workers), acquire, heartbeat)
         # Before the workers are closed: a slide that loses them then is not a slide that failed.
         stack.callback(run.stopping.set)
         yield run
@@ -349,6 +354,7 @@ def do_manifest(run: CohortRun[Any], manifest: Manifest, watcher: Watcher = NOBO
         WorkersLostError: there is nobody left to work; the same.
     """
     records: list[SlideRecord] = []
+    run.heartbeat.expect(len(manifest.rows))
     watcher.begin(manifest)
     try:
         for record in do_all(run, manifest.rows, partial(run.do_slide, tell=watcher.pieces)):

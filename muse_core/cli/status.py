@@ -1,0 +1,38 @@
+"""`muse status`: a run's folder at a glance."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.text import Text
+
+from muse_core.cli.options import AsJson
+from muse_core.cli.terminal import open_terminal, print_json
+
+EVERY_S = 2.0
+
+Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder of muse infer or build-tcga-nu.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until the run ends or Ctrl-C.")]
+
+
+def status(out: Folder, watch: Watch = False, as_json: AsJson = False) -> None:
+    """Say what a run has done, what failed and why, how fast it is, how long it takes still and who works there.
+
+    Example: muse status --out runs/tcga --watch
+    """
+    from muse_core.cohort.status import read_status, status_text  # not above: muse --help is quick
+
+    terminal = open_terminal(as_json)
+    found = read_status(out)
+    if watch:
+        with Live(Text(status_text(found)), console=terminal.results, auto_refresh=False) as live:
+            while found.state == "running":
+                time.sleep(EVERY_S)
+                found = read_status(out)
+                live.update(Text(status_text(found)), refresh=True)
+    else:
+        terminal.results.print(status_text(found), end="", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(found.as_json())

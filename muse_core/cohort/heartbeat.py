@@ -1,0 +1,98 @@
+"""A run's signs of life in its output folder: who works there, since when, on how much; readable from any machine."""
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self
+
+from muse_core.machine.files import whole_file
+
+EVERY_S = 10.0
+SILENT_S = 60.0  # a run that is silent for so long is gone: its machine, or the way to the folder
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run over a folder.
+
+    Attributes:
+        command: which of `muse` it is.
+        host: the machine.
+        pid: the process there.
+        started: seconds since 1970.
+        slides: in its manifest; 0 while that is not known.
+        workers: who does the work, in words.
+        beat: its last sign of life, seconds since 1970.
+    """
+
+    command: str
+    host: str
+    pid: int
+    started: float
+    slides: int
+    workers: str
+    beat: float
+
+    def lives(self, now: float) -> bool:
+        """Whether it was heard of lately, `now` being seconds since 1970; a process of this machine, whether it is."""
+        if self.host == socket.gethostname():
+            return Path(f"/proc/{self.pid}").exists() if Path("/proc/self").exists() else now - self.beat < SILENT_S
+        return now - self.beat < SILENT_S
+
+
+class Heartbeat:
+    """Writes `RUN.json` again and again for the length of a block, and takes it away at its end; a kill leaves it.
+
+    Args:
+        path: the file.
+        command: which of `muse` works.
+        workers: who does the work, in words.
+    """
+
+    def __init__(self, path: Path, command: str, workers: str) -> None:
+        now = time.time()
+        self._path = path
+        self._facts = RunFacts(command, socket.gethostname(), os.getpid(), now, 0, workers, now)
+        self._ended = Event()
+        self._thread = Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+    def expect(self, slides: int) -> None:
+        """The run is over so many slides."""
+        self._facts = RunFacts(**{**asdict(self._facts), "slides": slides})
+        self._write()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(EVERY_S):
+            try:
+                self._write()
+            except OSError:
+                continue  # a full disk ends the run where it matters, with its reason
+
+    def _write(self) -> None:
+        with whole_file(self._path) as file:
+            file.write_text(json.dumps({**asdict(self._facts), "beat": time.time()}), encoding="utf-8")
+
+
+def read_run(path: Path) -> RunFacts | None:
+    """The run that works in a folder, or that was cut off there; None where there is none."""
+    try:
+        return RunFacts(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
