@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check bench lock clean
+.PHONY: setup demo test check bench docs lock clean
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, found ' + sys.version.split()[0] + ': make setup PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev,docs,train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[dev,docs,train]'
 	touch $(STAMP)
 
 demo: setup
@@ -28,9 +29,13 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
+# The documentation as a site: docs/_build/index.html. A warning, such as a dead link, is an error.
+docs: setup
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
+
 # The tested set of versions: installed fresh, tested, then frozen.
 lock: setup
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^muse-nuclei' > requirements.lock
 
 clean:
-	rm -rf .venv build demo *.egg-info
+	rm -rf .venv build demo docs/_build *.egg-info

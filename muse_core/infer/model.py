@@ -17,7 +17,7 @@ from muse_core.ndc.model import NdcModel
 
 
 def load_nucleus_model(
-    path: Path | None, *, device: str, min_score: float = 0.5, embeddings: bool = False
+    path: str | Path | None = None, *, device: str = "cpu", min_score: float = 0.5, embeddings: bool = False
 ) -> NucleusModel:
     """The model of a weights file, by the format that its metadata names.
 
@@ -30,7 +30,7 @@ def load_nucleus_model(
     Raises:
         ConfigError: no such file, no model's, or one without the features asked for.
     """
-    path = path or shipped_weights()
+    path = Path(path) if path else shipped_weights()
     form = format_of(path)
     if form == NDC_FORMAT:
         return NdcModel(path, device=device, min_score=min_score, embeddings=embeddings)

@@ -70,7 +70,7 @@ def save_backbone(
     save_tensors(path, tensors, metadata=metadata)
 
 
-def load_backbone(path: Path, *, image_px: int | None = None, legacy_positions: bool = False) -> MuseBackbone:
+def load_backbone(path: str | Path, *, image_px: int | None = None, legacy_positions: bool = False) -> MuseBackbone:
     """Read what `save_backbone` wrote, or a released MUSE checkpoint (.pth), in eval mode.
 
     Args:
@@ -83,7 +83,7 @@ def load_backbone(path: Path, *, image_px: int | None = None, legacy_positions: 
     Raises:
         ConfigError: no such file, damaged, of another model, or holding more than tensors.
     """
-    return backbone_of(read_backbone_file(path), image_px=image_px, legacy_positions=legacy_positions)
+    return backbone_of(read_backbone_file(Path(path)), image_px=image_px, legacy_positions=legacy_positions)
 
 
 def backbone_of(found: BackboneFile, *, image_px: int | None = None, legacy_positions: bool = False) -> MuseBackbone:

@@ -53,7 +53,7 @@ class SlideEntry(Protocol):
     def mpp(self) -> float | None: ...  # noqa: D102
 
 
-def read_manifest(path: Path, *, check_files: bool = False, known: Mapping[str, str] | None = None) -> Manifest:
+def read_manifest(path: str | Path, *, check_files: bool = False, known: Mapping[str, str] | None = None) -> Manifest:
     """Read which slides to work on; faults of single rows become problems and lose no other row.
 
     Args:
@@ -68,6 +68,7 @@ def read_manifest(path: Path, *, check_files: bool = False, known: Mapping[str, 
     Raises:
         ManifestError: nothing there, not a manifest, a column missing, or no row at all.
     """
+    path = Path(path)
     # os.path, not Path: a name too long to be one, or in a folder one may not search, is no folder and no error.
     if os.path.isdir(path):
         return _from_files(path, *slides_below(path), check_files=check_files, known=known or {})
