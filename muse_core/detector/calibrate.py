@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.detector.calibration import Calibration, logit
+from muse_core.detector.calibration import Calibration, fitted
 from muse_core.detector.learned import LearnedDetector
 from muse_core.detector.weights_file import DetectorWeights
 from muse_core.labels.matching import Counts, match
@@ -60,8 +60,4 @@ def calibrated(tops: Tops, regions: Sequence[Region]) -> Calibration:
         heat.append(found[:, 2])
         hit.append(np.isin(np.arange(len(found)), pairs[:, 0]))
         say.append(np.full(len(found), 1 / max(1, sizes[region.source])))
-    margin, correct = logit(np.concatenate(heat)) - logit(threshold), np.concatenate(hit)
-    slopes = np.linspace(0.2, 5, 97)
-    signed = np.where(correct, 1, -1)[None, :] * slopes[:, None] * margin[None, :]  # (97, N)
-    unlikely = (np.logaddexp(0, -signed) * np.concatenate(say)).sum(axis=1)
-    return Calibration(threshold, float(slopes[unlikely.argmin()]))
+    return fitted(np.concatenate(heat), np.concatenate(hit), at_half=threshold, say=np.concatenate(say))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.detector.calibration import Calibration, logit
+from muse_core.detector.calibration import Calibration, fitted
 from muse_core.errors import ConfigError
 from muse_core.labels.patch import UNKNOWN_CLASS
 from muse_core.labels.regions import Region
@@ -112,7 +112,4 @@ def calibrated(found: Sequence[NucleiFound], regions: Sequence[Region], cut: flo
         pairs = judged(one, region).matched("dpa", RADIUS_UM / region.mpp).pairs
         chance.append(one.score)
         hit.append(np.isin(np.arange(len(one.score)), pairs[:, 0]))
-    margin, correct = logit(np.concatenate(chance)) - logit(cut), np.concatenate(hit)
-    slopes = np.linspace(0.2, 5, 97)
-    signed = np.where(correct, 1, -1)[None, :] * slopes[:, None] * margin[None, :]  # (97, N)
-    return Calibration(cut, float(slopes[np.logaddexp(0, -signed).sum(axis=1).argmin()]))
+    return fitted(np.concatenate(chance), np.concatenate(hit), at_half=cut)
