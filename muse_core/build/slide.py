@@ -23,6 +23,7 @@ from muse_core.build.settings import BuildSettings
 from muse_core.cohort.job import opened
 from muse_core.detector.detect import Detector, adapted, load_detector
 from muse_core.errors import SlideReadError
+from muse_core.images.stain import SAMPLE_MPP
 from muse_core.machine.files import whole_file
 from muse_core.roi_dataset.image import TILED_JPEG
 from muse_core.roi_dataset.write import RoiRow, write_rois
@@ -31,7 +32,6 @@ from muse_core.tissue import Overview, Tissue, find_tissue, read_overview, read_
 
 logger = logging.getLogger(__name__)
 
-STAIN_SAMPLE_MPP = 0.5  # nuclei are resolved, so that their colour is not mixed with their surroundings'
 STAIN_SAMPLE_PX = 192
 STAIN_SAMPLE_ROIS = 12
 
@@ -111,10 +111,10 @@ def _stain_sample(slide: Slide, boxes: tuple[RoiBox, ...]) -> NDArray[np.uint8]:
     side = STAIN_SAMPLE_PX
     windows = []
     for box in chosen:
-        half_x, half_y = (side * STAIN_SAMPLE_MPP / 2 / mpp for mpp in (slide.info.mpp.x, slide.info.mpp.y))
+        half_x, half_y = (side * SAMPLE_MPP / 2 / mpp for mpp in (slide.info.mpp.x, slide.info.mpp.y))
         x_level0, y_level0 = box.x_level0 + box.width_level0 / 2 - half_x, box.y_level0 + box.height_level0 / 2 - half_y
         try:
-            windows.append(slide.read_region(x_level0, y_level0, side, side, mpp=STAIN_SAMPLE_MPP).reshape(-1, 3))
+            windows.append(slide.read_region(x_level0, y_level0, side, side, mpp=SAMPLE_MPP).reshape(-1, 3))
         except SlideReadError as error:
             logger.warning("stain sample: %s", error)
     return np.concatenate(windows) if windows else np.empty((0, 3), np.uint8)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.config import Settings
+from muse_core.images.stain import RUIFROK_DAB, RUIFROK_EOSIN, RUIFROK_HAEMATOXYLIN
 from muse_core.labels.regions import Region
+from muse_core.models.nucleus_model import NETWORK_MPP
 
-# Optical density of haematoxylin, eosin and DAB in R, G, B.
-# Source: Ruifrok & Johnston, Anal Quant Cytol Histol 23 (2001) 291.
-_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+_STAINS = np.array([RUIFROK_HAEMATOXYLIN, RUIFROK_EOSIN, RUIFROK_DAB])  # each a row
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 # Haematoxylin as the counterstain of immunohistochemistry, where it is bluer; by eye from one colon section.
 _COUNTERSTAIN = np.array([0.72, 0.62, 0.30])
@@ -87,12 +87,7 @@ def random_view(region: Region, side_px: int, settings: AugmentSettings, rng: np
 
 def cut(region: Region, side_px: int, settings: AugmentSettings, rng: np.random.Generator) -> View:
     """Cut, scale, turn and mirror in one resampling; nuclei move with the pixels."""
-    mpp = float(np.clip(0.5 * math.exp(rng.normal(0, settings.scale_sd)), settings.mpp_min, settings.mpp_max))
-    scale = mpp / region.mpp  # px of the image a picture px
-    angle = rng.integers(4) * math.pi / 2 + (rng.uniform(-0.8, 0.8) if rng.random() < settings.rotate_share else 0.0)
-    turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    if rng.random() < 0.5:
-        turn = turn @ np.diag([-1.0, 1.0])
+    scale, turn = drawn_turn(region.mpp, settings, rng)
     height, width = region.image.shape[:2]
     half = scale * side_px / 2
     centre = np.array([_centre(length, half, rng) for length in (width, height)])
@@ -101,20 +96,59 @@ def cut(region: Region, side_px: int, settings: AugmentSettings, rng: np.random.
     shown = (slice(top, int(centre[1] + reach) + 1), slice(left, int(centre[0] + reach) + 1))
     corner = np.array([left, top])
 
-    # Continuous frames: image = turn @ (picture - side / 2) + centre. OpenCV puts pixel centres at integers.
-    matrix = np.column_stack([turn, centre - corner - turn @ np.full(2, (side_px - 1) / 2) - 0.5])
-    source = region.image[shown]
-    if scale > 1.15:  # reading coarser than the image would alias
-        source = cv2.GaussianBlur(source, (0, 0), 0.45 * math.sqrt(scale**2 - 1))
-    kernel = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_CUBIC
-    size = (side_px, side_px)
-    image = cv2.warpAffine(source, matrix, size, flags=kernel | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
-    known = np.ones((height, width), np.uint8) if region.annotated is None else region.annotated.astype(np.uint8)
-    valid = cv2.warpAffine(known[shown], matrix, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    matrix = placed(turn, centre - corner, side_px)
+    image = warped(region.image[shown], matrix, side_px, scale)
+    known = np.ones((height, width), bool) if region.annotated is None else region.annotated
+    valid = warped_mask(known[shown], matrix, side_px)
+    xy, near = nuclei_in(region.xy, turn, centre, side_px)
+    return View(image, xy, region.class_ids[near], valid)
 
-    xy = (region.xy - centre) @ np.linalg.inv(turn).T + side_px / 2
-    near = ((xy > -8) & (xy < side_px + 8)).all(axis=1)
-    return View(np.asarray(image, np.uint8), xy[near], region.class_ids[near], valid.astype(bool))
+
+def drawn_turn(mpp: float, settings: AugmentSettings, rng: np.random.Generator) -> tuple[float, NDArray[np.float64]]:
+    """A random scale, angle and mirroring of an image at `mpp`.
+
+    Returns:
+        Image px a picture px; and (2, 2), which takes steps in the picture to steps in the image.
+    """
+    wished = NETWORK_MPP * math.exp(rng.normal(0, settings.scale_sd))
+    scale = float(np.clip(wished, settings.mpp_min, settings.mpp_max)) / mpp
+    angle = rng.integers(4) * math.pi / 2
+    if rng.random() < settings.rotate_share:
+        angle += rng.uniform(-0.8, 0.8)
+    turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return scale, turn @ np.diag([-1.0, 1.0]) if rng.random() < 0.5 else turn
+
+
+def placed(turn: NDArray[np.float64], centre: NDArray[np.float64], side_px: int) -> NDArray[np.float64]:
+    """OpenCV's (2, 3) matrix from a picture's pixels to an image's.
+
+    In continuous frames image = turn @ (picture - side / 2) + centre; OpenCV puts pixel centres at integers.
+    """
+    return np.column_stack([turn, centre - turn @ np.full(2, (side_px - 1) / 2) - 0.5])
+
+
+def warped(image: NDArray[np.uint8], matrix: NDArray[np.float64], side_px: int, scale: float) -> NDArray[np.uint8]:
+    """The picture (side, side, 3) that a matrix of `placed` cuts out of an image, mirrored beyond its rim."""
+    if scale > 1.15:  # reading coarser than the image would alias
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.45 * math.sqrt(scale**2 - 1)), np.uint8)
+    flags = (cv2.INTER_LINEAR if scale > 1 else cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP
+    picture = cv2.warpAffine(image, matrix, (side_px, side_px), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    return np.asarray(picture, np.uint8)
+
+
+def warped_mask(mask: NDArray[np.bool_], matrix: NDArray[np.float64], side_px: int) -> NDArray[np.bool_]:
+    """The mask (side, side) that a matrix of `placed` cuts out of an image's; nothing lies beyond its rim."""
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(mask.astype(np.uint8), matrix, (side_px, side_px), flags=flags), bool)
+
+
+def nuclei_in(
+    xy: NDArray[np.float64], turn: NDArray[np.float64], centre: NDArray[np.float64], side_px: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """An image's nuclei (N, 2) in continuous px of a picture, those in or just outside it, and which those are (N,)."""
+    moved = (xy - centre) @ np.linalg.inv(turn).T + side_px / 2
+    near = ((moved > -8) & (moved < side_px + 8)).all(axis=1)
+    return moved[near], near
 
 
 def _centre(length: int, half: float, rng: np.random.Generator) -> float:

@@ -5,10 +5,8 @@ of it at a random place, with the tissue around it if the image holds any, and m
 Scale, angle, mirroring and colours are drawn with it: nuclei and masks move with the pixels, classes stay.
 """
 
-import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,14 +14,18 @@ from muse_core.detector.augment import (
     AugmentSettings,
     View,
     degraded,
+    drawn_turn,
     empty_picture,
     immunostained,
+    nuclei_in,
+    placed,
     recoloured,
     relit,
+    warped,
+    warped_mask,
 )
 from muse_core.labels.patch import UNKNOWN_CLASS
 from muse_core.labels.regions import Region
-from muse_core.models.nucleus_model import NETWORK_MPP
 
 
 @dataclass(frozen=True)
@@ -85,24 +87,14 @@ def joined(one: Sample, other: Sample, rng: np.random.Generator) -> Sample:
 
 def _cut(region: Region, side_px: int, augment: AugmentSettings, rng: np.random.Generator) -> Sample:
     """Place, scale, turn and mirror in one resampling."""
-    mpp = NETWORK_MPP * math.exp(rng.normal(0, augment.scale_sd))
-    scale = float(np.clip(mpp, augment.mpp_min, augment.mpp_max)) / region.mpp  # image px a picture px
-    angle = rng.integers(4) * math.pi / 2
-    if rng.random() < augment.rotate_share:
-        angle += rng.uniform(-0.8, 0.8)
-    turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    if rng.random() < 0.5:
-        turn = turn @ np.diag([-1.0, 1.0])
+    scale, turn = drawn_turn(region.mpp, augment, rng)
     centre = np.array([_centre(span, scale * side_px, rng) for span in region.annotated_span])
-
-    # Continuous frames: image = turn @ (picture - side / 2) + centre. OpenCV puts pixel centres at integers.
-    matrix = np.column_stack([turn, centre - turn @ np.full(2, (side_px - 1) / 2) - 0.5])
-    seen = _warped_mask(np.ones(region.image.shape[:2], bool), matrix, side_px)
-    xy = (region.xy - centre) @ np.linalg.inv(turn).T + side_px / 2
-    near = ((xy > -8) & (xy < side_px + 8)).all(axis=1)
-    picture = _warped(region.image, matrix, side_px, scale)
-    annotated = seen if region.annotated is None else _warped_mask(region.annotated, matrix, side_px)
-    return Sample(picture, picture, xy[near], region.class_ids[near], seen, annotated)
+    matrix = placed(turn, centre, side_px)
+    seen = warped_mask(np.ones(region.image.shape[:2], bool), matrix, side_px)
+    xy, near = nuclei_in(region.xy, turn, centre, side_px)
+    picture = warped(region.image, matrix, side_px, scale)
+    annotated = seen if region.annotated is None else warped_mask(region.annotated, matrix, side_px)
+    return Sample(picture, picture, xy, region.class_ids[near], seen, annotated)
 
 
 def _centre(span: tuple[float, float], field: float, rng: np.random.Generator) -> float:
@@ -118,18 +110,3 @@ def _centre(span: tuple[float, float], field: float, rng: np.random.Generator) -
     """
     first, last = span[0], span[1] - field
     return float(rng.uniform(min(first, last), max(first, last))) + field / 2
-
-
-def _warped(image: NDArray[np.uint8], matrix: NDArray[np.float64], side_px: int, scale: float) -> NDArray[np.uint8]:
-    if scale > 1.15:  # reading coarser than the image would alias
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.45 * math.sqrt(scale**2 - 1)), np.uint8)
-    kernel = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_CUBIC
-    flags = kernel | cv2.WARP_INVERSE_MAP
-    return np.asarray(
-        cv2.warpAffine(image, matrix, (side_px, side_px), flags=flags, borderMode=cv2.BORDER_REFLECT), np.uint8
-    )
-
-
-def _warped_mask(mask: NDArray[np.bool_], matrix: NDArray[np.float64], side_px: int) -> NDArray[np.bool_]:
-    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(mask.astype(np.uint8), matrix, (side_px, side_px), flags=flags), bool)
