@@ -27,7 +27,7 @@ from muse_core.cohort.summary import summarise, write_summary
 from muse_core.cohort.uris import path_text
 from muse_core.detector.detect import SHIPPED_DETECTORS, load_detector
 from muse_core.errors import ConfigError, MuseError, OutputError
-from muse_core.images.decode import MPP_RANGE
+from muse_core.images.plausible_mpp import PATCH_MPP
 from muse_core.machine.files import safe_name, sweep_temporaries, whole_file
 from muse_core.machine.lock import locked
 from muse_core.machine.workers import Workers, open_workers, tried, value_of
@@ -104,7 +104,7 @@ def import_patches(
 
 
 def _check(options: ImportOptions, settings: ImportSettings) -> None:
-    low, high = MPP_RANGE
+    low, high = PATCH_MPP
     if not low <= options.mpp <= high:
         raise ConfigError(f"--mpp {options.mpp:g}: needs µm/px between {low:g} and {high:g}, such as 0.25")
     project = options.project

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from muse_core.detector.ink import on_ink
 from muse_core.detector.weights_file import DetectorWeights, load_model
 from muse_core.errors import ConfigError, DatasetError, MppError
+from muse_core.images.plausible_mpp import NUCLEI_MPP
 from muse_core.machine.device import best_dtype
 from muse_core.machine.threads import torch_threads
 from muse_core.models.detector import STRIDE, NucleusNet
@@ -33,8 +34,6 @@ from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.slide.resample import scaled_image
 
 MIDDLE_SIGMA_PX = 8.0  # see `find_peaks`; 6 gives F1 0.878 on validation, 8 gives 0.879
-COARSEST_MPP = 1.0  # at 1 µm/px a lymphocyte is 7 px wide; coarser, nuclei are no longer told apart
-FINEST_MPP = 0.02  # no light microscope has finer pixels, so the number is a mistake
 _SCALE_TOLERANCE = 0.06  # relative; nuclei that much smaller or larger cost less than 0.004 of F1 on validation
 _TILE_PX = 2304  # network px that a tile owns at most: bounds the memory to about a GB in bfloat16
 _KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
@@ -155,10 +154,11 @@ def _check(rgb: NDArray[np.uint8], mpp: float) -> None:
     shape, dtype = np.shape(rgb), getattr(rgb, "dtype", type(rgb).__name__)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or 0 in shape:
         raise DatasetError(f"image of shape {shape} and type {dtype}; RGB needed, uint8 (height, width, 3), not empty")
-    if not FINEST_MPP <= mpp <= COARSEST_MPP:  # false for NaN too
-        reason = "mpp_too_coarse" if mpp > COARSEST_MPP else "mpp_missing"
+    finest, coarsest = NUCLEI_MPP
+    if not finest <= mpp <= coarsest:  # false for NaN too
+        reason = "mpp_too_coarse" if mpp > coarsest else "mpp_missing"
         raise MppError(
-            f"image at {mpp} µm/px: {FINEST_MPP} to {COARSEST_MPP} needed; read it finer, give its mpp, or use the "
+            f"image at {mpp} µm/px: {finest} to {coarsest} needed; read it finer, give its mpp, or use the "
             "classical detector",
             reason=reason,
         )

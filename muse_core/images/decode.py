@@ -17,7 +17,6 @@ from muse_core.errors import DatasetError, SlideReadError
 from muse_core.images.pixels import more_than_8_bits, to_rgb
 
 FORMATS = ("PNG", "JPEG", "TIFF")
-MPP_RANGE = (0.05, 5.0)  # no light microscope is finer, and in coarser pixels a nucleus is a dot of two
 SMALLEST_SIDE_PX = 32  # less shows no nucleus with its surroundings at any usual µm/px
 LARGEST_PX = 8192 * 8192  # decoded whole: 200 MB; larger ones are slides
 GLASS_GREY = 200  # an image without colour that is nowhere darker is a patch of empty glass

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
 from muse_core.images.decode import read_rgb
+from muse_core.images.plausible_mpp import LABELLED_MPP
 from muse_core.labels.patch import LabelledPatch
 
 # Labels 1 (BC, background) and 2 (TC, tumour). Source: https://lunit-io.github.io/research/ocelot_dataset
@@ -73,8 +74,11 @@ def _entry(pair: object, key: str, where: str) -> Any:  # noqa: ANN401 (JSON)
 def _mpp(entry: object, key: str, where: str) -> float:
     """One µm/px for both axes; the two are equal in the release."""
     along_x, along_y = (_entry(entry, f"{key}_{axis}", where) for axis in "xy")
-    if not all(isinstance(mpp, int | float) and 0.05 <= mpp <= 2 for mpp in (along_x, along_y)):
-        raise DatasetError(f"{where}: {key} {along_x!r}, {along_y!r}; numbers from 0.05 to 2 um/px needed")
+    finest, coarsest = LABELLED_MPP
+    if not all(isinstance(mpp, int | float) and finest <= mpp <= coarsest for mpp in (along_x, along_y)):
+        raise DatasetError(
+            f"{where}: {key} {along_x!r}, {along_y!r}; numbers from {finest:g} to {coarsest:g} um/px needed"
+        )
     if abs(along_x - along_y) > 0.01 * along_x:
         raise DatasetError(f"{where}: {key} {along_x} and {along_y} um/px differ; square pixels needed")
     return float(along_x)

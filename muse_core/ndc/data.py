@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.images.decode import MPP_RANGE
+from muse_core.images.plausible_mpp import PATCH_MPP
 from muse_core.labels import read_labelled_patches, read_rgb
 from muse_core.labels.datasets import LabelledData
 from muse_core.labels.lab import read_lab
@@ -60,7 +60,7 @@ def unlabelled_regions(folder: str, *, mpp: float | None, limit: int = 200, seed
         raise DatasetError(f"{folder}: neither a ROI dataset nor a folder of PNG, JPEG or TIFF images")
     if mpp is None:
         raise ConfigError(f"--unlabelled {folder}: images don't say their um/px; give --unlabelled-mpp")
-    low, high = MPP_RANGE
+    low, high = PATCH_MPP
     if not low <= mpp <= high:
         raise ConfigError(f"--unlabelled-mpp {mpp:g}: {low:g} to {high:g} um/px needed")
     drawn = np.random.default_rng(seed).permutation(len(images))[:limit]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from muse_core.errors import MppError
+from muse_core.images.plausible_mpp import SLIDE_MPP
 from muse_core.slide.info import Mpp
 
 # Best first. OpenSlide's figure is the vendor's own field; where it knows no vendor it is not among the candidates.
@@ -12,8 +13,6 @@ _TRUST = ("openslide.mpp-x", "aperio.MPP", "ome.PhysicalSizeX", "imagej.unit", "
 # Programs that write these leave the generic tags at whatever they were: they are not held against them.
 _BEATS_THE_TAG = ("ome.PhysicalSizeX", "imagej.unit")
 
-MAX_FILE_MPP = 100.0  # µm/px; a 1x objective gives about 10, and 72 dots an inch 353
-MIN_FILE_MPP = 0.01  # µm/px; light has a wavelength of 0.4 µm and more
 _MOST_APART = 0.02  # relative; scanners round their figures to 0.1 %, and a nucleus 2 % too large is still one
 _PRINT_DPI = (72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 240, 254, 300, 360, 400, 600, 720, 1200)
 _UM_PER_INCH = 25400.0
@@ -100,12 +99,13 @@ def _checked_override(path: Path, override: float) -> Mpp:
 
 def _problem(candidate: Mpp) -> str | None:
     """Why a file's figure cannot be a microscope's, or None."""
+    finest, coarsest = SLIDE_MPP
     for value in (candidate.x, candidate.y):
         if not (math.isfinite(value) and value > 0):
             return "is not a positive number"
-        if value > MAX_FILE_MPP or _is_print_setting(value):
+        if value > coarsest or _is_print_setting(value):
             return "is a print setting, not a microscope's"
-        if value < MIN_FILE_MPP:
+        if value < finest:
             return "is finer than any microscope's"
     return None
 

@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 from muse_core.cohort.manifest.tcga import patient_barcode
 from muse_core.cohort.uris import absolute_uri, missing_driver, path_of, path_text, public_uri, scheme_of, uri_problem
 from muse_core.errors import ConfigError
+from muse_core.images.plausible_mpp import SLIDE_MPP
 from muse_core.machine.files import safe_name
 
 COLUMNS = ("slide_id", "case_id", "project", "uri", "size", "md5", "mpp")
@@ -21,7 +22,6 @@ UNKNOWN_PROJECT = "unknown"
 # File systems take 255 bytes a name; the rest is left for prefixes and suffixes.
 _LONGEST_NAME_BYTES = 200
 _LARGEST_SIZE = 2**63 - 1  # the slides table holds it as int64
-_MPP_RANGE = (0.01, 100.0)  # from super-resolution to a macro photograph of the glass
 Row = TypeVar("Row")
 
 
@@ -70,7 +70,7 @@ def with_mpp(manifest: Manifest, mpp: float | None) -> Manifest:
     """
     if mpp is None:
         return manifest
-    low, high = _MPP_RANGE
+    low, high = SLIDE_MPP
     if not low <= mpp <= high:
         raise ConfigError(f"--mpp {mpp:g}: needs µm/px between {low:g} and {high:g}, such as 0.25")
     return replace(manifest, rows=tuple(replace(row, mpp=row.mpp or mpp) for row in manifest.rows))
@@ -247,7 +247,7 @@ def _mpp(text: str) -> float:
         mpp = math.nan
     if math.isnan(mpp):
         raise ValueError(f"mpp {text!r} is not a number of µm/px, such as 0.25; leave it empty to take the slide's own")
-    low, high = _MPP_RANGE
+    low, high = SLIDE_MPP
     if not low <= mpp <= high:
         raise ValueError(f"mpp {text!r} is outside {low:g} to {high:g} µm/px")
     return mpp

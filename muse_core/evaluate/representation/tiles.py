@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.errors import ConfigError
+from muse_core.images.plausible_mpp import LABELLED_MPP
 from muse_core.labels import LabelledPatch, read_rgb
 
 Coordinates = Literal["exact", "official"]
@@ -49,8 +50,10 @@ class TileSettings:
     dot_offset_px: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.05 <= self.mpp <= 2:
-            raise ConfigError(f"tiles at {self.mpp:g} um/px: 0.05 to 2 needed, the published scores have 0.25 and 0.5")
+        low, high = LABELLED_MPP
+        if not low <= self.mpp <= high:
+            needed = f"{low:g} to {high:g} needed, the published scores have 0.25 and 0.5"
+            raise ConfigError(f"tiles at {self.mpp:g} um/px: {needed}")
         if self.fov_px < GRID_PX or self.fov_px % 16:
             raise ConfigError(f"field of view of {self.fov_px} px: a multiple of 16 from {GRID_PX} on is needed")
         if self.coordinates not in COORDINATES:
