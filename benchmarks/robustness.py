@@ -150,7 +150,7 @@ def main() -> None:
     data = LabelledData(data.class_names, kept)
     answer = {}
     if wanted.only != "ndc":
-        detector = LearnedDetector(wanted.detector)
+        detector = LearnedDetector.from_file(wanted.detector)
         answer["detector"] = measured(data, lambda regions: detector_scores(detector, regions))
     if wanted.only != "detector":
         model = NdcModel(wanted.ndc)

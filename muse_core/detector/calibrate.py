@@ -17,7 +17,7 @@ Tops = Sequence[NDArray[np.float32]]  # a region each: (N, 3) x, y, heat
 
 def tops_of(model: DetectorWeights, regions: Sequence[Region]) -> Tops:
     """Every top of the heat maps of the regions' annotated parts: (N, 3) x, y, heat each."""
-    detector = LearnedDetector.of_model(model)
+    detector = LearnedDetector(model)
     tops = [detector.heat_peaks(region.image, region.mpp) for region in regions]
     return [found[region.is_annotated(found[:, :2])] for found, region in zip(tops, regions, strict=True)]
 

@@ -11,7 +11,6 @@ it.
 
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,40 +42,37 @@ class LearnedDetector:
     """Nucleus detector in the sense of `muse_core.detector.detect`.
 
     Args:
-        weights: a file that `muse train-detector` wrote; None for the one that ships.
+        model: weights in memory, which are left as they are; None for those that ship.
         device: where the network runs, such as cpu or cuda.
         min_score: points below are left out; 0.5 gives the best F1 on validation.
 
     Raises:
-        ConfigError: the file is missing or is not a detector's weights, or min_score is not in 0..1.
+        ConfigError: min_score is not in 0..1.
     """
 
     margin_um: ClassVar[float] = 64.0
     grid_um: ClassVar[float] = STRIDE * NETWORK_MPP
 
-    def __init__(self, weights: Path | None = None, *, device: str = "cpu", min_score: float = 0.5) -> None:
+    def __init__(self, model: DetectorWeights | None = None, *, device: str = "cpu", min_score: float = 0.5) -> None:
         if not 0 <= min_score <= 1:
             raise ConfigError(f"min_score {min_score}: a number from 0 to 1 needed")
-        self.weights = weights or NUCLEUS_DETECTOR
-        self.device = device
-        self.min_score = min_score
-        self._use(load_model(self.weights))
-
-    @classmethod
-    def of_model(cls, model: DetectorWeights, *, device: str = "cpu", min_score: float = 0.5) -> "LearnedDetector":
-        """A detector around a network in memory, as training needs; the network itself is left as it is."""
-        detector = cls.__new__(cls)
-        detector.weights, detector.device, detector.min_score = Path("memory"), device, min_score
-        copy = NucleusNet(model.net.head.out_channels - 1, width=model.net.from16.out_channels)
-        copy.load_state_dict(model.net.state_dict())
-        detector._use(replace(model, net=copy))
-        return detector
-
-    def _use(self, model: DetectorWeights) -> None:
-        self._dtype = best_dtype(self.device)
-        self._net = made_to_run(model.net, device=self.device, dtype=self._dtype)
+        model = model or load_model(NUCLEUS_DETECTOR)
+        net = NucleusNet(model.net.head.out_channels - 1, width=model.net.from16.out_channels)
+        net.load_state_dict(model.net.state_dict())  # a copy: what makes it fast changes it
+        self.device, self.min_score = device, min_score
+        self._dtype = best_dtype(device)
+        self._net = made_to_run(net, device=device, dtype=self._dtype)
         self._calibration = model.calibration
         self._min_distance_um = model.min_distance_um
+
+    @classmethod
+    def from_file(cls, weights: Path, *, device: str = "cpu", min_score: float = 0.5) -> "LearnedDetector":
+        """The detector of a file that `muse train-detector` wrote.
+
+        Raises:
+            ConfigError: the file is missing or is not a detector's weights, or min_score is not in 0..1.
+        """
+        return cls(load_model(weights), device=device, min_score=min_score)
 
     def __call__(self, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         """Find nuclei.

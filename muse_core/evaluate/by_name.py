@@ -137,7 +137,7 @@ def _detect(what: Evaluation) -> dict[str, Any]:
     _check_protocol(what.protocol, tuple(RULES))
     if what.detector == "none" and what.checkpoint is None:
         raise ConfigError("--detector none: finds nothing that could be scored; give learned, classical or a callable")
-    detector = LearnedDetector(what.checkpoint) if what.checkpoint else load_detector(what.detector)
+    detector = LearnedDetector.from_file(what.checkpoint) if what.checkpoint else load_detector(what.detector)
     called = str(what.checkpoint or what.detector)
     answer = evaluate_detector(
         detector, what.dataset, what.data, split=what.split, radius_um=what.radius_um, checkpoint=called

@@ -186,7 +186,8 @@ def test_a_model_survives_its_file(tmp_path, patch):
     assert loaded.min_distance_um == 2.0
     assert loaded.class_names == ("tumour", "other")
     np.testing.assert_array_equal(
-        LearnedDetector.of_model(model)(patch.image, 0.5), LearnedDetector(tmp_path / "w.safetensors")(patch.image, 0.5)
+        LearnedDetector(model)(patch.image, 0.5),
+        LearnedDetector.from_file(tmp_path / "w.safetensors")(patch.image, 0.5),
     )
 
 
@@ -230,6 +231,6 @@ def test_a_file_that_is_no_detector(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for name in ("missing.safetensors", "junk.safetensors", "other.safetensors"):
         with pytest.raises(ConfigError, match=name):
-            LearnedDetector(tmp_path / name)
+            LearnedDetector.from_file(tmp_path / name)
     with pytest.raises(ConfigError, match="min_score"):
         LearnedDetector(min_score=50)

@@ -49,7 +49,7 @@ def test_a_run_writes_weights_record_curves_and_settings(data, tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     with safe_open(result.weights, framework="np") as file:
         assert json.loads(file.metadata()["class_names"]) == list(BRCA_CLASS_NAMES)
-    answer = evaluate_detector(LearnedDetector(result.weights), "brca-m2c", data)
+    answer = evaluate_detector(LearnedDetector.from_file(result.weights), "brca-m2c", data)
     assert answer["f1"] == pytest.approx(result.f1, abs=0.02)
 
 
