@@ -12,7 +12,7 @@ from muse_core.cli.terminal import open_terminal, print_json, stop_requests, tel
 from muse_core.config import load_settings
 
 if TYPE_CHECKING:
-    from muse_core.detector import train as training
+    from muse_core.training.progress import Progress
 
 
 def train_detector(
@@ -46,8 +46,8 @@ def train_detector(
     learned_from = labelled_data(dataset, data, datasets, leave_out=leave_out, side_px=settings.side_px)
     with stop_requests(terminal) as should_stop, open_display(terminal) as display:
 
-        def tell(state: "training.Progress") -> None:
-            note = f"loss {state.loss:.3f}" + (f", F1 {state.f1:.3f}" if state.f1 is not None else "")
+        def tell(state: "Progress") -> None:
+            note = f"loss {state.loss:.3f}" + (f", F1 {state.score:.3f}" if state.score is not None else "")
             display.show("steps", state.step, settings.steps, note)
 
         result = training.train_detector(

@@ -15,7 +15,7 @@ from muse_core.machine.device import one_gpu, resolve_device
 
 if TYPE_CHECKING:
     from muse_core.ndc import finetune as tuning
-    from muse_core.ndc import run as training
+    from muse_core.training.progress import Progress
 
 
 def finetune(
@@ -116,6 +116,6 @@ def _tell_run(terminal: Terminal, result: "tuning.FinetuneResult") -> None:
     last_line(terminal, {"checkpoint": str(result.checkpoint), "done": True, **facts, **result.scores})
 
 
-def _show(display: Display, steps: int, before: str, state: "training.Progress") -> None:
-    f1 = f", mean class F1 {state.mean_class_f1:.3f}" if state.mean_class_f1 is not None else ""
+def _show(display: Display, steps: int, before: str, state: "Progress") -> None:
+    f1 = f", mean class F1 {state.score:.3f}" if state.score is not None else ""
     display.show("steps", state.step, steps, f"{before}loss {state.loss:.3f}{f1}")

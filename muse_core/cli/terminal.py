@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 STOPPED = 130  # as after Ctrl-C: the run is not done, the same command with --resume goes on
 
 
@@ -75,6 +76,3 @@ def stop_requests(terminal: Terminal) -> Iterator[Callable[[], bool]]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-
-
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

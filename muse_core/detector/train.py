@@ -49,6 +49,7 @@ from muse_core.training.checkpoint import (
     save_checkpoint,
     under,
 )
+from muse_core.training.progress import Progress
 from muse_core.training.resume import STATE_NAME, first_difference, stored_state
 from muse_core.training.schedules import warmed_cosine
 
@@ -60,17 +61,6 @@ CURVES_NAME = "curves.png"
 CONFIG_NAME = "config.json"
 
 _GRADIENT_NORM = 5.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a caller may show: steps done and to do, the recent mean loss, validation F1 if just measured."""
-
-    step: int
-    steps: int
-    loss: float
-    seconds: float
-    f1: float | None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What fine-tuning learns from: images with an annotated region in them, its nuclei, and all the tissue around it."""
+"""What training learns from: images with an annotated region in them, its nuclei, and all the tissue around it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

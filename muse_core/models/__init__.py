@@ -1,1 +1,1 @@
-"""Networks and what turns their maps into points; explicit arguments, no settings objects."""
+"""Networks, what turns their maps into points, and the weights that ship; explicit arguments, no settings objects."""

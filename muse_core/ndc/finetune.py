@@ -1,4 +1,4 @@
-"""Fine-tune and keep the result: checkpoint, record, curves and confusion; or cross-validate by case."""
+"""Fine-tune and keep the result: checkpoint, record, curves and confusion."""
 
 import json
 import logging
@@ -21,10 +21,11 @@ from muse_core.ndc.figures import draw_confusion, draw_curves
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import best_cut, calibrated, find_on_regions, judged
 from muse_core.ndc.model import NdcModel
-from muse_core.ndc.run import FinetuneRun, Progress
+from muse_core.ndc.run import FinetuneRun
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from
 from muse_core.ndc.state import STATE_NAME, identity_of, state_to_go_on_from
+from muse_core.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 

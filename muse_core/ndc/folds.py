@@ -18,9 +18,9 @@ from muse_core.ndc.figures import draw_confusion
 from muse_core.ndc.finetune import CONFUSION_NAME, begun_run
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import best_cut, judged
-from muse_core.ndc.run import Progress
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.state import STATE_NAME
+from muse_core.training.progress import Progress
 
 FOLDS_NAME = "folds.json"
 

@@ -1,4 +1,4 @@
-"""Fine-tune an NDC network: labelled regions to a checkpoint, a record, curves and a confusion picture.
+"""The state of a run of fine-tuning, and its steps; `ndc.finetune` begins and finishes it.
 
 Validation picks among the averaged weights by the mean class F1 of the rule that is reported; nothing of the test split
 is read. A run that was stopped goes on as if it had not been.
@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from muse_core.training.checkpoint import (
 )
 from muse_core.training.losses.classification import class_weights
 from muse_core.training.losses.consistency import ramp_up
+from muse_core.training.progress import Progress
 from muse_core.training.resume import STATE_NAME
 from muse_core.training.schedules import warmed_cosine
 from muse_core.training.thrift import depthwise_in_float32, early_stages, freeze_depthwise
@@ -54,17 +54,6 @@ from muse_core.training.thrift import depthwise_in_float32, early_stages, freeze
 logger = logging.getLogger(__name__)
 
 _GRADIENT_NORM = 5.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a caller may show: steps done and to do, the recent mean loss, validation's scores if just measured."""
-
-    step: int
-    steps: int
-    loss: float
-    seconds: float
-    mean_class_f1: float | None
 
 
 class FinetuneRun:

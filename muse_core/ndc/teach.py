@@ -24,9 +24,9 @@ from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.promote import LabelledRegions, score_current, score_of
 from muse_core.ndc.registry import Decision, current_checkpoint, read_current, register_if_better
-from muse_core.ndc.run import Progress
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.state import identity_of
+from muse_core.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 

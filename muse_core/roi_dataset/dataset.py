@@ -1,4 +1,4 @@
-"""The ROI dataset: rows streamed into Parquet parts, and the reader that training and queries use.
+"""The ROI dataset as training and queries read it; `roi_dataset.write` makes its parts.
 
     OUT/rois/project=<P>/part-<slide>-<chunk>.parquet     columns: muse_core.schemas.ROIS
 

@@ -1,1 +1,1 @@
-"""What every training shares: losses, checkpoints, schedules."""
+"""What every training shares: losses, state on disk, running average, schedules, progress."""

@@ -1,4 +1,4 @@
-"""What makes a training step cheaper on a CPU; what is learned, and how, stays in `train`."""
+"""What makes a training step cheaper on a CPU; what is learned, and how, stays in the loops."""
 
 from collections.abc import Callable, Sequence
 

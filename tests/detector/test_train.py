@@ -40,7 +40,7 @@ def test_a_run_writes_weights_record_curves_and_settings(data, tmp_path):
     seen = []
     result = train_detector(brca(data), tmp_path, settings=TINY, on_progress=seen.append)
     assert seen[-1].step == seen[-1].steps == 4
-    assert seen[-1].f1 is not None
+    assert seen[-1].score is not None
     record = json.loads((tmp_path / "training.json").read_text())
     assert [step for step, _ in record["validations"]] == [2, 4]
     assert len(record["losses"]) == 4

@@ -1,1 +1,1 @@
-"""What MUSE's pretraining minimises: self-distillation of whole views and of nuclei; one file a loss."""
+"""What pretraining and fine-tuning minimise; one file a loss."""
