@@ -5,12 +5,14 @@ import os
 import signal
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from muse_core.cli.options import AsJson, ConfigFile, Overrides, Verbose
+from muse_core.cli.progress import Display, open_display
 from muse_core.cli.terminal import STOPPED, Terminal, open_terminal, print_json, stop_requests
 from muse_core.cohort.paths import RunPaths
 from muse_core.config import load_settings
@@ -20,6 +22,7 @@ from muse_core.nuclei_dataset import NucleiDataset
 
 if TYPE_CHECKING:
     from muse_core.ndc.registry import Decision
+    from muse_core.ndc.run import Progress
     from muse_core.viewer import Address
 
 Nuclei = Annotated[Path, typer.Option("--nuclei", metavar="RUN", help="What muse infer --out wrote, or writes.")]
@@ -113,13 +116,17 @@ def teach(
     dataset = NucleiDataset(nuclei)
     again = [_slide_again(dataset, slide_id, nuclei, slides) for slide_id in infer or ()]
     told = _Progress(labels)
-    with one_gpu(resolve_device(device)) as own_device, stop_requests(terminal) as should_stop:
+    with (
+        one_gpu(resolve_device(device)) as own_device,
+        stop_requests(terminal) as should_stop,
+        open_display(terminal) as display,
+    ):
         decision = learn(
             labels,
             in_use=_model_of(dataset, checkpoint),
             settings=settings,
             device=own_device,
-            on_progress=told.training,
+            on_progress=partial(_tell, told, display),
             should_stop=should_stop,
         )
     if decision is None:
@@ -134,6 +141,11 @@ def teach(
     raise typer.Exit(1 if failed else 0)
 
 
+def _tell(told: "_Progress", display: Display, progress: "Progress") -> None:
+    told.training(progress)
+    display.show("steps", progress.step, progress.steps, f"loss {progress.loss:.3f}")
+
+
 class _Progress:
     """How far a teaching is, in a file that the viewer shows."""
 
@@ -143,7 +155,7 @@ class _Progress:
         self._path = lab / "taught" / PROGRESS_NAME
         self._values: dict[str, Any] = {"state": "starting", "losses": []}
 
-    def training(self, progress: Any) -> None:  # noqa: ANN401 (of ndc.train, which takes seconds to import)
+    def training(self, progress: "Progress") -> None:
         """A step is done."""
         self._values |= {"state": "training", "step": progress.step, "steps": progress.steps}
         self._values["losses"].append([progress.step, progress.loss])
@@ -181,9 +193,8 @@ def _slide_again(dataset: NucleiDataset, slide_id: str, nuclei: Path, slides: Pa
 
 def _inferred(terminal: Terminal, slide: dict[str, Any], lab: Path, registry: Path, device: str) -> bool:
     """Look at a slide again with the model in use, as it was looked at before, into LAB/inferred."""
-    from muse_core.cli.infer import infer_all
-    from muse_core.infer import InferOptions, InferSettings, read_inputs
-    from muse_core.machine.device import resolve_device
+    from muse_core.cli.infer import infer_told
+    from muse_core.infer import InferSettings, read_inputs
     from muse_core.ndc.registry import current_checkpoint
 
     provenance = slide["provenance"]
@@ -192,16 +203,18 @@ def _inferred(terminal: Terminal, slide: dict[str, Any], lab: Path, registry: Pa
     row = replace(manifest.rows[0], slide_id=slide["slide_id"], project=provenance["project"])
     name = f"{safe_name(slide['slide_id'])}.geojson"
     folders = [lab / "tissue", RunPaths(slide["out"]).tissue(slide["slide_id"]).parent]
-    options = InferOptions(
-        out=lab / "inferred",
-        checkpoint=current_checkpoint(registry),
-        device=resolve_device(device),
-        tissue_folder=next((folder for folder in folders if (folder / name).exists()), None),
-    )
     settings = load_settings(InferSettings)
     if "settings" in provenance:
         settings = InferSettings.model_validate(provenance["settings"])
-    summary = infer_all(replace(terminal, as_json=False), replace(manifest, rows=(row,)), options, settings)
+    summary = infer_told(
+        replace(terminal, as_json=False),
+        replace(manifest, rows=(row,)),
+        lab / "inferred",
+        settings=settings,
+        checkpoint=current_checkpoint(registry),
+        device=device,
+        tissue=next((folder for folder in folders if (folder / name).exists()), None),
+    )
     return not summary.what_failed()
 
 
