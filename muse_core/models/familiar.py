@@ -168,9 +168,9 @@ def fitted(windows: NDArray[np.float64]) -> Familiar | None:
     """The Gaussian of described windows (M, F); None of too few to say anything."""
     if len(windows) < 2 * windows.shape[1]:
         return None
-    mean, covariance = windows.mean(axis=0), np.cov(windows.T)
+    mean, covariance = np.asarray(windows.mean(axis=0), np.float64), np.cov(windows.T)
     covariance = (1 - _SHRINK) * covariance + _SHRINK * np.diag(np.diag(covariance)) + 1e-8 * np.eye(len(mean))
-    precision = np.linalg.inv(covariance)
+    precision = np.asarray(np.linalg.inv(covariance), np.float64)
     limit = float(np.percentile(_distances(windows, mean, precision), _LIMIT_PERCENT))
     return _familiar(mean, np.sqrt(np.diag(covariance)), precision, limit)
 

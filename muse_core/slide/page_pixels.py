@@ -211,4 +211,4 @@ def _from_cmyk(inks: NDArray[np.uint8]) -> Pixels:
 def _over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8], *, premultiplied: bool) -> NDArray[np.uint8]:
     opaque = alpha.astype(np.uint16)
     own = colour.astype(np.uint16) * 255 if premultiplied else colour.astype(np.uint16) * opaque
-    return np.minimum((own + WHITE * (255 - opaque) + 127) // 255, 255).astype(np.uint8)
+    return np.asarray(np.minimum((own + WHITE * (255 - opaque) + 127) // 255, 255), np.uint8)

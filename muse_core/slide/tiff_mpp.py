@@ -106,6 +106,7 @@ def _resolution(resolution: tuple[float, float, int]) -> Iterator[Mpp]:
 
 def _pair(x: str, y: str, source: str) -> Iterator[Mpp]:
     try:
-        yield Mpp(*(float(one.replace(",", ".") if _DECIMAL_COMMA.match(one) else one) for one in (x, y)), source)
+        along_x, along_y = (float(one.replace(",", ".") if _DECIMAL_COMMA.match(one) else one) for one in (x, y))
+        yield Mpp(along_x, along_y, source)
     except ValueError:
         return
