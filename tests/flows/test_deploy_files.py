@@ -1,0 +1,32 @@
+"""What `deploy/` holds starts programs that exist, with settings that are told."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+BIN = Path(sys.executable).parent
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+
+
+def test_containers_start_programs_that_are_installed():
+    ours = {name: one for name, one in COMPOSE["services"].items() if one["image"].startswith("muse:")}
+    assert {"server", "deploy", "worker-cpu", "worker-gpu", "scheduler", "dask-worker"} == set(ours)
+    assert all((BIN / one["command"][0]).exists() for one in ours.values())
+    pools = {one["command"][-1] for name, one in ours.items() if name.startswith("worker")}
+    deployments = yaml.safe_load((DEPLOY / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    assert pools == {one["work_pool"]["name"] for one in deployments}
+
+
+def test_only_the_server_is_reachable_and_from_here_alone():
+    ports = {name: one["ports"] for name, one in COMPOSE["services"].items() if "ports" in one}
+    assert set(ports) == {"server"}
+    assert all(port.startswith("127.0.0.1:") for port in ports["server"])
+
+
+@pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").iterdir()), ids=lambda unit: unit.name)
+def test_services_start_programs_that_are_installed(unit):
+    (command,) = [line for line in unit.read_text(encoding="utf-8").splitlines() if line.startswith("ExecStart=")]
+    assert (BIN / Path(command.removeprefix("ExecStart=").split()[0]).name).exists()
