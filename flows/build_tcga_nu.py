@@ -69,6 +69,7 @@ def build_tcga_nu(
     get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
     key = artifact_key(KEY)
     with open_build(options, settings) as run:
+        run.begin(checked)
         records = do_slides(run, checked.rows, verb="build", key=key)
         summary = run.finish(checked, records)
     publish_slides(records, summary_text(summary, run.paths), key=key, columns=SHOWN_COLUMNS)

@@ -94,6 +94,7 @@ def infer_slides(
     check_inputs(found, regions, may_be_empty=watch)
     key = artifact_key(KEY)
     with open_infer(options, settings) as run:
+        run.begin(found)
         records = do_slides(run, found.rows, verb="infer", key=key, gpus=gpus_wanted(options.device, workers))
         summary = run.finish(found, records)
     page = refresh_report(out, report)

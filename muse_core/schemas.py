@@ -88,28 +88,29 @@ ROIS = pa.schema(
         _field("width_px", pa.int32(), unit="px, roi frame", nullable=False),
         _field("height_px", pa.int32(), unit="px, roi frame", nullable=False),
         _field("tissue_fraction", pa.float32(), unit="0..1"),
-        _field("n_nuclei", pa.int32()),
+        _field("n_nuclei", pa.int64()),
         _field("nuclei", pa.list_(pa.field("element", NUCLEUS, nullable=False))),
         _field("image", pa.binary(), nullable=False),
         _field("image_format", pa.string(), nullable=False),
     ]
 )
 
-_NAME = pa.dictionary(pa.int32(), pa.string())  # pyarrow and pandas give a hive folder's name this type, and no other
 _BBOX = pa.struct([_field(side, pa.float32(), unit="px, level0 frame") for side in ("xmin", "ymin", "xmax", "ymax")])
 
+# A slide's id and its project are plain strings in every table, so that any two can be joined; they stand in the files,
+# for a folder's name is a number or a date to some readers where it looks like one (docs/tables.md).
 # Every nucleus has these; `nuclei_schema` adds the columns that depend on the model.
 NUCLEI = pa.schema(
     [
-        _field("slide_id", _NAME, nullable=False),
-        _field("project", _NAME, nullable=False),
+        _field("slide_id", pa.string(), nullable=False),
+        _field("project", pa.string(), nullable=False),
         _field("nucleus_id", pa.int64(), unit="place on the Hilbert curve", nullable=False),
         _field("x_level0", pa.float64(), unit="px, level0 frame", nullable=False),
         _field("y_level0", pa.float64(), unit="px, level0 frame", nullable=False),
         _field("x_um", pa.float32(), unit="um", nullable=False),
         _field("y_um", pa.float32(), unit="um", nullable=False),
         _field("class_id", pa.int16(), nullable=False),
-        _field("class_name", _NAME, nullable=False),
+        _field("class_name", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         _field("score", pa.float32(), unit="0..1", nullable=False),
         _field("in_tissue", pa.bool_(), nullable=False),
         _field("geometry", pa.binary(), unit="px, level0 frame", nullable=False),  # WKB Point

@@ -28,7 +28,7 @@ from muse_core.cohort.uris import path_text
 from muse_core.detector.detect import SHIPPED_DETECTORS, load_detector
 from muse_core.errors import ConfigError, MuseError, OutputError
 from muse_core.images.plausible_mpp import PATCH_MPP
-from muse_core.machine.files import safe_name, sweep_temporaries, whole_file
+from muse_core.machine.files import sweep_temporaries, whole_file
 from muse_core.machine.lock import locked
 from muse_core.machine.workers import Workers, open_workers, tried, value_of
 from muse_core.roi_dataset.write import part_path
@@ -36,7 +36,7 @@ from muse_core.schemas import NO_PROJECT
 
 logger = logging.getLogger(__name__)
 
-LONGEST_NAME_BYTES = 200  # of a folder's name; file systems take 255
+_LONGEST_PROJECT_BYTES = 255
 RETRIED = frozenset({"not_found", "no_access", "crashed", "worker_killed"})  # not the image's own fault
 
 OnImages = Callable[[int, int], None]
@@ -108,10 +108,8 @@ def _check(options: ImportOptions, settings: ImportSettings) -> None:
     if not low <= options.mpp <= high:
         raise ConfigError(f"--mpp {options.mpp:g}: needs µm/px between {low:g} and {high:g}, such as 0.25")
     project = options.project
-    if not project.strip() or not project.isprintable() or len(safe_name(project)) > LONGEST_NAME_BYTES:
-        raise ConfigError(
-            f"--project {project[:40]!r}: a name of 1 to {LONGEST_NAME_BYTES} letters and digits is needed"
-        )
+    if not project.strip() or not project.isprintable() or len(project.encode()) > _LONGEST_PROJECT_BYTES:
+        raise ConfigError(f"--project {project[:40]!r}: a name of 1 to {_LONGEST_PROJECT_BYTES} bytes is needed")
     if settings.detector not in SHIPPED_DETECTORS:
         load_detector(settings.detector)  # a name that cannot be loaded should not fail chunk after chunk
 
@@ -168,7 +166,7 @@ def _remove_stale(paths: RunPaths, chunks: list[Chunk]) -> None:
     parts, records = {chunk.part for chunk in chunks}, {chunk.record for chunk in chunks}
     for record in set(paths.patches.glob("*.json")) - records:
         record.unlink()
-    for part in set((paths.out / "rois").glob("project=*/part-patches-*.parquet")) - parts:
+    for part in set((paths.out / "rois").glob("*/part-patches-*.parquet")) - parts:
         part.unlink()
 
 

@@ -21,7 +21,7 @@ from muse_core.build.slide import build_chunk, plan_slide
 from muse_core.build.summary import BuildSummary
 from muse_core.cohort.inputs import edited_polygons, hash_of_inputs
 from muse_core.cohort.job import SlideJob
-from muse_core.cohort.manifest import ManifestRow
+from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import SlideRecord
@@ -68,6 +68,9 @@ class BuildWork:
         self._paths = RunPaths(options.out)
         self._executor = workers.executor
         self._parts = parts_by_slide(options.out)  # nobody else writes while the folder is locked
+
+    def check_together(self, manifest: Manifest, earlier: list[SlideRecord]) -> None:
+        """Any slides go together."""
 
     def inputs_hash(self, row: ManifestRow) -> str:
         """Settings, weights, tissue polygons and the file."""

@@ -84,8 +84,10 @@ def claim(paths: RunPaths, command: str) -> None:
         command: `build-tcga-nu`, `import-patches` or `infer`.
 
     Raises:
-        OutputError: the folder holds what another command made (reason output_mixed), or cannot be written.
+        OutputError: the folder holds what another command made (reason output_mixed), or tables in an earlier
+            version's layout (output_old), or cannot be written.
     """
+    _refuse_old_layout(paths)
     holder = command_of(paths)
     if holder not in (None, command):
         raise OutputError(
@@ -96,6 +98,18 @@ def claim(paths: RunPaths, command: str) -> None:
     if holder is None or not paths.command.exists():
         with whole_file(paths.command) as file:
             file.write_text(f"{command}\n", encoding="utf-8")
+
+
+def _refuse_old_layout(paths: RunPaths) -> None:
+    """Keep parts of today's layout out of a folder that holds those of an earlier version: no reader opens both."""
+    for table in (paths.out / name for name in ("nuclei", "rois")):
+        if next(table.glob("project=*"), None) is not None:
+            raise OutputError(
+                f"{table}: its parts lie in folders named project=..., as an earlier version of muse wrote them; muse "
+                f"still reads them. To add slides give another --out; to redo these, rm -r '{table}' and run the "
+                "same command again",
+                reason="output_old",
+            )
 
 
 def command_of(paths: RunPaths) -> str | None:

@@ -110,6 +110,19 @@ class CohortRun(Generic[AnySummary]):
         """Slides begun at once: as many as the workers can take, and as many again as may be fetched meanwhile."""
         return min(MOST_SLIDES_IN_FLIGHT, self.workers.count() + self._acquire.max_downloads)
 
+    def begin(self, manifest: Manifest) -> None:
+        """Look at the manifest as a whole, once, before its first slide.
+
+        Args:
+            manifest: what will be asked for.
+
+        Raises:
+            OutputError: its slides and those that the folder holds don't go together.
+        """
+        asked = {row.slide_id for row in manifest.rows}
+        earlier = [record for record in read_records(self.paths.records) if record.slide_id not in asked]
+        self.work.check_together(manifest, earlier)
+
     def fetch(self, row: ManifestRow, folder: Path) -> Acquired:
         """The slide's file on this machine, whole and checked, fetched into `folder`; raises what `acquire` does."""
         return acquire(row, folder, self._acquire)
@@ -350,9 +363,11 @@ def do_manifest(run: CohortRun[Any], manifest: Manifest, watcher: Watcher = NOBO
     """Do every slide of a manifest, watched; the records are for `run.finish`.
 
     Raises:
-        OutputError: the output cannot be written any more; the slides table tells of what was done until then.
+        OutputError: its slides and those that the folder holds don't go together, or the output cannot be written any
+            more; the slides table tells of what was done until then.
         WorkersLostError: there is nobody left to work; the same.
     """
+    run.begin(manifest)
     records: list[SlideRecord] = []
     run.heartbeat.expect(len(manifest.rows))
     watcher.begin(manifest)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from muse_core.cohort.job import SlideJob
-from muse_core.cohort.manifest import ManifestRow
+from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.summary import CohortSummary
 from muse_core.config import Settings
@@ -34,6 +34,17 @@ class Work(Protocol[SummaryMade]):
     @property
     def counted(self) -> tuple[str, ...]:
         """Columns of it that are 0 for a slide on which the work fails."""
+
+    def check_together(self, manifest: Manifest, earlier: list[SlideRecord]) -> None:
+        """Look at the manifest as a whole, once, before its first slide.
+
+        Args:
+            manifest: what will be asked for.
+            earlier: records that the folder holds of slides that it does not name.
+
+        Raises:
+            OutputError: its slides and those earlier ones don't go together.
+        """
 
     def inputs_hash(self, row: ManifestRow) -> str:
         """What a slide's rows depend on, as a short text.

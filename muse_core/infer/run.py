@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from muse_core.cohort.acquire import local_path
 from muse_core.cohort.inputs import edited_polygons, hash_of_inputs, hash_of_polygons
 from muse_core.cohort.job import SlideJob
-from muse_core.cohort.manifest import ManifestRow
+from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import SlideRecord
@@ -39,7 +39,7 @@ from muse_core.machine.files import safe_name
 from muse_core.machine.limits import cpu_count
 from muse_core.machine.workers import Workers, tried, value_of
 from muse_core.models.tensor_file import hash_of
-from muse_core.nuclei_dataset import NucleiHeader, part_path
+from muse_core.nuclei_dataset import NucleiHeader, part_path, parts_of_slide
 from muse_core.report import drop_pictures, keep_pictures
 from muse_core.schemas import INFERRED_SLIDES
 from muse_core.slide import open_slide
@@ -102,6 +102,22 @@ class InferWork:
         self._seconds: dict[str, float] = {}
         self._gpu_use: list[tuple[float, float]] = []  # share, and seconds it was over
 
+    def check_together(self, manifest: Manifest, earlier: list[SlideRecord]) -> None:
+        """Refuse a second model beside the one whose slides the folder holds, unless this run redoes all of them.
+
+        Raises:
+            OutputError: slides of another model would stay (reason output_mixed).
+        """
+        for record in earlier:
+            model = record.row.get("model_id")
+            if record.status == "done" and model not in (None, self._model_hash):
+                raise OutputError(
+                    f"{self._paths.out}: holds slide {record.slide_id} of another model, "
+                    f"{record.row.get('checkpoint')} ({model}), which this run does not redo; classes of two models "
+                    "don't compare: give another --out, or name that slide too",
+                    reason="output_mixed",
+                )
+
     def inputs_hash(self, row: ManifestRow) -> str:
         """Settings, weights, regions, tissue polygons and the file."""
         depends_on: list[Any] = [self.settings.tables_hash(), self._model_hash]
@@ -135,7 +151,7 @@ class InferWork:
         watch = (tell,) if self._options.workers == 0 else ()
         result: InferResult = value_of(self._executor.submit(tried, infer_slide, asked, plan, *watch))
         part = part_path(self._paths.out.absolute(), NucleiHeader(job.slide_id, job.project, (1.0, 1.0), ("any",)))
-        commit([(asked.staged_part, part)], self._parts_of(job.slide_id))
+        commit([(asked.staged_part, part)], parts_of_slide(self._paths.out, job.slide_id))
         drop_pictures(self._paths.out, job.slide_id)
         self._keep_pictures(row, job)
         seconds = time.monotonic() - begun
@@ -148,7 +164,7 @@ class InferWork:
 
     def clear(self, slide_id: str) -> None:
         """Parts, tissue and pictures."""
-        remove_files(self._parts_of(slide_id))
+        remove_files(parts_of_slide(self._paths.out, slide_id))
         self._paths.tissue(slide_id).unlink(missing_ok=True)
         drop_pictures(self._paths.out, slide_id)
 
@@ -190,10 +206,6 @@ class InferWork:
             raise
         except MuseError as error:
             logger.warning("%s: no pictures are kept for reports: %s", job.slide_id, error)
-
-    def _parts_of(self, slide_id: str) -> list[Path]:
-        """The dataset's parts of a slide, whichever project they are filed under."""
-        return list((self._paths.out / "nuclei").glob(f"project=*/slide_id={_literal(safe_name(slide_id))}/*.parquet"))
 
     def _asked(self, row: ManifestRow, job: SlideJob) -> InferJob:
         return InferJob(
@@ -253,8 +265,3 @@ def _row_values(plan: InferPlan, result: InferResult, seconds: float) -> dict[st
         "reason": "bad_tiles" if failed else None,
         "message": f"{len(failed)} of {result.n_tiles} tiles could not be read: {failed[0]}" if failed else None,
     }
-
-
-def _literal(name: str) -> str:
-    """A name as a glob pattern that matches it alone; `safe_name` leaves no other character that globs know."""
-    return name.replace("[", "[[]")

@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import os
+import re
 import secrets
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +13,8 @@ from urllib.parse import quote
 
 from muse_core.errors import OutputError
 
+LONGEST_NAME_BYTES = 200  # of `safe_name`; file systems take 255, the rest is left for prefixes and suffixes
+_DIGEST = 16  # hex digits: 64 bits, so that no two names of any cohort meet
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
@@ -22,7 +26,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full (reason disk_full) or the folder cannot be written (output_unwritable).
     """
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{_cut(path.name, 80)}.{secrets.token_hex(4)}.tmp")
     try:
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,12 +75,35 @@ def as_output_error(error: OSError, path: Path) -> OSError:
 
 
 def safe_name(name: str) -> str:
-    """A reversible file name for any identifier: letters, digits, '.', '_', '-' stay, all else is percent-encoded.
+    """A file name for any identifier: letters and digits of any script, '.', '_', '-' stay, all else is encoded as %XX.
 
-    The result never is '.', '..', hidden or a path: `safe_name('../a b')` is '%2E.%2Fa%20b'.
+    Names that differ in their Unicode form alone, as macOS and Linux write them, get one name. The result never is '.',
+    '..', a path, or of those that readers of tables pass over, which start with '.' or '_': `safe_name('../a b')` is
+    '%2E.%2Fa%20b'. It leaves room for prefixes and suffixes within a file system's 255 bytes: of a name too long for
+    that the first part stays, with '~' and a checksum. Without '~' `urllib.parse.unquote` gives the name back.
     """
-    encoded = quote(name, safe="").replace("~", "%7E")
-    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+    encoded = "".join(one if _stays(one) else quote(one, safe="") for one in normal_form(name)).replace("~", "%7E")
+    if encoded.startswith((".", "_")):
+        encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
+    if len(encoded.encode()) <= LONGEST_NAME_BYTES:
+        return encoded
+    digest = hashlib.sha256(encoded.encode()).hexdigest()[:_DIGEST]
+    return f"{_cut(encoded, LONGEST_NAME_BYTES - _DIGEST - 1)}~{digest}"
+
+
+def normal_form(text: str) -> str:
+    """A text in Unicode's composed form, in which names are compared: macOS decomposes those of files."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _stays(character: str) -> bool:
+    return character in "._-" or unicodedata.category(character)[0] in "LMN"
+
+
+def _cut(name: str, length: int) -> str:
+    """At most `length` bytes of a name, without half a character or half an escape at the end."""
+    cut = name.encode()[:length].decode(errors="ignore")
+    return re.sub(r"%.?$", "", cut) if len(cut) < len(name) else cut
 
 
 def md5_of(path: Path) -> str:

@@ -23,6 +23,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.geometry import Box
+from muse_core.machine.files import normal_form
 from muse_core.nuclei_dataset.part import NucleiPart
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class NucleiDataset:
         paths = sorted(info.path for info in self._filesystem.get_file_info(selector) if info.is_file)
         self._parts: dict[str, list[NucleiPart]] = {}
         for path in paths:
-            slide_id = _slide_of(path[len(self.root) :])
-            if slide_id is not None:
-                self._parts.setdefault(slide_id, []).append(NucleiPart(self._filesystem, path))
+            if (folder := _slide_folder_of(path[len(self.root) :])) is not None:
+                part = NucleiPart(self._filesystem, path)
+                self._parts.setdefault(_slide_of(folder, part), []).append(part)
         if not self._parts:
             raise DatasetError(f"{source}: {_why_no_parts(self._filesystem, self.root)}")
 
@@ -77,6 +78,7 @@ class NucleiDataset:
         Raises:
             DatasetError: the dataset has no such slide.
         """
+        slide_id = normal_form(slide_id)
         if slide_id not in self._parts:
             known = ", ".join(self.slide_ids[:5]) + (", ..." if len(self._parts) > 5 else "")
             raise DatasetError(f"slide {slide_id!r}: not in {self.root}; there are {len(self._parts)}: {known}")
@@ -133,14 +135,12 @@ class NucleiDataset:
     def nothing(self, slide_id: str, columns: Sequence[str] | None = None) -> pa.Table:
         """No nuclei of a slide, in the columns that they would have."""
         part = self.part(slide_id)
-        schema = part.metadata.schema.to_arrow_schema().remove_metadata()
-        return pa.schema([schema.field(name) for name in columns or _light(part)]).empty_table()
+        return pa.schema([part.schema.field(name) for name in columns or _light(part)]).empty_table()
 
     def arrow(self) -> pyarrow.dataset.Dataset:
         """All nuclei as a lazy Arrow dataset; a column that only some slides have is null elsewhere."""
         paths = [part.path for parts in self._parts.values() for part in parts]
-        schemas = [part.metadata.schema.to_arrow_schema() for parts in self._parts.values() for part in parts]
-        schema = pa.unify_schemas([schema.remove_metadata() for schema in schemas])
+        schema = pa.unify_schemas([part.schema for parts in self._parts.values() for part in parts])
         return pyarrow.dataset.dataset(paths, schema=schema, filesystem=self._filesystem, format="parquet")
 
     def duckdb(self) -> "duckdb.DuckDBPyConnection":
@@ -149,9 +149,9 @@ class NucleiDataset:
 
         connection = duckdb.connect()
         connection.execute("SET parquet_metadata_cache = true")
-        # Names of folders are strings whatever they look like, and slides of another model have other columns.
-        options = "hive_partitioning = true, hive_types_autocast = false, union_by_name = true"
-        parts = _sql_path(self.root, "/project=*/slide_id=*/part-*.parquet")
+        # Names of folders, of the user's own too, are no columns; and slides of another model have other columns.
+        options = "hive_partitioning = false, union_by_name = true"
+        parts = _sql_path(self.root, "/*/*/part-*.parquet")
         connection.execute(f"CREATE VIEW nuclei AS FROM read_parquet({parts}, {options})")
         if self._filesystem.get_file_info(self._slides_path).type == fs.FileType.File:
             connection.execute(f"CREATE VIEW slides AS FROM read_parquet({_sql_path(self._slides_path)})")
@@ -259,9 +259,15 @@ def _find(source: str | Path) -> tuple[fs.FileSystem, str]:
     return filesystem, inner.path if inner.type == fs.FileType.Directory else root
 
 
-def _slide_of(relative: str) -> str | None:
-    """The slide of a part's path below the `nuclei` folder; None for what is no part."""
+def _slide_folder_of(relative: str) -> str | None:
+    """The slide's folder in a part's path below the `nuclei` folder; None for what is no part."""
     names = relative.strip("/").split("/")
-    if len(names) != 3 or not names[1].startswith("slide_id=") or names[2].startswith((".", "_")):
-        return None
-    return unquote(names[1].removeprefix("slide_id=")) if names[2].endswith(".parquet") else None
+    is_part = len(names) == 3 and names[2].endswith(".parquet") and not any(one.startswith((".", "_")) for one in names)
+    return names[1] if is_part else None
+
+
+def _slide_of(folder: str, part: NucleiPart) -> str:
+    """The slide of a folder, from its name: only a name cut short has the part opened."""
+    if "~" in folder:
+        return str(part.provenance["slide_id"])
+    return normal_form(unquote(folder.removeprefix("slide_id=")))  # a prefix of earlier versions

@@ -16,8 +16,10 @@ from pyarrow import fs
 from muse_core.errors import DatasetError
 from muse_core.geometry import Box
 from muse_core.nuclei_dataset.write import PROVENANCE_KEY
+from muse_core.schemas import NUCLEI
 
 _GROUPS_AT_ONCE = 8  # 131,072 rows: some ten MB of the columns that queries want
+_NAMES = ("slide_id", "project")
 _ENDLESS = (-np.inf, -np.inf, np.inf, np.inf)
 
 
@@ -73,9 +75,15 @@ class NucleiPart:
         return int(self.metadata.num_rows)
 
     @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns, with the types that `nuclei_schema` has: parts of earlier versions are read with them too."""
+        found = self.metadata.schema.to_arrow_schema().remove_metadata()
+        return pa.schema([NUCLEI.field(field.name) if field.name in _NAMES else field for field in found])
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns."""
-        return list(self.metadata.schema.to_arrow_schema().names)
+        return list(self.schema.names)
 
     @cached_property
     def bounds_level0(self) -> NDArray[np.float64]:
@@ -119,9 +127,10 @@ class NucleiPart:
     def _read_groups(self, file: pq.ParquetFile, groups: list[int], columns: list[str]) -> pa.Table:
         try:
             # A few groups are read sooner than threads are woken.
-            return file.read_row_groups(groups, columns=columns, use_threads=len(groups) == _GROUPS_AT_ONCE)
+            table = file.read_row_groups(groups, columns=columns, use_threads=len(groups) == _GROUPS_AT_ONCE)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(self.path, error) from None
+        return table.cast(pa.schema([self.schema.field(name) for name in table.column_names]))
 
     def _open(self, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
         try:

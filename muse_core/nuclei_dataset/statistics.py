@@ -3,7 +3,7 @@
 Densities are nuclei in tissue per mm² of tissue; the tissue's area comes from the slides table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from muse_core.nuclei_dataset.dataset import NucleiDataset
 from muse_core.nuclei_dataset.regions import read_regions
 
 _DENSITIES = """
-    WITH classes AS (SELECT UNNEST(?::VARCHAR[]) AS class_name),
+    WITH classes AS (SELECT UNNEST(?::VARCHAR[]) AS slide_id, UNNEST(?::VARCHAR[]) AS class_name),
     areas AS (SELECT slide_id, project, tissue_mm2 FROM slides WHERE status = 'done'),
     counts AS (
         SELECT slide_id, class_name, count(*) AS n_nuclei, count(*) FILTER (in_tissue) AS n_in_tissue,
@@ -27,7 +27,7 @@ _DENSITIES = """
     SELECT slide_id, project, class_name, coalesce(n_nuclei, 0) AS n_nuclei, tissue_mm2,
            coalesce(n_in_tissue, 0) / nullif(tissue_mm2, 0) AS per_mm2,
            coalesce(n_nuclei, 0) / nullif(sum(n_nuclei) OVER (PARTITION BY slide_id), 0) AS share, mean_score
-    FROM areas CROSS JOIN classes LEFT JOIN counts USING (slide_id, class_name)
+    FROM areas JOIN classes USING (slide_id) LEFT JOIN counts USING (slide_id, class_name)
     ORDER BY slide_id, list_position(?::VARCHAR[], class_name)
 """
 
@@ -56,7 +56,7 @@ _NEIGHBOURS = pa.schema(
 
 
 def class_densities(dataset: NucleiDataset) -> pa.Table:
-    """Nuclei of each class on each finished slide: one row a slide and class, also where there is none.
+    """Nuclei of each class on each finished slide: one row a slide and class of its model, also where there is none.
 
     Returns:
         slide_id, project, class_name, n_nuclei, tissue_mm2, per_mm2 (of nuclei in tissue), share (0..1, of the slide's
@@ -65,14 +65,17 @@ def class_densities(dataset: NucleiDataset) -> pa.Table:
     Raises:
         DatasetError: there is no slides table, so that the tissue's area is unknown.
     """
-    _need_slides(dataset)
-    names = list(dataset.class_names)
+    # A class that a slide's model does not know is not 0 there: nobody looked for it.
+    pairs = [(slide_id, name) for slide_id in _listed_slides(dataset) for name in _classes_of(dataset, slide_id)]
+    slides, names = [slide_id for slide_id, _ in pairs], [name for _, name in pairs]
     with dataset.duckdb() as database:
-        return database.sql(_DENSITIES, params=[names, names]).to_arrow_table()
+        return database.sql(_DENSITIES, params=[slides, names, list(dataset.class_names)]).to_arrow_table()
 
 
 def cohort_summary(dataset: NucleiDataset) -> pa.Table:
     """One row a finished slide: nuclei, tissue, density, score, and of each class `n_`, `share_` and `per_mm2_<class>`.
+
+    Those of a class that a slide's model does not know are null.
 
     Raises:
         DatasetError: there is no slides table.
@@ -90,6 +93,19 @@ def cohort_summary(dataset: NucleiDataset) -> pa.Table:
         row["mean_score"] = row["mean_score"] / row["n_nuclei"] if row["n_nuclei"] else None
     columns = _columns_of_classes(dataset.class_names, "n", "share", "per_mm2")
     return pa.Table.from_pylist(list(rows.values()), schema=pa.schema([*_SLIDE, *columns]))
+
+
+def pooled_density(rows: Sequence[Mapping[str, Any]], class_name: str) -> float | None:
+    """Nuclei of a class per mm² of tissue over all slides whose model knows it; None where there is no such tissue.
+
+    Args:
+        rows: of `cohort_summary`.
+        class_name: the class.
+    """
+    known = [row for row in rows if row[f"n_{class_name}"] is not None]
+    mm2 = sum(row["tissue_mm2"] or 0.0 for row in known)
+    inside = sum((row[f"per_mm2_{class_name}"] or 0.0) * (row["tissue_mm2"] or 0.0) for row in known)
+    return inside / mm2 if mm2 else None
 
 
 def counts_in_regions(
@@ -201,9 +217,15 @@ def _positions_um(dataset: NucleiDataset, slide_id: str, names: Sequence[str]) -
     return {name: xy[class_ids == known.index(name)] for name in names}
 
 
-def _need_slides(dataset: NucleiDataset) -> None:
-    if dataset.slides() is None:
+def _listed_slides(dataset: NucleiDataset) -> list[str]:
+    if (slides := dataset.slides()) is None:
         raise DatasetError(f"{dataset.root}: no slides.parquet beside it; densities need its tissue_mm2")
+    return [str(slide_id) for slide_id in slides["slide_id"].to_pylist()]
+
+
+def _classes_of(dataset: NucleiDataset, slide_id: str) -> tuple[str, ...]:
+    """Those of its model; of a slide that has no part those of all."""
+    return dataset.part(slide_id).class_names if slide_id in dataset.slide_ids else dataset.class_names
 
 
 def _tissue_mm2(dataset: NucleiDataset, slide_id: str) -> float | None:

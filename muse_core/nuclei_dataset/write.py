@@ -76,9 +76,23 @@ class WrittenNuclei(NamedTuple):
 
 
 def part_path(out: Path, header: NucleiHeader, number: int = 0) -> Path:
-    """Where a slide's nuclei lie in the output folder; names are percent-encoded and never leave their folder."""
-    folder = f"project={safe_name(header.project)}/slide_id={safe_name(header.slide_id)}"
-    return out / "nuclei" / folder / f"part-{number:04d}.parquet"
+    """Where a slide's nuclei lie in the output folder; names never leave their folder, nor say `key=value`."""
+    return slide_folder(out, header.project, header.slide_id) / f"part-{number:04d}.parquet"
+
+
+def slide_folder(out: Path, project: str, slide_id: str) -> Path:
+    """The folder of a slide's nuclei."""
+    return out / "nuclei" / safe_name(project) / safe_name(slide_id)
+
+
+def parts_of_slide(out: Path, slide_id: str) -> list[Path]:
+    """Every part of one slide, whichever project it is filed under, sorted."""
+    return sorted((out / "nuclei").glob(f"*/{safe_name(slide_id)}/*.parquet"))  # no name of ours is a pattern
+
+
+def has_parts(out: Path) -> bool:
+    """Whether an output folder holds any part, of any layout."""
+    return any(out.glob("nuclei/*/*/*.parquet"))
 
 
 def nuclei_table(header: NucleiHeader, points: NucleusPoints) -> pa.Table:
@@ -92,8 +106,8 @@ def nuclei_table(header: NucleiHeader, points: NucleusPoints) -> pa.Table:
     xy_um = level0_to_um(xy, header.slide_mpp).astype(np.float32)
     class_ids = np.asarray(points.class_ids, np.int16)
     columns: dict[str, pa.Array] = {
-        "slide_id": _constant(header.slide_id, len(xy)),
-        "project": _constant(header.project, len(xy)),
+        "slide_id": pa.repeat(header.slide_id, len(xy)),
+        "project": pa.repeat(header.project, len(xy)),
         "nucleus_id": nucleus_ids(xy),
         "x_level0": np.ascontiguousarray(xy[:, 0]),
         "y_level0": np.ascontiguousarray(xy[:, 1]),
@@ -273,10 +287,6 @@ def _provenance(header: NucleiHeader) -> bytes:
     facts = {"slide_id": header.slide_id, "project": header.project, "mpp_x": mpp_x, "mpp_y": mpp_y}
     facts |= {"class_names": list(header.class_names), "embedding_size": header.embedding_size}
     return json.dumps({**header.provenance, **facts}, sort_keys=True).encode()
-
-
-def _constant(value: str, length: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), pa.array([value]))
 
 
 def _check_points(header: NucleiHeader, points: NucleusPoints) -> None:

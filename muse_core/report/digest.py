@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from muse_core.cohort.paths import RunPaths
-from muse_core.nuclei_dataset import NucleiDataset, cohort_summary
+from muse_core.nuclei_dataset import NucleiDataset, cohort_summary, has_parts, pooled_density
 from muse_core.report.page import write_report
 
 REPORT_NAME = "report.html"
@@ -37,7 +37,7 @@ def refresh_report(
 
 def has_nuclei(out: Path) -> bool:
     """Whether any slide of a folder that inference wrote is finished, not only kept from before it failed."""
-    if not any(out.glob("nuclei/project=*/slide_id=*/*.parquet")):
+    if not has_parts(out):
         return False
     slides = NucleiDataset(out).slides()
     return slides is None or "done" in slides["status"].to_pylist()
@@ -58,8 +58,8 @@ def digest_text(out: Path) -> str:
     lines += ["| class | nuclei | share | per mm² of tissue |", "|---|---:|---:|---:|"]
     for name in dataset.class_names:
         count = sum(row.get(f"n_{name}") or 0 for row in rows)
-        inside = sum((row.get(f"per_mm2_{name}") or 0.0) * (row["tissue_mm2"] or 0.0) for row in rows)
-        density = f"{inside / mm2:,.0f}" if mm2 else ""
+        per_mm2 = pooled_density(rows, name)
+        density = "" if per_mm2 is None else f"{per_mm2:,.0f}"
         lines.append(f"| {name} | {count:,} | {count / max(total, 1):.1%} | {density} |")
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from muse_core.cohort.paths import RunPaths
 from muse_core.errors import DatasetError
 from muse_core.machine.files import whole_file
 from muse_core.models.familiar import MUCH_DOUBT
-from muse_core.nuclei_dataset import NucleiDataset, class_colours, cohort_summary
+from muse_core.nuclei_dataset import NucleiDataset, class_colours, cohort_summary, pooled_density
 from muse_core.report.charts import bars, segments, strips
 from muse_core.report.maps import density_maps, ramp
 from muse_core.report.notes import mean_score, notes_on
@@ -115,7 +115,7 @@ def _open(dataset: NucleiDataset, slide_ids: tuple[str, ...], settings: ReportSe
 def _overview(cohort: _Cohort, shown: list[str]) -> dict[str, Any]:
     """What the page says of all slides."""
     rows = sorted(cohort.rows, key=lambda row: (row["project"] or "", row["slide_id"]))
-    counts = {name: sum(row[f"n_{name}"] for row in rows) for name in cohort.colours}
+    counts = {name: sum(row[f"n_{name}"] or 0 for row in rows) for name in cohort.colours}
     total, mm2 = sum(counts.values()), sum(row["tissue_mm2"] or 0.0 for row in rows)
     inside = sum((row["per_mm2"] or 0.0) * (row["tissue_mm2"] or 0.0) for row in rows)
     densities = {
@@ -128,7 +128,7 @@ def _overview(cohort: _Cohort, shown: list[str]) -> dict[str, Any]:
         "n_nuclei": total,
         "tissue_mm2": mm2,
         "per_mm2": inside / mm2 if mm2 else None,
-        "classes": _class_rows(counts, mm2, cohort),
+        "classes": _class_rows(counts, cohort),
         "bar": segments([(name, cohort.colours[name], count / max(total, 1)) for name, count in counts.items()]),
         "rows": [_cohort_row(row, cohort, shown) for row in rows[: cohort.settings.rows_shown]],
         "n_hidden": max(0, len(rows) - cohort.settings.rows_shown),
@@ -141,12 +141,11 @@ def _overview(cohort: _Cohort, shown: list[str]) -> dict[str, Any]:
     }
 
 
-def _class_rows(counts: Mapping[str, int], mm2: float, cohort: _Cohort) -> list[dict[str, Any]]:
+def _class_rows(counts: Mapping[str, int], cohort: _Cohort) -> list[dict[str, Any]]:
     total = max(1, sum(counts.values()))
     rows = []
     for name, count in counts.items():
-        inside = sum((row[f"per_mm2_{name}"] or 0.0) * (row["tissue_mm2"] or 0.0) for row in cohort.rows)
-        density = inside / mm2 if mm2 else None
+        density = pooled_density(cohort.rows, name)
         rows.append(
             {"name": name, "colour": cohort.colours[name], "n": count, "share": count / total, "per_mm2": density}
         )

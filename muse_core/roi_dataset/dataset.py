@@ -1,6 +1,6 @@
 """The ROI dataset as training and queries read it; `roi_dataset.write` makes its parts.
 
-    OUT/rois/project=<P>/part-<slide>-<chunk>.parquet     columns: muse_core.schemas.ROIS
+    OUT/rois/<project>/part-<slide>-<chunk>.parquet     columns: muse_core.schemas.ROIS
 
 A row group holds one ROI, so that a random ROI costs one seek and reads nothing else; a footer grows by 1 kB a ROI for
 it. Image bytes are JPEG already and stored as they are; everything else is compressed.

@@ -22,12 +22,6 @@ from muse_core.schemas import NO_PROJECT, NUCLEUS, ROIS, SMALL_COLUMNS
 logger = logging.getLogger(__name__)
 
 
-# In files `project` is a dictionary: pyarrow and pandas give a hive folder's name that type and refuse to merge others.
-_FILE_SCHEMA = ROIS.set(
-    ROIS.get_field_index("project"), ROIS.field("project").with_type(pa.dictionary(pa.int32(), pa.string()))
-)
-
-
 _NUCLEI_LEAVES = [f"nuclei.list.element.{leaf.name}" for leaf in NUCLEUS]
 
 
@@ -75,10 +69,8 @@ class Written(NamedTuple):
 
 
 def part_path(out: Path, project: str, slide_id: str, chunk: int) -> Path:
-    """Where a chunk of a slide's ROIs lies in the dataset; names are percent-encoded and never leave their folder."""
-    return (
-        out / "rois" / f"project={safe_name(project or NO_PROJECT)}" / f"part-{safe_name(slide_id)}-{chunk:04d}.parquet"
-    )
+    """Where a chunk of a slide's ROIs lies in the dataset; names never leave their folder, nor say `key=value`."""
+    return out / "rois" / safe_name(project or NO_PROJECT) / f"part-{safe_name(slide_id)}-{chunk:04d}.parquet"
 
 
 def parts_by_slide(out: Path) -> dict[str, list[Path]]:
@@ -86,7 +78,7 @@ def parts_by_slide(out: Path) -> dict[str, list[Path]]:
     # The chunk is what follows the last dash, so that the parts of `a` are not those of `a-0001`.
     name = re.compile(r"part-(.+)-\d+\.parquet")
     found: dict[str, list[Path]] = {}
-    for path in sorted((out / "rois").glob("project=*/part-*.parquet")):
+    for path in sorted((out / "rois").glob("*/part-*.parquet")):
         if match := name.fullmatch(path.name):
             found.setdefault(match[1], []).append(path)
     return found
@@ -116,7 +108,7 @@ def write_rois(path: Path, rows: Iterable[RoiRow], metadata: Mapping[str, Any]) 
     n_rois = n_nuclei = 0
     if first is None:
         return Written(n_rois, n_nuclei)
-    schema = _FILE_SCHEMA.with_metadata({PROVENANCE_KEY: json.dumps(dict(metadata), sort_keys=True).encode()})
+    schema = ROIS.with_metadata({PROVENANCE_KEY: json.dumps(dict(metadata), sort_keys=True).encode()})
     with whole_file(path) as temporary, pq.ParquetWriter(temporary, schema, **_WRITER_OPTIONS) as writer:
         for row in chain([first], rows):
             writer.write_batch(_batch(row, schema))

@@ -22,11 +22,12 @@ def infer(slides: Path, out: Path, *overrides: str, mpp: float | None = None, **
     settings = load_settings(InferSettings, None, overrides)
     manifest = read_inputs(slides, mpp)
     with open_infer(InferOptions(out=out, **({"checkpoint": NUCLEUS_DETECTOR} | options)), settings) as run:
+        run.begin(manifest)
         return run.finish(manifest, list(do_all(run, manifest.rows, run.do_slide)))
 
 
 def parts(out: Path) -> list[Path]:
-    return sorted(out.glob("nuclei/project=*/slide_id=*/part-*.parquet"))
+    return sorted(out.glob("nuclei/*/*/part-*.parquet"))
 
 
 def nuclei(out: Path) -> list[dict]:

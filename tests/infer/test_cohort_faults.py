@@ -172,7 +172,7 @@ def test_one_bad_slide_never_ends_the_batch(tiny, tmp_path):
     }
     assert "fluorescence" in rows["dark"]["message"]
     assert (summary.slides_done, summary.slides_failed, summary.slides_skipped) == (1, 5, 1)
-    assert [part.parent.name for part in parts(tmp_path / "out")] == ["slide_id=good"]
+    assert [part.parent.name for part in parts(tmp_path / "out")] == ["good"]
 
 
 def test_a_slide_begun_with_other_tiles_is_begun_anew_and_one_done_is_not(inferred, small, tmp_path, monkeypatch):

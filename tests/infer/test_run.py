@@ -119,6 +119,18 @@ def test_rerun_does_only_what_is_missing_or_changed(tiny, tmp_path):
     parts(out)[0].unlink()
     assert infer(manifest, out, "min_score=0.6", checkpoint=other).slides_reused == 1
     assert len(parts(out)) == 2
+    only_a = write_manifest(tmp_path / "a.csv", "A,C,P,a.svs,,,")
+    with pytest.raises(OutputError, match=r"holds slide B of another model, other\.safetensors") as caught:
+        infer(only_a, out, "min_score=0.6")
+    assert caught.value.reason == "output_mixed"
+    assert infer(only_a, out, "min_score=0.6", checkpoint=other).slides_reused == 1
+
+
+def test_parts_of_earlier_versions_are_not_added_to(tiny, tmp_path):
+    (tmp_path / "out" / "nuclei" / "project=LAB").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"rm -r '.*nuclei' and run the same command again") as caught:
+        infer(tiny, tmp_path / "out")
+    assert caught.value.reason == "output_old"
 
 
 def test_slides_of_one_name_in_two_folders_do_not_collide(tiny, tmp_path):

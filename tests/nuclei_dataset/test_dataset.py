@@ -166,3 +166,27 @@ def test_unfinished_files_are_passed_over(tmp_path):
     (folder / ".staging-x").mkdir()
     (folder / ".staging-x" / ".000000.tmp").write_bytes(b"half")
     assert len(NucleiDataset(tmp_path)) == 100
+
+
+def test_parts_of_earlier_versions_are_read_with_todays_types(tmp_path):
+    write_slide(tmp_path / "new", 40, "käse 1")
+    old = tmp_path / "old" / "nuclei" / "project=LAB" / "slide_id=k%C3%A4se%201" / "part-0000.parquet"
+    old.parent.mkdir(parents=True)
+    table = pq.read_table(part_path(tmp_path / "new", header("käse 1")))
+    for name in ("slide_id", "project"):
+        table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+    pq.write_table(table, old)
+    new, earlier = NucleiDataset(tmp_path / "new"), NucleiDataset(tmp_path / "old")
+    assert earlier.slide_ids == ["käse 1"]
+    (found,) = earlier.tables("käse 1")
+    assert found.equals(next(new.tables("käse 1")))
+    assert earlier.arrow().to_table(["slide_id", "x_um"]).equals(new.arrow().to_table(["slide_id", "x_um"]))
+    with earlier.duckdb() as database:
+        assert database.sql("SELECT DISTINCT slide_id, project FROM nuclei").fetchall() == [("käse 1", "LAB")]
+
+
+def test_a_slide_is_found_by_either_unicode_form_of_its_name(tmp_path):
+    write_slide(tmp_path, 7, "cafe\u0301")
+    dataset = NucleiDataset(tmp_path)
+    assert dataset.slide_ids == ["caf\u00e9"]
+    assert sum(map(len, dataset.tables("cafe\u0301"))) == sum(map(len, dataset.tables("caf\u00e9"))) == 7

@@ -18,6 +18,7 @@ from muse_core.nuclei_dataset import (
     neighbour_statistics,
     nuclei_table,
     part_path,
+    pooled_density,
     write_nuclei,
 )
 from tests.data.make_nuclei import CLASSES, MPP, header, write_slide, write_slides_table
@@ -185,3 +186,17 @@ def test_a_slide_without_nuclei_has_no_neighbours(tmp_path):
     table = neighbour_statistics(dataset, "S1")
     assert len(table) == 0
     assert table.schema.equals(neighbour_statistics(write_points(tmp_path / "five", FIVE), "S1").schema)
+
+
+def test_a_class_that_a_slides_model_does_not_know_is_null_and_not_zero(tmp_path):
+    write_points(tmp_path, FIVE)
+    dataset = write_points(tmp_path, FIVE, slide_id="S2", class_names=(LYMPHOCYTE, "mitosis"))
+    write_slides_table(tmp_path, {"S1": 0.5, "S2": 0.25})
+    pairs = {(row["slide_id"], row["class_name"]) for row in class_densities(dataset).to_pylist()}
+    assert pairs == {("S1", LYMPHOCYTE), ("S1", TUMOUR), ("S1", STROMAL), ("S2", LYMPHOCYTE), ("S2", "mitosis")}
+    first, second = rows = cohort_summary(dataset).to_pylist()
+    assert (first["n_mitosis"], first["per_mm2_mitosis"], first[f"n_{STROMAL}"]) == (None, None, 0)
+    assert (second["n_mitosis"], second["per_mm2_mitosis"]) == (2, pytest.approx(2 / 0.25))
+    assert second[f"per_mm2_{TUMOUR}"] is None
+    assert pooled_density(rows, "mitosis") == pytest.approx(2 / 0.25), "the tissue of S1 was not searched for it"
+    assert pooled_density(rows, LYMPHOCYTE) == pytest.approx(4 / 0.75)

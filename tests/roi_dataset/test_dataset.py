@@ -135,8 +135,8 @@ def test_provenance_travels_with_the_part(out):
 
 def test_names_never_leave_their_folder(tmp_path):
     path = part_path(tmp_path, "../P", "../../s", 3)
-    assert path == tmp_path / "rois" / "project=%2E.%2FP" / "part-%2E.%2F..%2Fs-0003.parquet"
-    assert part_path(tmp_path, "", "s", 0).parent.name == "project=unknown"
+    assert path == tmp_path / "rois" / "%2E.%2FP" / "part-%2E.%2F..%2Fs-0003.parquet"
+    assert part_path(tmp_path, "", "s", 0).parent.name == "unknown"
 
 
 def test_parts_of_a_slide_are_its_own_and_found_in_any_project(tmp_path):
@@ -277,7 +277,7 @@ def test_a_pickled_dataset_is_small_and_holds_no_file(out):
 
 
 def test_hidden_and_other_files_are_passed_over(out):
-    (out / "rois" / "project=P1" / ".part-s1-0009.parquet.abc.tmp").write_bytes(b"half")
+    (out / "rois" / "P1" / ".part-s1-0009.parquet.abc.tmp").write_bytes(b"half")
     (out / "rois" / ".staging").mkdir()
     (out / "rois" / ".staging" / "part-s1-0000.parquet").write_bytes(b"half")
     (out / "rois" / "notes.txt").write_text("hello")

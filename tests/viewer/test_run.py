@@ -71,7 +71,7 @@ def test_a_run_still_being_written_is_looked_at_as_it_grows(tmp_path, drawn, mon
 
 
 def test_a_foreign_geoparquet_is_one_line(tmp_path):
-    folder = tmp_path / "nuclei" / "project=X" / "slide_id=S1"
+    folder = tmp_path / "nuclei" / "X" / "S1"
     folder.mkdir(parents=True)
     pq.write_table(pa.table({"x": [1.0], "y": [2.0]}), folder / "part-0000.parquet")
     run = ViewedRun(tmp_path, lab=tmp_path / "lab")

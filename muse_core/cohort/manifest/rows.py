@@ -14,13 +14,12 @@ from muse_core.cohort.manifest.tcga import patient_barcode
 from muse_core.cohort.uris import absolute_uri, missing_driver, path_of, path_text, public_uri, scheme_of, uri_problem
 from muse_core.errors import ConfigError
 from muse_core.images.plausible_mpp import SLIDE_MPP
-from muse_core.machine.files import safe_name
+from muse_core.machine.files import normal_form
 
 COLUMNS = ("slide_id", "case_id", "project", "uri", "size", "md5", "mpp")
 UNKNOWN_PROJECT = "unknown"
 
-# File systems take 255 bytes a name; the rest is left for prefixes and suffixes.
-_LONGEST_NAME_BYTES = 200
+_LONGEST_NAME_BYTES = 1024  # four times a file's; what is too long for a file's name is cut there (`safe_name`)
 _LARGEST_SIZE = 2**63 - 1  # the slides table holds it as int64
 Row = TypeVar("Row")
 
@@ -134,7 +133,7 @@ def doubled_ids(named: Iterable[tuple[int, str]]) -> Iterator[Problem]:
     Args:
         named: line number and slide id of each row; rows without an id do not count.
     """
-    for (row, slide_id), others in _groups([one for one in named if one[1]], lambda one: one[1]):
+    for (row, slide_id), others in _groups([one for one in named if one[1]], lambda one: normal_form(one[1])):
         message = f"slide_id {slide_id!r} is also in {_listed([other for other, _ in others])}; give each its own"
         yield Problem(row, message, slide_id)
 
@@ -209,12 +208,9 @@ def _missing_drivers(rows: Sequence[ManifestRow]) -> Iterator[Problem]:
 def _name(column: str, text: str) -> str:
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
         raise ValueError(f"{column} {text!r} holds a control character or broken text; take it out")
-    length = len(safe_name(text))
-    if length > _LONGEST_NAME_BYTES:
-        raise ValueError(
-            f"{column} {text[:40]!r}... takes {length} bytes as a file name; at most {_LONGEST_NAME_BYTES} fit"
-        )
-    return text
+    if (length := len(text.encode())) > _LONGEST_NAME_BYTES:
+        raise ValueError(f"{column} {text[:40]!r}... takes {length} bytes; at most {_LONGEST_NAME_BYTES} fit")
+    return normal_form(text)
 
 
 def _uri(text: str, folder: Path) -> str:

@@ -125,8 +125,8 @@ def test_two_stray_quotes_do_not_make_one_row_of_two(manifest):
         ("s\x07,c,p,/a.svs,,,", "holds a control character"),
         ("s,c,p\x1b[31m,/a.svs,,,", "project 'p\\x1b[31m' holds a control character"),
         ("s,c,p,/a\x00.svs,,,", None),
-        ("s" * 201 + ",c,p,/a.svs,,,", "takes 201 bytes as a file name; at most 200 fit"),
-        ("😐" * 17 + ",c,p,/a.svs,,,", "takes 204 bytes as a file name"),
+        ("s" * 1025 + ",c,p,/a.svs,,,", "takes 1025 bytes; at most 1024 fit"),
+        ("😐" * 257 + ",c,p,/a.svs,,,", "takes 1028 bytes"),
     ],
 )
 def test_a_bad_row_is_named_and_loses_no_other(manifest, line, message):
