@@ -57,7 +57,9 @@ def test_a_run_leaves_checkpoint_record_settings_and_pictures(whole):
     assert [one["step"] for one in record["validations"]] == [4, 8, 12]
     losses = np.array(record["losses"])
     assert losses.shape == (12, 5)
-    assert (losses > 0).all(), "total, L_reg, L_type, L_cons and the dense task all take part"
+    # In a step whose pictures are all immunostained no nucleus has a class.
+    assert (losses >= 0).all()
+    assert (losses > 0).any(axis=0).all(), "total, L_reg, L_type, L_cons and the dense task all take part"
     assert set(result.scores["protocols"]) >= {"mcspatnet", "ocelot", "dpa", "puma", "hovernet"}
     assert json.loads((out / "config.json").read_text())["steps"] == 12
     for name in ("curves.png", "confusion.png"):
