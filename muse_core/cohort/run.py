@@ -37,12 +37,13 @@ from muse_core.cohort.records import (
 )
 from muse_core.cohort.staging import commit_files, drop_other_attempts, remove_staging
 from muse_core.cohort.summary import AnySummary, write_summary
-from muse_core.cohort.uris import public_text, public_uri
+from muse_core.cohort.uris import path_of, public_text, public_uri
 from muse_core.cohort.work import Tell, Work
-from muse_core.errors import AcquireError, MuseError, OutputError, TissueError, WorkersLostError
+from muse_core.errors import AcquireError, MuseError, OutputError, SlideReadError, TissueError, WorkersLostError
 from muse_core.machine.files import sweep_temporaries, whole_file
 from muse_core.machine.lock import locked
 from muse_core.machine.workers import WorkerError, Workers, open_workers
+from muse_core.slide.probe import death_of
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +263,7 @@ class CohortRun(Generic[AnySummary]):
             # The one broad except: no fault of a slide, of ours or of a third party's code may end the cohort.
             if self.stopping.is_set():
                 raise  # the workers were taken away; the slide is none the worse
-            return self._failure(row.slide_id, error, facts)
+            return self._failure(row.slide_id, _explained(error, row), facts)
 
     def _failure(self, slide_id: str, error: Exception, facts: dict[str, Any]) -> dict[str, Any]:
         status, reason, message = _verdict(slide_id, error)
@@ -379,6 +380,18 @@ def do_manifest(run: CohortRun[Any], manifest: Manifest, watcher: Watcher = NOBO
         run.finish(manifest, records)  # what was done can be queried, if there is room for the table
         raise
     return records
+
+
+def _explained(error: Exception, row: ManifestRow) -> Exception:
+    """A worker's death as what it was where the slide's reader died of its file; found out in a process of its own."""
+    path = path_of(row.uri)
+    if not isinstance(error, KilledWorker) or path is None or not path.is_file():
+        return error
+    death = death_of(path)
+    if death is None:
+        return error
+    text = f"{path}: worker after worker died over it: its reader {death}; convert it to a tiled JPEG TIFF"
+    return SlideReadError(text, reason="reader_died")
 
 
 def _verdict(slide_id: str, error: Exception) -> tuple[str, str, str]:

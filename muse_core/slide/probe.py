@@ -1,0 +1,102 @@
+"""Whether a reader dies of a file, found out in a process that may.
+
+A library that decodes slides can take the process along where a file is of a kind it was not made for. Kinds that were
+seen to be read (tests/slide/test_encodings.py) are trusted; of any other the first file is tried here.
+"""
+
+import signal
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from muse_core.slide.tiff_pages import TiffFacts, TiffPage
+
+_COMMAND = (sys.executable, "-m", "muse_core.slide.probe_child")
+_LONGEST_S = 120.0
+_MEMORY_SIGNALS = (signal.SIGKILL,)  # how a system ends a process that takes too much memory
+# TIFF compressions that were seen to be decoded or refused by every reader that may have them.
+_USUAL = (1, 5, 7, 8, 32773, 32946, 33003, 33005, 34712, 34887, 34925, 34933, 34934, 50000, 50001, 50002)
+_USUAL_PREDICTORS = (1, 2)
+
+_probing = {"here": False}
+
+
+class Kind(NamedTuple):
+    """What a reader's fate hangs on, of one page."""
+
+    compression: int
+    predictor: int
+    photometric: int
+    bits: int
+    sample_format: int
+    channels: int
+    planes: int
+    is_tiled: bool
+
+
+def read_without_asking() -> None:
+    """Say that this is the process that may die: it asks no other."""
+    _probing["here"] = True
+
+
+def death_of_kind(path: Path, facts: TiffFacts) -> str | None:
+    """How the first file seen of a TIFF's kind ended the process that read it, in words; None where it did not.
+
+    Nothing is run for kinds that are known to be read.
+    """
+    kinds = frozenset(_kind(page) for page in facts.pages)
+    if _probing["here"] or all(_is_usual(kind) for kind in kinds):
+        return None
+    return _first_death(kinds, path)
+
+
+def death_of(path: Path) -> str | None:
+    """How reading a file ends the process that does it, in words; None where it lives, or dies of memory."""
+    try:
+        done = subprocess.run([*_COMMAND, str(path)], capture_output=True, text=True, timeout=_LONGEST_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
+        return f"hangs for over {_LONGEST_S:g} s {_last(said)}"
+    if done.returncode >= 0 or -done.returncode in _MEMORY_SIGNALS:
+        return None
+    try:
+        name = signal.Signals(-done.returncode).name
+    except ValueError:
+        name = f"signal {-done.returncode}"
+    return f"dies ({name}) {_last(done.stdout)}"
+
+
+@lru_cache(maxsize=256)
+def _cached_death(kinds: frozenset[Kind]) -> list[str | None]:
+    return []
+
+
+def _first_death(kinds: frozenset[Kind], path: Path) -> str | None:
+    known = _cached_death(kinds)
+    if not known:
+        known.append(death_of(path))
+    return known[0]
+
+
+def _kind(page: TiffPage) -> Kind:
+    return Kind(
+        page.compression,
+        page.predictor,
+        page.photometric,
+        page.bits,
+        page.sample_format,
+        page.channels,
+        page.planes,
+        page.is_tiled,
+    )
+
+
+def _is_usual(kind: Kind) -> bool:
+    return kind.compression in _USUAL and kind.predictor in _USUAL_PREDICTORS
+
+
+def _last(said: str) -> str:
+    lines = said.strip().splitlines()
+    return lines[-1] if lines else "while it opens the file"
