@@ -67,7 +67,8 @@ def guide_text(paths: DemoPaths) -> str:
     )
     width = max(len(str(path)) for path, _ in places)
     shown = "".join(f"  {path!s:<{width}}  {what}\n" for path, what in places)
-    return f"What to look at:\n{shown}{_STAIN_NOTE}\n"
+    view = f"To look at every nucleus, and to correct some: muse view --nuclei {paths.nuclei}\n"
+    return f"What to look at:\n{shown}{view}{_STAIN_NOTE}\n"
 
 
 def draw_demo(folder: Path) -> Path:

@@ -29,6 +29,9 @@ from muse_core.nuclei_dataset.part import NucleiPart
 if TYPE_CHECKING:
     import duckdb
     import geopandas
+    from matplotlib.figure import Figure
+
+    from muse_core.nuclei_dataset.notebook import NotebookView
 
 Unit = Literal["um", "level0"]
 Area: TypeAlias = Box | BaseGeometry
@@ -175,6 +178,36 @@ class NucleiDataset:
         table = pa.concat_tables(found) if found else self.nothing(slide_id, None)
         points = geopandas.points_from_xy(table["x_level0"].to_numpy(), table["y_level0"].to_numpy())
         return geopandas.GeoDataFrame(table.to_pandas(), geometry=points)
+
+    def view(
+        self,
+        slide_id: str | None = None,
+        *,
+        slides: Path | None = None,
+        labels: Path | None = None,
+        height_px: int = 720,
+    ) -> "NotebookView":
+        """The page of `muse view` inside a notebook: give it as a cell's last value.
+
+        Args:
+            slide_id: the slide to open; None for all.
+            slides: where the slides are, if not where they were recorded.
+            labels: folder of the labels; None for `lab` in the run.
+            height_px: of the frame.
+
+        Raises:
+            ConfigError: the viewer does not start.
+        """
+        from muse_core.nuclei_dataset.notebook import NotebookView  # here: only notebooks need it
+
+        source = str(os.path.dirname(self.root))
+        return NotebookView(source, slide_id, slides=slides, labels=labels, height_px=height_px)
+
+    def plot(self, slide_id: str, area: Area, *, slide: Path | None = None) -> "Figure":
+        """A picture of an area for papers, with scale bar and legend; arguments and errors as in `plot_nuclei`."""
+        from muse_core.nuclei_dataset.plot import plot_nuclei  # here: it reads slides, and nothing else here does
+
+        return plot_nuclei(self, slide_id, area, slide=slide)
 
     @property
     def _slides_path(self) -> str:

@@ -207,6 +207,7 @@ def _card(shown: SlideShown, labels: dict[str, int]) -> dict[str, Any]:
         "slide_id": shown.slide_id,
         **{name: row.get(name) for name in ("case_id", "project", "status", "reason", "message", "tissue_mm2")},
         "n_nuclei": count,
+        "unlike": row.get("doubt"),  # of the slide, to the tissue that its model learned from
         "has_nuclei": dataset is not None,
         "no_pixels": shown.no_pixels,
         "version": shown.version,

@@ -9,7 +9,7 @@ const SORTS = {
   nuclei: ["Most nuclei", (one) => -(one.n_nuclei ?? -1)],
   density: ["Densest", (one) => -(one.tissue_mm2 ? one.n_nuclei / one.tissue_mm2 : -1)],
   tissue: ["Most tissue", (one) => -(one.tissue_mm2 ?? -1)],
-  doubt: ["Most doubt", (one, summary) => -(summary?.doubt ?? -1)],
+  doubt: ["Most doubt", (one, summary) => -(one.unlike ?? summary?.doubt ?? -1)],
   notes: ["Notes first", (one, summary) => -(summary?.notes.filter((note) => note.kind === "look").length ?? -1)],
   labels: ["Most labels", (one) => -one.n_labels],
 };
@@ -141,7 +141,7 @@ export class CohortPage {
   fill(card, { counts, doubt, notes }) {
     const total = Object.values(counts).reduce((sum, one) => sum + one, 0) || 1;
     card.figures.append(stacked(Object.entries(counts).map(([name, n]) => [name, this.app.colourOf(name), n / total]), Object.entries(counts).map(([name, n]) => `${words(name)} ${percent(n / total)}`).join(", ")));
-    if (doubt !== null) card.figures.append(h("p", { class: "sub" }, `doubtful: ${percent(doubt)}`));
+    if (doubt !== null) card.figures.append(h("p", { class: "sub" }, `nuclei of doubtful class: ${percent(doubt)}`));
     card.notes.append(...notes.filter((note) => note.kind === "look").map(({ text }) => h("li", { class: "look" }, h("span", { class: "mark", "aria-hidden": "true" }, "!"), text)));
   }
 

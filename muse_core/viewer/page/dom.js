@@ -71,3 +71,6 @@ export function settled(act, ms) {
   let timer = 0;
   return (...values) => { clearTimeout(timer); timer = setTimeout(() => act(...values), ms); };
 }
+
+/** Whether keys are for the element: text, sliders, lists and dialogs take them, boxes to tick do not. */
+export const isTyping = (element) => Boolean(element.closest("input:not([type='checkbox']), textarea, select, dialog"));

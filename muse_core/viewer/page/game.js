@@ -1,7 +1,7 @@
 // The game: one nucleus after the other, a key each. Yes, no nucleus, another class; back takes the last answer back.
 
 import { address, ask } from "./api.js";
-import { count, h, swatch, words } from "./dom.js";
+import { count, h, isTyping, swatch, words } from "./dom.js";
 import { bar } from "./slide.js";
 
 const KINDS = { doubtful: "doubtful nuclei", typical: "typical nuclei", alike: "nuclei like the one corrected" };
@@ -118,7 +118,7 @@ export class GamePage {
   }
 
   key(event) {
-    if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
     const { key } = event, onButton = event.target.closest("button, a");
     if (key === "Enter" && !onButton) this.answer(this.suggested);
     else if (/^[1-9]$/.test(key)) { const one = this.app.classes()[Number(key) - 1]; if (one) this.answer(one.name); }

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { areasPanel } from "./areas.js";
-import { area, count, h, percent, settled, swatch, words } from "./dom.js";
+import { area, count, h, isTyping, percent, settled, swatch, words } from "./dom.js";
 import { Minimap } from "./minimap.js";
 import { Stage } from "./stage.js";
 import { teachPanel } from "./teach.js";
@@ -312,7 +312,7 @@ export class SlidePage {
   }
 
   key(event) {
-    if (event.target.closest("input, textarea, select, dialog") || event.altKey) return;
+    if (isTyping(event.target) || event.altKey) return;
     const { key } = event, { camera } = this.stage, step = 0.2;
     if ((event.ctrlKey || event.metaKey) && key.toLowerCase() === "z") this.undo();
     else if (event.ctrlKey || event.metaKey) return;
