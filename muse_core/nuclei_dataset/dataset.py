@@ -204,10 +204,23 @@ class NucleiDataset:
         return NotebookView(source, slide_id, slides=slides, labels=labels, height_px=height_px)
 
     def plot(self, slide_id: str, area: Area, *, slide: Path | None = None) -> "Figure":
-        """A picture of an area for papers, with scale bar and legend; arguments and errors as in `plot_nuclei`."""
+        """A picture for papers, with scale bar and legend.
+
+        Args:
+            slide_id: the slide.
+            area: a box or polygon, µm.
+            slide: the slide's file, whose pixels lie beneath; None for nuclei on white.
+
+        Raises:
+            DatasetError: no such slide, or a file is damaged.
+            ConfigError: Matplotlib is not installed, or the area is empty.
+            SlideReadError: the slide cannot be read.
+        """
         from muse_core.nuclei_dataset.plot import plot_nuclei  # here: it reads slides, and nothing else here does
 
-        return plot_nuclei(self, slide_id, area, slide=slide)
+        part = self.part(slide_id)
+        table = self.within(slide_id, area, columns=["x_um", "y_um", "class_name"])
+        return plot_nuclei(table, area, part.class_names, part.slide_mpp, slide=slide)
 
     @property
     def _slides_path(self) -> str:

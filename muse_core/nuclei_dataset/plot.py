@@ -1,11 +1,13 @@
 """A picture of nuclei on their tissue for papers, drawn with Matplotlib: scale bar and legend, no axes."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
+import pyarrow as pa
+from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import ConfigError
 from muse_core.geometry import Box
@@ -15,24 +17,29 @@ from muse_core.slide import open_slide
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from muse_core.nuclei_dataset.dataset import Area, NucleiDataset
-
 _MOST_PX = 2000  # of the tissue's picture along its longer side
 _NUCLEUS_UM = 6.4
 _WIDTH_IN, _POINTS_AN_INCH = 6.0, 72.0
 
 
-def plot_nuclei(dataset: "NucleiDataset", slide_id: str, area: "Area", *, slide: Path | None = None) -> "Figure":
-    """Draw the nuclei of an area as rings in the colours of the report, over the slide's pixels where it is given.
+def plot_nuclei(
+    table: pa.Table,
+    area: Box | BaseGeometry,
+    class_names: Sequence[str],
+    slide_mpp: tuple[float, float],
+    *,
+    slide: Path | None = None,
+) -> "Figure":
+    """Draw nuclei as rings in the colours of the report, over the slide's pixels where it is given.
 
     Args:
-        dataset: the nuclei.
-        slide_id: the slide.
+        table: the nuclei of the area: x_um, y_um, class_name.
         area: a box or polygon, µm.
+        class_names: of the slide.
+        slide_mpp: µm per level-0 px along x and y.
         slide: the slide's file; None for nuclei on white.
 
     Raises:
-        DatasetError: no such slide, or a file is damaged.
         ConfigError: Matplotlib is not installed, or the area is empty.
         SlideReadError: the slide cannot be read.
     """
@@ -43,15 +50,14 @@ def plot_nuclei(dataset: "NucleiDataset", slide_id: str, area: "Area", *, slide:
     box = area if isinstance(area, Box) else _around(area)
     if not (box.width > 0 and box.height > 0):
         raise ConfigError("the area is empty; give a box or polygon in um with a width and a height")
-    table = dataset.within(slide_id, area, columns=["x_um", "y_um", "class_name"])
     figure = Figure(figsize=(_WIDTH_IN, _WIDTH_IN * box.height / box.width + 0.4), layout="constrained")
     axes = figure.add_subplot()
     if slide is not None:
-        pixels = _pixels(slide, box, dataset.part(slide_id).slide_mpp)
+        pixels = _pixels(slide, box, slide_mpp)
         axes.imshow(pixels, extent=(box.x, box.right, box.bottom, box.y), interpolation="antialiased")
     side_pt = _NUCLEUS_UM / box.width * _WIDTH_IN * _POINTS_AN_INCH
     names = np.array(table["class_name"].to_pylist())
-    for name, colour in class_colours(dataset.part(slide_id).class_names).items():
+    for name, colour in class_colours(class_names).items():
         mine = names == name
         x, y = (table[column].to_numpy()[mine] for column in ("x_um", "y_um"))
         look = {"facecolors": "none" if side_pt > 3 else colour, "edgecolors": colour, "linewidths": 0.9}
@@ -84,6 +90,6 @@ def _draw_scale(axes: object, box: Box) -> None:
     axes.text(left, above, text, fontsize=8, va="bottom", bbox=plate)  # type: ignore[attr-defined]
 
 
-def _around(area: shapely.Geometry) -> Box:
+def _around(area: BaseGeometry) -> Box:
     left, top, right, bottom = area.bounds
     return Box(left, top, right - left, bottom - top)

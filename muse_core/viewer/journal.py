@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from muse_core.errors import OutputError
 from muse_core.machine.files import output_errors
 from muse_core.viewer.marks import Entry, SentMark
 
@@ -52,15 +53,18 @@ class Journal:
             The entries as kept, those known already among them.
 
         Raises:
-            OutputError: the folder cannot be written or the disk is full.
+            OutputError: the folder cannot be written, the disk is full, or another server holds the journal.
         """
         sent = list(sent)
         with output_errors(self._path), self._lock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._path.with_name(".journal.lock"), timeout=_WAIT_S):
-                self._read_on()
-                self._write([one for one in sent if one.id not in self._ids], who)
-                self._read_on()
+            try:
+                with FileLock(self._path.with_name(".journal.lock"), timeout=_WAIT_S):
+                    self._read_on()
+                    self._write([one for one in sent if one.id not in self._ids], who)
+                    self._read_on()
+            except Timeout:
+                raise OutputError(f"{self._path}: another server holds it; try again", reason="output_locked") from None
         wanted = {one.id for one in sent}
         return [entry for entry in self._entries if entry.id in wanted]
 

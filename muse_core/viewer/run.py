@@ -25,6 +25,7 @@ from muse_core.nuclei_dataset import NucleiDataset, class_colours, read_regions
 from muse_core.viewer.digest import Cut, Digest, count_cut, part_identity, read_digest
 
 _LOOK_AGAIN_S = 2.0  # least time between two looks at a folder
+_LOOK_SHARE = 0.05  # most of the time that is spent looking: a large cohort's folder takes a while
 _MOST_DIGESTS = 8  # held; a large one takes 12 MB
 _SPARE = 8
 _SIMPLER_PX = 4.0  # level-0 px; outlines are drawn to this
@@ -88,7 +89,7 @@ class ViewedRun:
         self._out = _local_out(source)
         self._given = _files_of(slides) if slides is not None else {}
         self._lock, self._digesting = threading.Lock(), threading.Lock()
-        self._looked = 0.0
+        self._look_next = 0.0
         self._datasets: tuple[NucleiDataset, ...] = ()
         self._rows: dict[str, dict[str, Any]] = {}
         self._digests: OrderedDict[tuple[str, str], Digest] = OrderedDict()
@@ -183,9 +184,9 @@ class ViewedRun:
     def _look(self, *, must_be_there: bool = False) -> None:
         """See what is there now, unless that was done a moment ago."""
         with self._lock:
-            if time.monotonic() - self._looked < _LOOK_AGAIN_S and not must_be_there:
+            begun = time.monotonic()
+            if begun < self._look_next and not must_be_there:
                 return
-            self._looked = time.monotonic()
             found = []
             for source in (self.lab / "inferred", self.source):
                 try:
@@ -194,6 +195,8 @@ class ViewedRun:
                     if must_be_there and source is self.source and not self._rows_now() and not self.is_being_written:
                         raise
             self._datasets, self._rows = tuple(found), self._rows_now(found)
+            now = time.monotonic()
+            self._look_next = now + max(_LOOK_AGAIN_S, (now - begun) / _LOOK_SHARE)
 
     def _rows_now(self, datasets: list[NucleiDataset] | None = None) -> dict[str, dict[str, Any]]:
         """Rows of the slides tables, and of slides finished since."""

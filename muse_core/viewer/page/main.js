@@ -27,6 +27,7 @@ class App {
     this.theme(localStorage.getItem("muse-theme"));
     document.getElementById("theme").addEventListener("click", () => this.theme(isDark() ? "light" : "dark"));
     await this.loadRun();
+    this.marks.open(this.run.lab);
     const who = document.getElementById("who");
     this.marks.user = this.run.who;
     who.value = this.marks.who;
@@ -75,6 +76,7 @@ class App {
       else { await this.loadRun(); this.page = new CohortPage(this, view); }
       this.main.replaceChildren(this.page.element);
     } catch (error) {
+      this.marks.slide = null;
       this.main.replaceChildren(h("div", { class: "wrong" }, h("p", { class: "notice" }, error.message), h("a", { href: "#" }, "All slides")));
     }
     this.showCrumbs(view);

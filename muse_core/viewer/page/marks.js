@@ -3,19 +3,29 @@
 
 import { ask, send, Refused } from "./api.js";
 
-const OUTBOX = "muse-outbox";
+const OUTBOX = "muse-outbox ";
 const POLL_MS = 1500;
 
 export class Marks extends EventTarget {
   constructor() {
     super();
     this.entries = []; // as the server keeps them
-    this.outbox = JSON.parse(localStorage.getItem(OUTBOX) || "[]"); // {id, mark}, not yet on disk
+    this.outbox = []; // {id, mark}, not yet on disk
     this.mine = []; // ids of this page's marks, for undo
     this.slide = null; // polled with
     this.job = { state: "idle", progress: {} };
     this.online = true;
     this.problem = "";
+  }
+
+  /** Take up what a closed page of the same lab folder did not get rid of; ids keep it from being counted twice. */
+  open(lab) {
+    this.prefix = `${OUTBOX}${lab} `;
+    this.own = this.prefix + Math.random().toString(36).slice(2);
+    this.found = Object.keys(localStorage).filter((name) => name.startsWith(this.prefix));
+    const marks = this.found.flatMap((name) => JSON.parse(localStorage.getItem(name) || "[]"));
+    this.outbox = [...new Map(marks.map((one) => [one.id, one])).values()];
+    this.keep();
   }
 
   start() {
@@ -76,20 +86,32 @@ export class Marks extends EventTarget {
   async flush() {
     if (this.sending || !this.outbox.length) return;
     this.sending = true;
-    const batch = this.outbox.slice(0, 500);
+    const batch = this.outbox.slice(0, this.oneByOne ? 1 : 500);
     try {
       await send("marks", { who: this.who, marks: batch });
       await this.fetch();
-      this.problem = "";
+      if (!this.oneByOne) this.problem = "";
+      if (!this.outbox.length) this.oneByOne = false;
     } catch (error) {
-      if (error instanceof Refused) this.problem = `Marks are not kept: ${error.message}`;
-      else this.online = false;
+      if (!(error instanceof Refused)) this.online = false;
+      else this.refused(error, batch);
       this.dispatchEvent(new Event("state"));
       return;
     } finally {
       this.sending = false;
     }
     if (this.outbox.length) this.flush();
+  }
+
+  /** The server said no: of many marks it is found out which one it was, and that one is given up with a word. */
+  refused(error, batch) {
+    this.problem = `A mark is not kept: ${error.message}`;
+    if (batch.length === 1 && ["config_invalid", "not_found"].includes(error.reason)) {
+      this.outbox = this.outbox.filter((one) => one.id !== batch[0].id);
+      this.keep();
+      this.dispatchEvent(new Event("change"));
+    }
+    this.oneByOne = true;
   }
 
   async exchange() {
@@ -119,5 +141,8 @@ export class Marks extends EventTarget {
     this.dispatchEvent(new CustomEvent("run", { detail: told }));
   }
 
-  keep() { localStorage.setItem(OUTBOX, JSON.stringify(this.outbox)); }
+  keep() {
+    if (this.outbox.length) localStorage.setItem(this.own, JSON.stringify(this.outbox));
+    else for (const name of [this.own, ...this.found.splice(0)]) localStorage.removeItem(name);
+  }
 }
