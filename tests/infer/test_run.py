@@ -39,7 +39,7 @@ def test_tables_of_a_drawn_slide(inferred, small):
     assert (about["slide_id"], about["mpp_x"], about["model_mpp"]) == ("small", 0.25, 0.5)
     assert about["md5"] == md5(small[0].read_bytes()).hexdigest()
     assert about["model_id"] == sha256(NUCLEUS_DETECTOR.read_bytes()).hexdigest()[:12]
-    assert (about["mpp_source"], about["bounds_level0"], about["failed_tiles"]) == ("openslide.mpp-x", None, [])
+    assert (about["mpp_source"], about["bounds_level0"], about["failed_tiles"]) == ("aperio.MPP", None, [])
     assert {"reader", "checkpoint", "settings", "settings_hash", "inputs_hash"} <= set(about)
     assert {"muse-nuclei", "torch", "numpy"} <= set(about["versions"])
     slides = pq.read_table(inferred / "slides.parquet")
