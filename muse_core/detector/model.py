@@ -12,10 +12,10 @@ from muse_core.detector.learned import MIDDLE_SIGMA_PX
 from muse_core.detector.weights_file import load_model
 from muse_core.errors import ConfigError
 from muse_core.machine.device import best_dtype
-from muse_core.models.detector import OUTPUT_STRIDE, STRIDE
+from muse_core.models.detector import STRIDE
 from muse_core.models.familiar import Familiar
 from muse_core.models.folding import made_to_run
-from muse_core.models.heat import find_peaks
+from muse_core.models.heat import OUTPUT_STRIDE, find_peaks
 from muse_core.models.nucleus_model import NETWORK_MPP, Images
 from muse_core.models.nucleus_model import NucleiFound as NucleiFound
 from muse_core.models.tensor_file import hash_of

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from muse_core.errors import ConfigError, DatasetError
 
 STRIDE = 16  # H and W are multiples of this
-OUTPUT_STRIDE = 2  # input px a heat-map px
 
 # expansion, channels, blocks, kernel, stride of the first block. Source: EfficientNet-Lite0 without the two
 # stages at stride 32, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from muse_core.models.detector import OUTPUT_STRIDE
-
+OUTPUT_STRIDE = 2  # px of the image a heat-map px
 NO_CLASS = -100  # what cross entropy leaves out
 
 _REACH = 6  # heat-map px around a nucleus that its bump is drawn in

@@ -125,7 +125,7 @@ class NdcModel:
         feature_map = self._net.backbone(standardised(self._facing(upright)).to(self._dtype)).map
         answers = self._read(feature_map, (padded.shape[2], padded.shape[1]), (width, height), least_chance)
         return [
-            self._found(_off_ink(read, pixels[index]), feature_map, index, padded.shape)
+            self._found(read.among(~on_ink(pixels[index], read.xy)), feature_map, index, padded.shape)
             for index, read in enumerate(answers)
         ]
 
@@ -133,19 +133,14 @@ class NdcModel:
         self, feature_map: Tensor, padded_size: tuple[int, int], size: tuple[int, int], least_chance: float
     ) -> Iterator[NucleiRead]:
         """Nuclei of each image of a batch, by the head that the checkpoint is read by; the other one is spared."""
-        min_distance_px = self._head.min_distance_um / self.mpp
+        options = {"min_distance_px": self._head.min_distance_um / self.mpp, "least_chance": least_chance}
         if self._head.readout == "heat":
-            dense = self._facing(self._net.h_dense(feature_map)).float()
-            for index in range(len(dense)):
-                yield nuclei_by_heat(
-                    dense[index : index + 1], size, min_distance_px=min_distance_px, least_chance=least_chance
-                )
+            for dense in self._facing(self._net.h_dense(feature_map)).float().cpu().numpy():
+                yield nuclei_by_heat(dense, size, **options)
             return
         proposals = self._net.proposals(self._facing(feature_map), padded_size)
-        for index in range(len(feature_map)):
-            yield nuclei_by_proposals(
-                proposals, index, size, min_distance_px=min_distance_px, least_chance=least_chance
-            )
+        for xy, logits in zip(proposals.xy.cpu().numpy(), proposals.logits.cpu().numpy(), strict=True):
+            yield nuclei_by_proposals(xy, logits, size, **options)
 
     def _facing(self, maps: Tensor) -> Tensor:
         """From the image's side to the network's, or back: by half a turn where the network is turned."""
@@ -158,17 +153,11 @@ class NdcModel:
             rows = torch.full((len(points),), index, dtype=torch.int64, device=points.device)
             features = sample_at(self._facing(feature_map), points, rows, side_px=(padded[2], padded[1]))
             embedding = features.float().cpu().numpy().astype(np.float16)
-        probabilities = torch.softmax(read.class_logits.float(), 1).cpu().numpy()
-        return NucleiFound(read.xy, read.chance, probabilities, embedding)
+        return NucleiFound(read.xy, read.chance, read.probabilities, embedding)
 
     def _calibrated(self, found: NucleiFound) -> NucleiFound:
         score = self._head.calibration.score(found.score)
         return NucleiFound(found.xy, score, found.probabilities, found.embedding)
-
-
-def _off_ink(read: NucleiRead, rgb: Tensor) -> NucleiRead:
-    kept = ~on_ink(rgb, read.xy)
-    return NucleiRead(read.xy[kept], read.chance[kept], read.class_logits[torch.from_numpy(kept)])
 
 
 def _mirrored(images: Tensor, multiple: int) -> Tensor:

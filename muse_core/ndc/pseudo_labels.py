@@ -27,13 +27,14 @@ def pseudo_labelled(samples: Sequence[Sample], dense: Tensor, settings: Finetune
         dense: (B, C + 1, h, w) float32 logits of the teacher for the pictures with their own colours, heat last.
         settings: the two confidences.
     """
+    maps = dense.float().cpu().numpy()
     return [
-        _pseudo_labelled(sample, _found(dense[index : index + 1], sample, settings), settings)
+        _pseudo_labelled(sample, _found(maps[index], sample, settings), settings)
         for index, sample in enumerate(samples)
     ]
 
 
-def _found(dense: Tensor, sample: Sample, settings: FinetuneLossSettings) -> NucleiRead:
+def _found(dense: NDArray[np.float32], sample: Sample, settings: FinetuneLossSettings) -> NucleiRead:
     side_px = len(sample.annotated)
     return nuclei_by_heat(
         dense,
@@ -44,12 +45,13 @@ def _found(dense: Tensor, sample: Sample, settings: FinetuneLossSettings) -> Nuc
 
 
 def _pseudo_labelled(sample: Sample, found: NucleiRead, settings: FinetuneLossSettings) -> Sample:
-    confidence, classes = found.class_logits.cpu().softmax(1).max(dim=1)
-    least = settings.nucleus_confidence
-    sure = (found.chance >= least) & (confidence.numpy() >= least)
+    probabilities, least = found.probabilities, settings.nucleus_confidence
+    sure = (found.chance >= least) & (probabilities.max(axis=1) >= least)
     doubtful = _around(found.xy[~sure], len(sample.annotated))
     known = sample.seen & ~_grown(sample.annotated) & ~doubtful
-    return replace(sample, xy=found.xy[sure].astype(np.float64), class_ids=classes.numpy()[sure], annotated=known)
+    return replace(
+        sample, xy=found.xy[sure].astype(np.float64), class_ids=probabilities.argmax(axis=1)[sure], annotated=known
+    )
 
 
 def _around(xy: NDArray[np.float32], side_px: int) -> NDArray[np.bool_]:

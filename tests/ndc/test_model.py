@@ -131,11 +131,11 @@ def test_heat_s_tops_and_their_classes_are_read_where_they_lie():
         near = torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18)
         dense[0, -1] = torch.maximum(dense[0, -1], 12 * near - 6)
         dense[0, class_id] += 4 * near
-    read = nuclei_by_heat(dense, (90, 62), min_distance_px=6, least_chance=0.3)
+    read = nuclei_by_heat(dense[0].numpy(), (90, 62), min_distance_px=6, least_chance=0.3)
     order = np.argsort(read.xy[:, 0])
     assert read.xy[order] == pytest.approx(np.array([[21.0, 31.0], [61.4, 18.8]]), abs=0.15)
-    assert read.class_logits.argmax(1).numpy()[order].tolist() == [0, 1]
-    outside = nuclei_by_heat(dense, (50, 62), min_distance_px=6, least_chance=0.3)
+    assert read.probabilities.argmax(1)[order].tolist() == [0, 1]
+    outside = nuclei_by_heat(dense[0].numpy(), (50, 62), min_distance_px=6, least_chance=0.3)
     assert len(outside.xy) == 1
 
 
