@@ -63,6 +63,8 @@ INFERRED_SLIDES = pa.schema(
         _field("doubt", pa.float64(), unit="0..1"),
         _field("doubt_why", pa.string()),  # what is farthest off
         _field("device", pa.string()),
+        _field("engine", pa.string()),  # what ran the network, in which numbers, by which instructions
+        _field("redundancy", pa.float64(), unit="px seen/px of tissue"),
         _field("seconds", pa.float64(), unit="s"),
         _field("seconds_per_mm2", pa.float64(), unit="s/mm2"),
         _field("read_share", pa.float64(), unit="0..1"),

@@ -28,6 +28,8 @@ OWNERS = {
     "openslide": {"slide", "cli"},
     "cucim": {"slide", "cli"},
     "tifffile": {"slide", "cli"},
+    "openvino": {"models", "infer"},
+    "nncf": {"infer"},
     "torch": {
         "models",
         "training",

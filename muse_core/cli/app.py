@@ -22,6 +22,7 @@ from muse_core.cli import (
     infer,
     nuclei,
     pretrain,
+    quantise,
     status,
     view,
 )
@@ -36,7 +37,7 @@ _WHOLE = 1000  # characters: first sentences are wrapped, not cut
 GROUPS = {
     "Begin": ("doctor", "demo"),
     "Slides to a dataset of ROIs": ("manifest", "build-tcga-nu", "import-patches"),
-    "Training, and how good it is": ("pretrain", "train-detector", "finetune", "evaluate"),
+    "Training, and how good it is": ("pretrain", "train-detector", "finetune", "evaluate", "quantise"),
     "Slides to nuclei, and what is made of them": ("infer", "report", "view", "teach", "export"),
     "For a team": ("status", "deploy"),
 }
@@ -97,6 +98,7 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("train-detector")(detector.train_detector)
 app.command("finetune")(finetune.finetune)
 app.add_typer(evaluate.evaluate_app, name="evaluate")
+app.command("quantise")(quantise.quantise)
 app.command("infer")(infer.infer)
 app.command("report")(nuclei.report)
 app.command("view")(view.view)

@@ -22,6 +22,7 @@ from muse_core.cohort.uris import unread_format
 from muse_core.errors import SlideReadError
 from muse_core.machine.installed import installed_version
 from muse_core.machine.limits import cpu_count, memory_limit_bytes
+from muse_core.models.quantised import int8_pays
 from muse_core.slide import open_slide
 from muse_core.slide.self_check import ReaderCheck, check_readers
 
@@ -71,6 +72,7 @@ def diagnose(folder: Path = Path()) -> list[Check]:
         _readers,
         _codecs,
         _gpu,
+        _engine,
         _prefect,
         _limits,
         lambda: [_disk(folder)],
@@ -113,6 +115,14 @@ def _gpu() -> list[Check]:
         return [*checks, Check("GPU", True, "none that torch can use; everything runs on the CPU", "")]
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return [*checks, Check("GPU", True, names, "")]
+
+
+def _engine() -> list[Check]:
+    found, best = installed_version("openvino"), int8_pays()
+    if found is None:
+        return [Check("OpenVINO", False, "not installed; torch runs networks, about half as fast", "run make setup")]
+    use = f"slides' networks run in int8 by {best}" if best else "torch runs networks: no int8 here that pays"
+    return [Check("OpenVINO", True, f"{found}; {use}", "")]
 
 
 def _prefect() -> list[Check]:

@@ -16,7 +16,7 @@ from muse_core.models.detector import STRIDE
 from muse_core.models.familiar import Familiar
 from muse_core.models.folding import made_to_run
 from muse_core.models.heat import OUTPUT_STRIDE, find_peaks
-from muse_core.models.nucleus_model import NETWORK_MPP, Images
+from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.models.nucleus_model import NucleiFound as NucleiFound
 from muse_core.models.tensor_file import hash_of
 
@@ -40,6 +40,7 @@ class DetectorModel:
     """
 
     takes_tensors = True
+    embedding_size = 0
     familiar: Familiar | None = None  # its weights do not say what tissue they know
 
     def __init__(self, weights: Path, *, device: str, min_score: float = 0.5) -> None:
@@ -58,7 +59,7 @@ class DetectorModel:
         self._min_score = min_score
         self._min_distance_px = model.min_distance_um / NETWORK_MPP
 
-    def find(self, images: Images) -> list[NucleiFound]:
+    def find(self, images: NDArray[np.uint8] | Tensor) -> list[NucleiFound]:
         """As `NucleusModel` says."""
         host = images.cpu().numpy() if isinstance(images, Tensor) else images
         height, width = host.shape[1:3]

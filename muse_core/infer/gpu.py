@@ -2,8 +2,6 @@
 
 from threading import Event, Thread
 
-import torch
-
 _SAMPLE_S = 0.25
 
 
@@ -32,6 +30,8 @@ class GpuUse:
         return sum(self._samples) / len(self._samples) if self._samples else None
 
     def _sample(self) -> None:
+        import torch
+
         while not self._ended.wait(_SAMPLE_S):
             try:
                 self._samples.append(torch.cuda.utilization(torch.device(self._device)) / 100)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_core.cohort.job import SlideJob
+from muse_core.infer.model import Engine
 from muse_core.infer.settings import InferSettings
 
 
@@ -15,6 +16,7 @@ class InferJob(SlideJob):
     Attributes:
         regions: polygons that limit the work.
         checkpoint: weights; None for those that ship.
+        engine: what runs the network on the device.
         threads: cores to use.
         settings: the rest.
     """
@@ -23,6 +25,7 @@ class InferJob(SlideJob):
     checkpoint: Path | None
     threads: int
     settings: InferSettings
+    engine: Engine = "torch"
 
     @property
     def staged_part(self) -> Path:
@@ -71,6 +74,7 @@ class InferResult:
         gpu_use: mean share of time that the GPU was busy, where there is one and its driver tells.
         n_earlier_tiles: those that earlier runs had staged.
         earlier_seconds: what those took.
+        seen_mm2: what the network looks at, surroundings of tiles included.
     """
 
     facts: dict[str, Any]
@@ -81,3 +85,4 @@ class InferResult:
     gpu_use: float | None = None
     n_earlier_tiles: int = 0
     earlier_seconds: float = 0.0
+    seen_mm2: float = 0.0

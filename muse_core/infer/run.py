@@ -30,7 +30,7 @@ from muse_core.cohort.work import Commit, Tell
 from muse_core.errors import ConfigError, MuseError, OutputError, TissueError
 from muse_core.infer.checksums import Checksums
 from muse_core.infer.job import InferJob, InferPlan, InferResult
-from muse_core.infer.model import shipped_weights
+from muse_core.infer.model import Engine, resolve_engine, shipped_weights
 from muse_core.infer.plan import plan_slide
 from muse_core.infer.settings import InferSettings
 from muse_core.infer.slide import check_model, infer_slide
@@ -38,6 +38,7 @@ from muse_core.infer.summary import InferSummary, shares_of
 from muse_core.machine.files import safe_name
 from muse_core.machine.limits import cpu_count
 from muse_core.machine.workers import Workers, tried, value_of
+from muse_core.models.quantised import quantised_path
 from muse_core.models.tensor_file import hash_of
 from muse_core.nuclei_dataset import NucleiHeader, part_path, parts_of_slide
 from muse_core.report import drop_pictures, keep_pictures
@@ -97,7 +98,11 @@ class InferWork:
         self._planner = planner
         self._executor = workers.executor
         self._checksums = Checksums(self._paths.out / "checksums")
-        self._model_hash = hash_of(options.checkpoint or shipped_weights())
+        self._engine = _engine_of(options, settings)
+        checkpoint = options.checkpoint or shipped_weights()
+        quantised = [quantised_path(checkpoint)] if self._engine == "openvino" else []
+        self._model_hashes = [hash_of(path) for path in (checkpoint, *quantised)]
+        self._seen_mm2 = self._worked_mm2 = 0.0
         self._done_mm2 = 0.0  # by this run; of a slide taken up again its share
         self._seconds: dict[str, float] = {}
         self._gpu_use: list[tuple[float, float]] = []  # share, and seconds it was over
@@ -110,7 +115,7 @@ class InferWork:
         """
         for record in earlier:
             model = record.row.get("model_id")
-            if record.status == "done" and model not in (None, self._model_hash):
+            if record.status == "done" and model not in (None, self._model_hashes[0]):
                 raise OutputError(
                     f"{self._paths.out}: holds slide {record.slide_id} of another model, "
                     f"{record.row.get('checkpoint')} ({model}), which this run does not redo; classes of two models "
@@ -120,7 +125,7 @@ class InferWork:
 
     def inputs_hash(self, row: ManifestRow) -> str:
         """Settings, weights, regions, tissue polygons and the file."""
-        depends_on: list[Any] = [self.settings.tables_hash(), self._model_hash]
+        depends_on: list[Any] = [self.settings.tables_hash(), *self._model_hashes]
         if (regions := self._regions(row)) is not None:
             depends_on.append(hash_of_polygons(regions))
         elif self._options.regions is not None:
@@ -181,15 +186,19 @@ class InferWork:
             summary.mm2_per_hour = 3600 * self._done_mm2 / seconds
         for name, share in shares_of(self._seconds).items():
             setattr(summary, name, share)
+        if self._worked_mm2:
+            summary.redundancy = self._seen_mm2 / self._worked_mm2
         if self._gpu_use:
             spans = [span for _, span in self._gpu_use]
             summary.gpu_use = sum(share * span for share, span in self._gpu_use) / sum(spans)
-        summary.device = self._options.device
+        summary.device, summary.engine = self._options.device, self._engine
         return summary
 
     def _count(self, plan: InferPlan, result: InferResult, seconds: float) -> None:
         if result.n_tiles:
             self._done_mm2 += plan.tissue_mm2 * (1 - result.n_earlier_tiles / result.n_tiles)
+        self._seen_mm2 += result.seen_mm2
+        self._worked_mm2 += plan.tissue_mm2
         for name, spent in result.seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + spent
         if result.gpu_use is not None:
@@ -212,8 +221,9 @@ class InferWork:
             **vars(job) | {"md5": job.md5 or self._with_checksum(row).md5},
             regions=self._regions(row),
             checkpoint=self._options.checkpoint and self._options.checkpoint.absolute(),
-            threads=max(1, cpu_count() // max(1, self._options.workers)),
+            threads=_threads_of(self._options),
             settings=self.settings,
+            engine=self._engine,
         )
 
     def _regions(self, row: ManifestRow) -> Path | None:
@@ -239,7 +249,8 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Cohor
         ConfigError: the checkpoint, the regions or the tissue folder is of no use, or no model for these settings.
     """
     options.check()  # before a model is loaded
-    check_model(options.checkpoint, settings)
+    engine = _engine_of(options, settings)
+    check_model(options.checkpoint, settings, device=options.device, engine=engine, threads=_threads_of(options))
     planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
     work = partial(InferWork, options, settings, planner)
     with open_cohort(options, work, settings.acquire) as run:
@@ -248,6 +259,14 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Cohor
         finally:
             run.stopping.set()  # first: a plan that is called off is not a slide that failed
             planner.shutdown(wait=False, cancel_futures=True)
+
+
+def _engine_of(options: InferOptions, settings: InferSettings) -> Engine:
+    return resolve_engine(settings.engine, options.checkpoint, device=options.device, embeddings=settings.embedding)
+
+
+def _threads_of(options: InferOptions) -> int:
+    return max(1, cpu_count() // max(1, options.workers))
 
 
 def _row_values(plan: InferPlan, result: InferResult, seconds: float) -> dict[str, Any]:
@@ -260,6 +279,7 @@ def _row_values(plan: InferPlan, result: InferResult, seconds: float) -> dict[st
         "n_nuclei": result.n_nuclei,
         "n_tiles": result.n_tiles,
         "n_failed_tiles": len(failed),
+        "redundancy": result.seen_mm2 / plan.tissue_mm2 if plan.tissue_mm2 else None,
         "seconds": seconds,
         "seconds_per_mm2": seconds / plan.tissue_mm2 if plan.tissue_mm2 else None,
         "reason": "bad_tiles" if failed else None,

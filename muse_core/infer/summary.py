@@ -16,6 +16,7 @@ class InferSummary(CohortSummary):
 
     Shares are of the time that threads spent reading, in the network and writing; `waiting_share` is the share of its
     time that the network had no tile to work on, `gpu_use` the mean share of time that a GPU was busy, by its driver.
+    `redundancy` is how often the network sees a px of tissue, `engine` what runs it.
     """
 
     n_tiles: int = 0
@@ -27,6 +28,8 @@ class InferSummary(CohortSummary):
     write_share: float | None = None
     waiting_share: float | None = None
     device: str = "cpu"
+    engine: str = "torch"
+    redundancy: float | None = None
     gpu_use: float | None = None
     slides_unlike_known_tissue: list[str] = field(default_factory=list)  # by slide_id
 
@@ -68,6 +71,8 @@ class InferSummary(CohortSummary):
         if self.read_share is not None:
             shares = ", ".join(f"{stage} {getattr(self, f'{stage}_share'):.0%}" for stage in _STAGES)
             text += f" ({shares}; network idle {self.waiting_share:.0%})"
+        if self.redundancy is not None:
+            text += f", each px of tissue seen {self.redundancy:.2f} times by {self.engine}"
         if self.gpu_use is not None:
             return f"{text}, GPU busy {self.gpu_use:.0%}"
         return text if self.device == "cpu" else f"{text}, how busy the GPU was is not known without nvidia-ml-py"

@@ -4,25 +4,28 @@ All in network px: px at the model's µm/px, with the corner of level 0 as their
 
     +-------------------+   window: what the network sees; starts on the model's grid
     |   +-----------+   |
-    |   | core: half-open, whose nuclei the tile owns; cores leave no gap and share no point
+    |   | core: half-open, whose nuclei the tile owns; cores share no point and together hold the area
     |   +-----------+   |
-    +-------------------+   between them at least the margin
+    +-------------------+   around what is worked on in it at least the margin, or the slide ends
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
+import numpy as np
 import shapely
 from shapely import Polygon
-from shapely.geometry.base import BaseGeometry
 
 from muse_core.geometry import Box
+from muse_core.infer.partition import CellBox, Mask, WindowCost, partition
 
-# Window sides are multiples of this, so that few shapes meet: those of one shape share a batch, and the network's
-# library keeps code and buffers for each shape it has seen.
-SHAPE_STEP_PX = 256
+SHAPE_STEP_PX = 64  # sides of windows are multiples of this
+CELL_PX = 64  # what the area is followed by; 32 µm
+_WINDOW_PX = 50_000  # what a window costs besides: a call, its nuclei at borders, an entry in the tables
+_TOUCH_PX = 1e-6  # a cell that an area only touches holds none of it
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,30 @@ class TileGrid:
     """How an area is cut.
 
     Attributes:
-        core_px: side of the cores.
+        window_px: longest side of a window.
         margin_px: least surroundings that the network sees around the part of a core that is worked on.
         grid_px: windows start at multiples of this.
-        offset_px: shifts the cores, which else begin at the area's left and top.
+        bounds: the slide; windows keep within it as far as their sides allow.
+        offset_px: shifts the borders of cores.
+        shape_px: px that it costs to meet another shape of window: a few shapes are better than windows cut to fit.
     """
 
-    core_px: int
+    window_px: int
     margin_px: int
     grid_px: int
+    bounds: Box
     offset_px: tuple[int, int] = (0, 0)
+    shape_px: int = 0
+
+    @property
+    def cost(self) -> WindowCost:
+        """What cores cost to look at."""
+        return WindowCost(CELL_PX, self.margin_px, self.step_px, self.window_px, extra_px=_WINDOW_PX)
+
+    @property
+    def step_px(self) -> int:
+        """Sides of windows are multiples of this."""
+        return math.lcm(SHAPE_STEP_PX, self.grid_px)
 
 
 @dataclass(frozen=True)
@@ -69,31 +86,25 @@ class Tile:
 
 
 def plan_tiles(area: Sequence[Polygon], grid: TileGrid) -> list[Tile]:
-    """The tiles whose cores hold some of an area, neighbours near one another in the order.
-
-    A window is as large as the area in its core needs, not as large as the core would allow.
+    """The tiles whose cores hold an area; those of one shape follow one another, the largest first.
 
     Args:
         area: polygons, network px.
         grid: how to cut.
     """
-    whole = shapely.union_all(list(area))
-    if whole.is_empty:
+    if not area:
         return []
-    shapely.prepare(whole)
-    origin = _origin(whole, grid)
-    tiles: list[Tile] = []
-    for column, row in _on_curve(*_cells(whole, origin, grid.core_px)):
-        core = Box(
-            origin[0] + column * grid.core_px,
-            origin[1] + row * grid.core_px,
-            grid.core_px,
-            grid.core_px,
-        )
-        box = shapely.box(core.x, core.y, core.right, core.bottom)
-        if whole.intersects(box) and (inside := shapely.intersection(whole, box)).area > 0:  # not a touch of edges
-            tiles.append(_tile(len(tiles), core, inside, grid))
-    return tiles
+    origin, cells = _cells(area, grid.offset_px)
+    cores = [_core(box, origin) for box in partition(cells, grid.cost)]
+    shapes = _few_shapes([_shape(core, grid) for core in cores], grid.shape_px)
+    placed = [_tile(core, shape, grid) for core, shape in zip(cores, shapes, strict=True)]
+    placed.sort(key=lambda tile: (-tile.width * tile.height, tile.shape))  # stable: neighbours stay near one another
+    return [replace(tile, number=number) for number, tile in enumerate(placed)]
+
+
+def seen_px(tiles: Sequence[Tile]) -> int:
+    """Pixels that the network sees, those in several windows as often."""
+    return sum(tile.width * tile.height for tile in tiles)
 
 
 def in_groups(tiles: Sequence[Tile], most: int) -> list[list[Tile]]:
@@ -110,49 +121,76 @@ def in_batches(tiles: Sequence[Tile], most: int) -> list[list[Tile]]:
     return sorted(batches, key=lambda batch: batch[0].number)
 
 
-def _tile(number: int, core: Box, inside: BaseGeometry, grid: TileGrid) -> Tile:
-    left, top, right, bottom = inside.bounds
-    x, width = _span(left, right, grid)
-    y, height = _span(top, bottom, grid)
-    return Tile(number, core, x, y, width, height)
+def _cells(area: Sequence[Polygon], offset_px: tuple[int, int]) -> tuple[tuple[int, int], Mask]:
+    """The corner of a lattice of cells, and which of them (rows, columns) hold some of an area."""
+    left, top, right, bottom = shapely.total_bounds(list(area))
+    x, y = (_floor(side - offset, CELL_PX) + offset for side, offset in zip((left, top), offset_px, strict=True))
+    rows, columns = (max(1, math.ceil((end - start) / CELL_PX)) for end, start in ((bottom, y), (right, x)))
+    cells = np.zeros((rows, columns), bool)
+    for polygon in area:
+        low, high = (np.array(polygon.bounds[at : at + 2]) for at in (0, 2))
+        first = np.floor((low - (x, y)) / CELL_PX).astype(int).clip(0)
+        last = np.ceil((high - (x, y)) / CELL_PX).astype(int)
+        row, column = np.mgrid[first[1] : min(last[1], rows), first[0] : min(last[0], columns)]
+        corner_x, corner_y = x + column * CELL_PX, y + row * CELL_PX
+        far = CELL_PX - _TOUCH_PX
+        boxes = shapely.box(corner_x + _TOUCH_PX, corner_y + _TOUCH_PX, corner_x + far, corner_y + far)
+        shapely.prepare(polygon)
+        cells[row, column] |= shapely.intersects(polygon, boxes)
+    return (x, y), cells
 
 
-def _span(low: float, high: float, grid: TileGrid) -> tuple[int, int]:
-    """Start and length of a window over low..high with its margins."""
-    start = math.floor((low - grid.margin_px) / grid.grid_px) * grid.grid_px
-    step = math.lcm(SHAPE_STEP_PX, grid.grid_px)
-    return start, math.ceil((high + grid.margin_px - start) / step) * step
+def _core(box: CellBox, origin: tuple[int, int]) -> Box:
+    x, y = origin[0] + box.left * CELL_PX, origin[1] + box.top * CELL_PX
+    return Box(x, y, (box.right - box.left) * CELL_PX, (box.bottom - box.top) * CELL_PX)
 
 
-def _origin(whole: BaseGeometry, grid: TileGrid) -> tuple[int, int]:
-    """The corner of one core: with the area's own left and top, only cores at its right and bottom reach out of it."""
-    left, top, _, _ = whole.bounds
-    x, y = (math.floor(side / grid.grid_px) * grid.grid_px for side in (left, top))
-    return x + grid.offset_px[0], y + grid.offset_px[1]
-
-
-def _cells(whole: BaseGeometry, origin: tuple[int, int], core_px: int) -> tuple[range, range]:
-    """Columns and rows of cores under the bounds of an area."""
-    left, top, right, bottom = whole.bounds
-    x, y = origin
+def _shape(core: Box, grid: TileGrid) -> tuple[int, int]:
+    """Width and height of the window that a core needs."""
     return (
-        range(math.floor((left - x) / core_px), math.floor((right - x) / core_px) + 1),
-        range(math.floor((top - y) / core_px), math.floor((bottom - y) / core_px) + 1),
+        _span(core.x, core.right, grid, grid.bounds.x, grid.bounds.right)[1],
+        _span(core.y, core.bottom, grid, grid.bounds.y, grid.bounds.bottom)[1],
     )
 
 
-def _on_curve(columns: range, rows: range) -> list[tuple[int, int]]:
-    """Every column and row, along a Z-order curve: consecutive ones make compact blocks."""
-    cells = [(column, row) for row in rows for column in columns]
-    return sorted(cells, key=lambda cell: _interleaved(cell[0] - columns.start, cell[1] - rows.start))
+def _tile(core: Box, shape: tuple[int, int], grid: TileGrid) -> Tile:
+    x, width = _span(core.x, core.right, grid, grid.bounds.x, grid.bounds.right, shape[0])
+    y, height = _span(core.y, core.bottom, grid, grid.bounds.y, grid.bounds.bottom, shape[1])
+    return Tile(0, core, x, y, width, height)
 
 
-def _interleaved(x: int, y: int) -> int:
-    """The bits of two whole numbers by turns.
+def _span(
+    low: float, high: float, grid: TileGrid, least: float, most: float, length: int | None = None
+) -> tuple[int, int]:
+    """Start and length of a window over low..high with its margins, which end where the slide does.
 
-    Source: https://en.wikipedia.org/wiki/Z-order_curve
+    The last px of a window may lie beyond the slide: fewer than the model's grid where there is room before it.
     """
-    place = 0
-    for bit in range(max(x, y).bit_length()):
-        place |= ((x >> bit & 1) << 2 * bit) | ((y >> bit & 1) << 2 * bit + 1)
-    return place
+    start = _floor(max(low - grid.margin_px, least), grid.grid_px)
+    end = min(high + grid.margin_px, most)
+    length = length or math.ceil((end - start) / grid.step_px) * grid.step_px
+    last = math.ceil(most / grid.grid_px) * grid.grid_px
+    if start + length > last:  # rather more surroundings before it than nothing after it
+        start = max(last - length, min(start, _floor(least, grid.grid_px)))
+    return start, length
+
+
+def _floor(value: float, step: int) -> int:
+    return math.floor(value / step) * step
+
+
+def _few_shapes(shapes: list[tuple[int, int]], shape_px: int) -> list[tuple[int, int]]:
+    """Shapes of windows, the rare ones enlarged to others where those px cost less than meeting one shape more."""
+    count, taken = Counter(shapes), {shape: shape for shape in shapes}
+    while True:
+        growths = [
+            (count[one] * (other[0] * other[1] - one[0] * one[1]), one, other)
+            for one in count
+            for other in count
+            if one != other and one[0] <= other[0] and one[1] <= other[1]
+        ]
+        extra_px, one, other = min(growths, default=(shape_px, (0, 0), (0, 0)))
+        if extra_px >= shape_px:
+            return [taken[shape] for shape in shapes]
+        count[other] += count.pop(one)
+        taken = {shape: other if now == one else now for shape, now in taken.items()}

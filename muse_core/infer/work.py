@@ -1,6 +1,7 @@
 """One slide's tiles through the network, group by group."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,31 +10,29 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import shapely
-import torch
 from numpy.typing import NDArray
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
-from torch import Tensor
 
 from muse_core.cohort.inputs import hash_of_polygons
 from muse_core.cohort.records import package_versions
 from muse_core.errors import ConfigError, SlideReadError
-from muse_core.geometry import Frame, frame_at, level0_to_um
-from muse_core.infer.crew import Sizes
+from muse_core.geometry import Box, Frame, frame_at, level0_to_um
+from muse_core.infer.crew import Sizes, Windows, windows_for
 from muse_core.infer.doubt import slide_doubt
 from muse_core.infer.engine import Clock, Steps, run_groups
 from muse_core.infer.groups import GroupFiles, SeamNuclei, join_seams, read_done, settled_seams, write_group
 from muse_core.infer.job import GroupDone, InferJob, InferPlan
-from muse_core.infer.model import NucleiFound, shipped_weights
+from muse_core.infer.model import describe_engine, shipped_weights
 from muse_core.infer.plan import Area
 from muse_core.infer.seams import SeamPoints, place_in_core
-from muse_core.infer.settings import InferSettings
-from muse_core.infer.tiles import Tile, TileGrid, in_batches, in_groups, plan_tiles
+from muse_core.infer.tiles import CELL_PX, Tile, TileGrid, in_batches, in_groups, plan_tiles, seen_px
 from muse_core.machine.heap import give_back_memory
-from muse_core.models.nucleus_model import Images, NucleusModel
+from muse_core.models.nucleus_model import NucleiFound, NucleusModel
 from muse_core.nuclei_dataset import (
     NucleiHeader,
     NucleusPoints,
@@ -44,6 +43,9 @@ from muse_core.nuclei_dataset import (
 from muse_core.nuclei_dataset.points import join_nuclei, taken
 from muse_core.slide import Slide, SlideInfo
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 logger = logging.getLogger(__name__)
 
 
@@ -53,22 +55,32 @@ _TRIM_CALLS = 4  # of the network between two clearings of the heap: each costs 
 Tell = Callable[[int], None]
 
 
-TileImage = NDArray[np.uint8] | Tensor  # (H, W, 3) uint8
+TileImage: TypeAlias = "NDArray[np.uint8] | Tensor"  # (H, W, 3) uint8
 
 
 TileNuclei = tuple[NucleusPoints, SeamNuclei]
 
 
-def grid_of(model: NucleusModel, settings: InferSettings) -> TileGrid:
-    """The grid of tiles over a slide: windows with the model's margin around a core that its own grid divides."""
+def grid_of(model: NucleusModel, windows: Windows, bounds: Box, offset_px: tuple[int, int] = (0, 0)) -> TileGrid:
+    """How a slide is cut: windows with the model's margin around cores.
+
+    Args:
+        model: that sees them.
+        windows: their sides.
+        bounds: of the slide, px of the model.
+        offset_px: shifts the borders of cores.
+
+    Raises:
+        ConfigError: the margins leave nothing of a window.
+    """
     margin_px, grid_px = _ceil(model.margin_um / model.mpp), _ceil(model.grid_um / model.mpp)
-    core_px = (settings.window_px - 2 * margin_px) // grid_px * grid_px
-    if core_px <= 0:
+    grid = TileGrid(windows.most_px, margin_px, grid_px, bounds, offset_px, windows.shape_px)
+    if grid.cost.most_cells <= 0:
         raise ConfigError(
-            f"window_px {settings.window_px}: margins of {margin_px} px leave nothing of it; "
-            f"{2 * margin_px + grid_px} or more needed"
+            f"window_px {grid.window_px}: margins of {margin_px} px leave nothing of it; "
+            f"{math.ceil((2 * margin_px + CELL_PX) / grid.step_px) * grid.step_px} or more needed"
         )
-    return TileGrid(core_px, margin_px, grid_px, settings.offset_px)
+    return grid
 
 
 class SlideWork:
@@ -87,9 +99,13 @@ class SlideWork:
         self._mpp = mpp
         self._seam_px = settings.seam_um / model.mpp
         about = _provenance(job, plan, slide.info, model)
-        self._header = NucleiHeader(job.slide_id, job.project, mpp, model.class_names, about, _embedding_size(model))
-        self._tiles = plan_tiles(_in_frame(self._area.work, self._frame), grid_of(model, settings))
+        self._header = NucleiHeader(job.slide_id, job.project, mpp, model.class_names, about, model.embedding_size)
+        self._bounds = _bounds(slide.info, self._frame)
+        windows = windows_for(settings, engine=job.engine, device=job.device)
+        grid = grid_of(model, windows, self._bounds, settings.offset_px)
+        self._tiles = plan_tiles(_in_frame(self._area.work, self._frame), grid)
         self.n_tiles = len(self._tiles)
+        self.seen_mm2 = seen_px(self._tiles) * model.mpp**2 * 1e-6
         self._groups = in_groups(self._tiles, settings.group_tiles)
         self.files = [GroupFiles(job.folder, number) for number in range(len(self._groups))]
 
@@ -153,29 +169,38 @@ class SlideWork:
             found.append({"box_level0": [left, top, right - left, bottom - top], "message": message})
         return found
 
-    def _read(self, batch: Sequence[Tile]) -> list[TileImage | SlideReadError]:
+    def _read(self, batch: Sequence[Tile]) -> list["TileImage | SlideReadError"]:
         return [self._read_tile(tile) for tile in batch]
 
-    def _read_tile(self, tile: Tile) -> TileImage | SlideReadError:
+    def _read_tile(self, tile: Tile) -> "TileImage | SlideReadError":
         ((x_level0, y_level0),) = self._frame.to_level0(np.array([[tile.x, tile.y]]))
-        if self._decodes_on_gpu:
+        # What lies beyond the slide is mirrored, not blank: a blank's rim is an edge, and edges look like nuclei's.
+        width = min(tile.width, math.ceil(self._bounds.right) - tile.x)
+        height = min(tile.height, math.ceil(self._bounds.bottom) - tile.y)
+        whole = (width, height) == (tile.width, tile.height)
+        if self._decodes_on_gpu and whole:
             try:
                 with self._one_at_a_time:  # the GPU's handle is one
-                    return self._slide.read_region_tensor(
-                        x_level0, y_level0, tile.width, tile.height, mpp=self._model.mpp
-                    )
+                    return self._slide.read_region_tensor(x_level0, y_level0, width, height, mpp=self._model.mpp)
             except SlideReadError as error:
                 logger.warning("%s: tile %d: tried on the CPU: %s", self._job.slide_id, tile.number, error)
         try:
             # Reads that fail are tried once more on a fresh handle, for one that failed may fail for ever.
-            pixels = self._slide.read_region(x_level0, y_level0, tile.width, tile.height, mpp=self._model.mpp)
-            return torch.from_numpy(pixels).to(self._slide.device) if self._decodes_on_gpu else pixels
+            pixels = self._slide.read_region(x_level0, y_level0, width, height, mpp=self._model.mpp)
         except SlideReadError as error:
             logger.warning("%s: tile %d: %s", self._job.slide_id, tile.number, error)
             return error
+        if not whole:
+            pixels = np.pad(pixels, ((0, tile.height - height), (0, tile.width - width), (0, 0)), "symmetric")
+        return self._on_device(pixels) if self._decodes_on_gpu else pixels
+
+    def _on_device(self, pixels: NDArray[np.uint8]) -> "Tensor":
+        import torch
+
+        return torch.from_numpy(pixels).to(self._slide.device)
 
     def _find(
-        self, batch: Sequence[Tile], images: list[TileImage | SlideReadError]
+        self, batch: Sequence[Tile], images: list["TileImage | SlideReadError"]
     ) -> list[tuple[Tile, TileNuclei | SlideReadError]]:
         found = iter(self._model.find(stacked) if (stacked := _stacked(images)) is not None else [])
         if next(self._calls) % _TRIM_CALLS == 0:
@@ -223,24 +248,30 @@ class SlideWork:
         )
 
 
-def _stacked(images: Sequence[TileImage | SlideReadError]) -> Images | None:
+def _stacked(images: Sequence["TileImage | SlideReadError"]) -> "TileImage | None":
     """The images of a batch that could be read, (B, H, W, 3), where they are; None where there is none."""
-    arrays = [image for image in images if isinstance(image, np.ndarray)]
-    if arrays:
-        return np.stack(arrays)
-    tensors = [image for image in images if isinstance(image, Tensor)]
-    return torch.stack(tensors) if tensors else None
+    read = [image for image in images if not isinstance(image, SlideReadError)]
+    if not read:
+        return None
+    if len(read) == 1:
+        return read[0][None]
+    if isinstance(read[0], np.ndarray):
+        return np.stack(read)
+    import torch
+
+    return torch.stack(cast("list[Tensor]", read))
+
+
+def _bounds(info: SlideInfo, frame: Frame) -> Box:
+    """The slide, px of the model."""
+    corners = frame.from_level0(np.array([[0.0, 0.0], [info.width_level0, info.height_level0]]))
+    (left, top), (right, bottom) = corners.tolist()
+    return Box(left, top, right - left, bottom - top)
 
 
 def _in_frame(area: BaseGeometry, frame: Frame) -> list[Polygon]:
     """An area in level-0 px as polygons in network px."""
     return [shapely.transform(part, frame.from_level0) for part in shapely.get_parts(area) if part.area > 0]
-
-
-def _embedding_size(model: NucleusModel) -> int:
-    """How many features the model gives a nucleus; 0 for none."""
-    (found,) = model.find(np.zeros((1, 256, 256, 3), np.uint8))
-    return 0 if found.embedding is None else int(found.embedding.shape[1])
 
 
 def _ceil(length: float) -> int:
@@ -266,5 +297,6 @@ def _provenance(job: InferJob, plan: InferPlan, info: SlideInfo, model: NucleusM
         "settings_hash": job.settings.tables_hash(),
         "settings": job.settings.model_dump(mode="json", exclude={"acquire"}),
         "device": job.device,
+        "engine": describe_engine(job.engine, device=job.device),
         "versions": package_versions(),
     }

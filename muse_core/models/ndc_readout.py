@@ -55,7 +55,7 @@ def nuclei_by_heat(
     width, height = size
     # Where exp overflows to infinity, the heat is 0 as it should be.
     with np.errstate(over="ignore"):
-        heat = 1 / (1 + np.exp(-dense[-1, : (height + 1) // 2, : (width + 1) // 2]))
+        heat = np.asarray(1 / (1 + np.exp(-dense[-1, : (height + 1) // 2, : (width + 1) // 2])), np.float32)
     peaks = find_peaks(heat, min_heat=least_chance, min_distance_px=min_distance_px)
     peaks = peaks[_inside(peaks[:, :2], size)]
     # The middle of a nucleus' heat is not its top: two middles may be nearer to each other than their tops.

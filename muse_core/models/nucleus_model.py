@@ -1,11 +1,13 @@
 """What a model finds in one image, and at what scale it looks."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 from muse_core.models.familiar import Familiar
 
@@ -37,9 +39,6 @@ class NucleiFound:
 NETWORK_MPP = 0.5
 
 
-Images = NDArray[np.uint8] | Tensor
-
-
 class NucleusModel(Protocol):
     """Finds nuclei in images at its own µm/px, and says of which class each may be.
 
@@ -49,6 +48,7 @@ class NucleusModel(Protocol):
         margin_um: surroundings that a nucleus needs to come out the same in every tile.
         grid_um: tiles start at multiples of this on the slide, for the same reason.
         model_id: a hash of the weights.
+        embedding_size: features that come with each nucleus; 0 for none.
         takes_tensors: whether images may be tensors on its device, so that tiles decoded on a GPU stay there.
         familiar: the tissue that it knows, if its weights say so.
     """
@@ -58,10 +58,11 @@ class NucleusModel(Protocol):
     margin_um: float
     grid_um: float
     model_id: str
+    embedding_size: int
     takes_tensors: bool
     familiar: Familiar | None
 
-    def find(self, images: Images) -> list[NucleiFound]:
+    def find(self, images: "NDArray[np.uint8] | Tensor") -> list[NucleiFound]:
         """The nuclei of each image.
 
         Args:

@@ -6,14 +6,15 @@ import struct
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from muse_core.errors import ConfigError, OutputError
 from muse_core.machine.files import whole_file
-from muse_core.models.nucleus_model import NucleiFound as NucleiFound
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What torch.load raises of a file that is cut short, altered or holds code.
 BROKEN_FILE = (
@@ -29,7 +30,7 @@ BROKEN_FILE = (
 )
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
+def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", *, metadata: Mapping[str, str]) -> None:
     """Replace `path` by a whole new file, or leave the old one as it was.
 
     Args:
@@ -44,12 +45,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping
         _write(temporary, dict(tensors), dict(metadata))
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def _write(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:
     """`save_file`, whose errors of the operating system are raised as such.
 
     Raises:
         OSError: with its errno.
     """
+    # Late: torch takes seconds to import, and reading what a file is does without it.
+    from safetensors.torch import save_file
+
     mode = path.stat().st_mode  # the library replaces the file by one of the owner's alone
     try:
         save_file(tensors, path, metadata=metadata)
@@ -86,7 +90,7 @@ def hash_of(path: Path) -> str:
 def format_of(path: Path) -> str:
     """The format that a weights file names in its metadata; empty where it names none."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             return str((file.metadata() or {}).get("format"))
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"checkpoint {path}: cannot be read ({error}); give a .safetensors file of muse") from None

@@ -1,48 +1,21 @@
 """An NDC network as a file."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from muse_core.detector.calibration import Calibration
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, build_backbone
 from muse_core.models.familiar import Familiar, familiar_from
 from muse_core.models.ndc import NdcNet
-from muse_core.models.ndc_readout import Readout
 from muse_core.models.tensor_file import save_tensors
+from muse_core.ndc.head import FORMAT, NdcHead, head_from
 
-FORMAT = "muse-ndc-2"
 _COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
-
-
-@dataclass(frozen=True)
-class NdcHead:
-    """What rebuilds an NDC network around its backbone, and how its answers are read.
-
-    Attributes:
-        class_names: what the columns of probabilities mean.
-        spacing_px: of the proposals.
-        hidden: width of the heads.
-        kernel: of their first layer.
-        dense_hidden: width of the dense head.
-        min_distance_um: of two nuclei nearer than this the less sure one goes.
-        readout: `heat` or `proposals`, see `models.ndc_readout`.
-        calibration: from the chance of a nucleus to the score.
-    """
-
-    class_names: tuple[str, ...]
-    spacing_px: int = 4
-    hidden: int = 128
-    kernel: int = 1
-    dense_hidden: int = 64
-    min_distance_um: float = 3.0
-    readout: Readout = "heat"
-    calibration: Calibration = field(default_factory=Calibration)
 
 
 @dataclass(frozen=True)
@@ -118,7 +91,7 @@ def load_checkpoint(path: Path) -> NdcCheckpoint:
         )
     try:
         backbone = BackboneSettings.model_validate_json(about["backbone"])
-        head = _head_from(json.loads(about["head"]))
+        head = head_from(json.loads(about["head"]))
         notes = json.loads(about.get("notes", "{}"))
         familiar = familiar_from(json.loads(about["familiar"])) if "familiar" in about else None
     except (KeyError, TypeError, ValidationError, json.JSONDecodeError) as error:
@@ -129,14 +102,3 @@ def load_checkpoint(path: Path) -> NdcCheckpoint:
     if lacking or found.unexpected_keys:
         raise ConfigError(f"NDC checkpoint {path}: tensors differ from this version's network: {lacking[:3]}")
     return NdcCheckpoint(net.eval(), backbone, head, notes, familiar)
-
-
-def _head_from(values: dict[str, object]) -> NdcHead:
-    calibration = values.pop("calibration")
-    assert isinstance(calibration, dict)
-    names = values.pop("class_names")
-    return NdcHead(
-        **values,  # type: ignore[arg-type]
-        class_names=tuple(names),  # type: ignore[arg-type]
-        calibration=Calibration(**calibration),
-    )

@@ -8,7 +8,6 @@ The network runs in bfloat16. Its answers depend a little on where its grid of 3
 multiples of `grid_um` on the slide and bring `margin_um` around what they own.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -19,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muse_core.detector.calibration import Calibration
 from muse_core.detector.ink import on_ink
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.machine.device import best_dtype
@@ -31,12 +29,9 @@ from muse_core.models.ndc_readout import NucleiRead, nuclei_by_heat, nuclei_by_p
 from muse_core.models.nucleus_model import NETWORK_MPP, NucleiFound
 from muse_core.models.shipped import MUSE_NANO_NDC
 from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, load_checkpoint
+from muse_core.ndc.head import MARGIN_UM, chance_of, grid_px
 
-MARGIN_UM = 112.0  # a grid shifted by odd amounts then changes 0.05 % of nuclei; 0.13 % with 96, 0.84 % with 64
-
-_COARSEST_STRIDE = 32  # of the backbone's levels
 _LEAST_CHANCE = 0.02  # nuclei below are none whatever the calibration
-_CLIP = 1e-6
 
 
 class NdcModel:
@@ -93,8 +88,9 @@ class NdcModel:
         self._head = checkpoint.head
         self.familiar = checkpoint.familiar
         self.mpp, self.margin_um = NETWORK_MPP, MARGIN_UM
-        self._step_px = math.lcm(_COARSEST_STRIDE, checkpoint.net.backbone.side_multiple, checkpoint.head.spacing_px)
+        self._step_px = grid_px(checkpoint.head, checkpoint.net.backbone.side_multiple)
         self.class_names = checkpoint.head.class_names
+        self.embedding_size = net.backbone.map_channels if self._embeddings else 0
         self.grid_um = self._step_px * self.mpp
 
     def find(self, images: NDArray[np.uint8] | Tensor) -> list[NucleiFound]:
@@ -106,7 +102,7 @@ class NdcModel:
         Raises:
             DatasetError: not such an array.
         """
-        least = _chance_of(self._head.calibration, self._min_score)
+        least = chance_of(self._head.calibration, self._min_score)
         return [self._calibrated(found) for found in self.candidates(images, least_chance=least)]
 
     @torch.inference_mode()
@@ -173,11 +169,3 @@ def _mirrored(images: Tensor, multiple: int) -> Tensor:
         for length in (height, width)
     )
     return images[:, rows][:, :, columns]
-
-
-def _chance_of(calibration: Calibration, score: float) -> float:
-    """The chance that is calibrated to a score; a hair less, so that rounding leaves none out."""
-    score = min(max(score, _CLIP), 1 - _CLIP)
-    at_half = calibration.heat_at_half
-    margin = math.log(score / (1 - score)) / calibration.slope + math.log(at_half / (1 - at_half))
-    return 1 / (1 + math.exp(-margin)) - _CLIP

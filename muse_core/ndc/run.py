@@ -25,8 +25,9 @@ from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc import NdcNet, Proposals
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.batch import Batch, BatchesAhead
-from muse_core.ndc.checkpoint import NdcCheckpoint, NdcHead
+from muse_core.ndc.checkpoint import NdcCheckpoint
 from muse_core.ndc.finetune_data import FinetuneData
+from muse_core.ndc.head import NdcHead
 from muse_core.ndc.history import History, Validation
 from muse_core.ndc.judge import best_cut, find_on_regions
 from muse_core.ndc.model import NdcModel

@@ -16,8 +16,8 @@ from muse_core.models.backbone_file import backbone_of, read_backbone_file
 from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from muse_core.models.ndc import SUBPIXELS, NdcNet
 from muse_core.models.shipped import MUSE_NANO, MUSE_NANO_NDC
-from muse_core.ndc.checkpoint import FORMAT as NDC_FORMAT
 from muse_core.ndc.checkpoint import load_checkpoint
+from muse_core.ndc.head import FORMAT as NDC_FORMAT
 from muse_core.ndc.settings import ModelSettings
 
 _SHIPPED = {path.stem: path for path in (MUSE_NANO_NDC, MUSE_NANO)}

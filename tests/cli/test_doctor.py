@@ -25,6 +25,7 @@ def test_every_part_is_looked_at(checks):
         "imagecodecs",
         "torch",
         "GPU",
+        "OpenVINO",
         "Prefect",
         "CPU cores",
         "Memory",

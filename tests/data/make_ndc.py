@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from muse_core.models.backbone import BackboneSettings
-from muse_core.ndc.checkpoint import NdcCheckpoint, NdcHead, build_net, save_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, save_checkpoint
+from muse_core.ndc.head import NdcHead
 from tests.data.make_patches import CLASS_NAMES
 
 

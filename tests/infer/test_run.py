@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 from scipy.spatial import cKDTree
 
 from muse_core.config import load_settings
+from muse_core.detector import model as detector_model
 from muse_core.errors import ConfigError, OutputError
 from muse_core.infer import InferOptions, InferSettings, open_infer
-from muse_core.infer import model as nucleus_model
+from muse_core.infer import slide as slide_module
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.shipped import NUCLEUS_DETECTOR
-from muse_core.ndc.checkpoint import NdcCheckpoint, NdcHead, build_net, save_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, save_checkpoint
+from muse_core.ndc.head import NdcHead
 from muse_core.report import write_report
 from muse_core.schemas import INFERRED_SLIDES, nuclei_schema
 from tests.data.make_slides import Drawing, draw_tiff, tissue_image
@@ -149,7 +151,8 @@ def test_slides_of_one_name_in_two_folders_do_not_collide(tiny, tmp_path):
 def test_a_model_of_no_use_is_told_before_any_slide(tmp_path, overrides, says, monkeypatch):
     (tmp_path / "ckpt.txt").write_text("no weights")
     if says == "wide":
-        monkeypatch.setattr(nucleus_model, "DETECTOR_MARGIN_UM", 100.0)
+        monkeypatch.setattr(detector_model, "DETECTOR_MARGIN_UM", 100.0)
+        slide_module._kept_model.cache_clear()
         says = "leave nothing of it"
     checkpoint = NUCLEUS_DETECTOR if overrides else tmp_path / "ckpt.txt"
     options = InferOptions(out=tmp_path / "out", checkpoint=checkpoint)
@@ -171,6 +174,38 @@ def test_embeddings_are_kept_as_half_precision_lists(tiny, tmp_path):
     column = pq.read_table(part, partitioning=None)["embedding"].combine_chunks()
     assert len(column) > 0
     assert np.isfinite(column.flatten().to_numpy().astype(np.float32)).all()
+
+
+def test_quantised_weights_find_the_same_nuclei_whatever_the_workers_and_the_cuts(small, tmp_path):
+    options = {"checkpoint": None}  # what ships
+    assert infer(small[0], tmp_path / "int8", "engine=openvino", **options).engine == "openvino"
+    infer(small[0], tmp_path / "workers", "engine=openvino", workers=1, **options)
+    infer(small[0], tmp_path / "float", "engine=torch", **options)
+    infer(small[0], tmp_path / "cuts", "engine=openvino", "window_px=512", **options)
+    (one,), (two,) = parts(tmp_path / "int8"), parts(tmp_path / "workers")
+    assert one.read_bytes() == two.read_bytes()
+    about = json.loads(pq.read_schema(one).metadata[b"muse"])
+    assert about["engine"].startswith("openvino")
+    row = slide_rows(tmp_path / "int8")["small"]
+    assert row["engine"] == about["engine"]
+    assert 1 < row["redundancy"] < 5
+    found = {name: places(tmp_path / name) for name in ("int8", "float", "cuts")}
+    for other, least in (("float", 0.97), ("cuts", 0.985)):
+        distance, _ = cKDTree(found[other]).query(found["int8"])
+        assert (distance * 0.25 < 1).mean() > least
+        assert len(found[other]) == pytest.approx(len(found["int8"]), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "says"),
+    [
+        (("engine=openvino", "embedding=true"), {"checkpoint": None}, "give no embeddings"),
+        (("engine=openvino",), {}, r"no nucleus-detector\.int8\.safetensors .* muse quantise makes it"),
+    ],
+)
+def test_an_engine_that_cannot_run_the_network_is_told(tiny, tmp_path, overrides, options, says):
+    with pytest.raises(ConfigError, match=says):
+        infer(tiny, tmp_path / "out", *overrides, **options)
 
 
 def test_two_runs_into_one_folder(tiny, tmp_path):

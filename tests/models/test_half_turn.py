@@ -9,7 +9,8 @@ from torch import nn
 
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
-from muse_core.ndc.checkpoint import NdcHead, build_net
+from muse_core.ndc.checkpoint import build_net
+from muse_core.ndc.head import NdcHead
 
 
 @pytest.mark.parametrize("size", [(64, 96), (32, 32), (224, 160)])

@@ -13,7 +13,8 @@ from muse_core.errors import ConfigError, DatasetError
 from muse_core.models.backbone import BackboneSettings
 from muse_core.models.ndc_readout import nuclei_by_heat
 from muse_core.models.shipped import NUCLEUS_DETECTOR
-from muse_core.ndc.checkpoint import NdcCheckpoint, NdcHead, build_net, load_checkpoint, save_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, load_checkpoint, save_checkpoint
+from muse_core.ndc.head import NdcHead
 from muse_core.ndc.model import NdcModel
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import draw_patch
