@@ -53,8 +53,8 @@ def test_only_flows_that_use_gpus_wait_for_them():
     assert {name.partition("/")[0] for name, pool in pools.items() if pool == "muse-gpu"} <= ON_GPUS
 
 
-def test_the_readme_names_all_of_them():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"deployment run ([\w-]+/[\w-]+)", readme)) <= set(map(full_name, DEPLOYMENTS))
+def test_the_guide_names_all_of_them():
+    guide = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"deployment run ([\w-]+/[\w-]+)", guide)) <= set(map(full_name, DEPLOYMENTS))
     for name in map(full_name, DEPLOYMENTS):
-        assert f"`{name}`" in readme or f"deployment run {name}" in readme, name
+        assert f"`{name}`" in guide or f"deployment run {name}" in guide, name
