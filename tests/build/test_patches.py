@@ -256,12 +256,12 @@ def test_an_output_folder_is_of_one_kind_and_one_source(patches, tmp_path):
         run(tmp_path / "other", tmp_path / "out")
     assert caught.value.reason == "output_mixed"
     with (
-        pytest.raises(OutputError, match="imported patches"),
+        pytest.raises(OutputError, match="holds what `muse import-patches` made"),
         open_build(BuildOptions(out=tmp_path / "out", workers=0), BuildSettings()),
     ):
         pass
-    (tmp_path / "slides" / "records").mkdir(parents=True)
-    with pytest.raises(OutputError, match="dataset of slides"):
+    (tmp_path / "slides" / "rois").mkdir(parents=True)
+    with pytest.raises(OutputError, match="holds what `muse build-tcga-nu` made"):
         run(patches, tmp_path / "slides")
     with locked(tmp_path / "out"), pytest.raises(OutputError) as caught:
         run(patches, tmp_path / "out")
