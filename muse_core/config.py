@@ -42,7 +42,7 @@ def load_settings(kind: type[AnySettings], path: Path | None = None, overrides: 
 
 
 def settings_of(
-    kind: type[AnySettings], given: AnySettings | Mapping[str, Any] | None, base: AnySettings | None = None
+    kind: type[AnySettings], given: Settings | Mapping[str, Any] | None, base: AnySettings | None = None
 ) -> AnySettings:
     """Settings as Python callers give them.
 

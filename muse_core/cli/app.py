@@ -5,9 +5,8 @@ import signal
 import sys
 from importlib import metadata
 from itertools import groupby
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -44,14 +43,17 @@ GROUPS = {
 
 
 class _Grouped(TyperGroup):
-    """Help that lists commands in groups and names them whole at any width, where rich's panels cut them."""
+    """Help that lists commands in groups and names them whole at any width, where rich's panels cut them.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    Its arguments are of the click that typer brings along under a private name, hence `Any`.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401
         """The commands in the order of their groups."""
         known = [name for names in GROUPS.values() for name in names]
         return [*(name for name in known if name in self.commands), *sorted(self.commands.keys() - set(known))]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
         """Each group below its heading, its texts in one column with the others'."""
         width = max(map(len, self.commands))
         heading_of = {name: heading for heading, names in GROUPS.items() for name in names}

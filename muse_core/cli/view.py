@@ -22,7 +22,7 @@ from muse_core.nuclei_dataset import NucleiDataset
 
 if TYPE_CHECKING:
     from muse_core.ndc.registry import Decision
-    from muse_core.ndc.run import Progress
+    from muse_core.training.progress import Progress
     from muse_core.viewer import Address
 
 Nuclei = Annotated[Path, typer.Option("--nuclei", metavar="RUN", help="What muse infer --out wrote, or writes.")]

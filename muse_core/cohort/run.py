@@ -385,10 +385,8 @@ def do_manifest(run: CohortRun[Any], manifest: Manifest, watcher: Watcher = NOBO
 def _explained(error: Exception, row: ManifestRow) -> Exception:
     """A worker's death as what it was where the slide's reader died of its file; found out in a process of its own."""
     path = path_of(row.uri)
-    if not isinstance(error, KilledWorker) or path is None or not path.is_file():
-        return error
-    death = death_of(path)
-    if death is None:
+    killed = isinstance(error, KilledWorker)
+    if not killed or path is None or not path.is_file() or (death := death_of(path)) is None:
         return error
     text = f"{path}: worker after worker died over it: its reader {death}; convert it to a tiled JPEG TIFF"
     return SlideReadError(text, reason="reader_died")

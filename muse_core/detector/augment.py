@@ -143,11 +143,11 @@ def warped_mask(mask: NDArray[np.bool_], matrix: NDArray[np.float64], side_px: i
 
 
 def nuclei_in(
-    xy: NDArray[np.float64], turn: NDArray[np.float64], centre: NDArray[np.float64], side_px: int
+    xy: NDArray[np.floating], turn: NDArray[np.float64], centre: NDArray[np.float64], side_px: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """An image's nuclei (N, 2) in continuous px of a picture, those in or just outside it, and which those are (N,)."""
     moved = (xy - centre) @ np.linalg.inv(turn).T + side_px / 2
-    near = ((moved > -8) & (moved < side_px + 8)).all(axis=1)
+    near = np.asarray(((moved > -8) & (moved < side_px + 8)).all(axis=1), bool)
     return moved[near], near
 
 

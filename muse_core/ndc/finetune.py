@@ -24,8 +24,9 @@ from muse_core.ndc.model import NdcModel
 from muse_core.ndc.run import FinetuneRun
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from
-from muse_core.ndc.state import STATE_NAME, identity_of, state_to_go_on_from
+from muse_core.ndc.state import identity_of, state_to_go_on_from
 from muse_core.training.progress import Progress
+from muse_core.training.resume import STATE_NAME
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from muse_core.ndc.finetune import CONFUSION_NAME, begun_run
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import best_cut, judged
 from muse_core.ndc.settings import FinetuneSettings
-from muse_core.ndc.state import STATE_NAME
 from muse_core.training.progress import Progress
+from muse_core.training.resume import STATE_NAME
 
 FOLDS_NAME = "folds.json"
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +60,11 @@ def plot_nuclei(
     for name, colour in class_colours(class_names).items():
         mine = names == name
         x, y = (table[column].to_numpy()[mine] for column in ("x_um", "y_um"))
-        look = {"facecolors": "none" if side_pt > 3 else colour, "edgecolors": colour, "linewidths": 0.9}
+        look: dict[str, Any] = {
+            "facecolors": "none" if side_pt > 3 else colour,
+            "edgecolors": colour,
+            "linewidths": 0.9,
+        }
         axes.scatter(x, y, s=max(side_pt, 0.8) ** 2, label=f"{name.replace('_', ' ')} ({int(mine.sum()):,})", **look)
     axes.set(xlim=(box.x, box.right), ylim=(box.bottom, box.y), aspect="equal")
     axes.set_axis_off()

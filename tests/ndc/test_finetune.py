@@ -20,7 +20,7 @@ from muse_core.ndc.finetune import finetune
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.folds import case_folds, cross_validate
 from muse_core.ndc.model import NdcModel
-from muse_core.ndc.state import STATE_NAME
+from muse_core.training.resume import STATE_NAME
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
 from tests.ndc.tiny import TINY
