@@ -19,7 +19,7 @@ from muse_core.build.job import BuildJob, BuildPlan, ChunkResult
 from muse_core.build.settings import BuildSettings
 from muse_core.build.slide import build_chunk, plan_slide
 from muse_core.build.summary import BuildSummary
-from muse_core.cohort.inputs import edited_polygons, hash_of_inputs
+from muse_core.cohort.inputs import hash_of_inputs
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
@@ -74,7 +74,7 @@ class BuildWork:
 
     def inputs_hash(self, row: ManifestRow) -> str:
         """Settings, weights, tissue polygons and the file."""
-        edited = edited_polygons(self._options.tissue_folder, row.slide_id)
+        edited = self._options.tissue_files.of(row)
         return hash_of_inputs(row, depends_on=[self.settings.tables_hash()], edited=edited)
 
     def pieces(self) -> str:

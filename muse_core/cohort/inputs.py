@@ -10,7 +10,6 @@ from muse_core.cohort.acquire import local_path
 from muse_core.cohort.manifest import ManifestRow
 from muse_core.cohort.uris import public_uri
 from muse_core.errors import DatasetError
-from muse_core.machine.files import safe_name
 
 
 def hash_of_inputs(row: ManifestRow, *, depends_on: list[Any], edited: Path | None = None) -> str:
@@ -46,11 +45,3 @@ def hash_of_polygons(path: Path) -> str:
         return sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
-
-
-def edited_polygons(folder: Path | None, slide_id: str) -> Path | None:
-    """The file `<slide_id>.geojson` of a folder, where there is one."""
-    if folder is None:
-        return None
-    path = folder / f"{safe_name(slide_id)}.geojson"
-    return path.absolute() if path.is_file() else None

@@ -1,9 +1,11 @@
 """How a run over slides is carried out."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from muse_core.cohort.polygon_files import PolygonFiles
 from muse_core.errors import ConfigError
 
 
@@ -16,7 +18,8 @@ class CohortOptions:
         out: the output folder.
         device: `cpu` or `cuda`: where slides are decoded, and where a network runs.
         workers: worker processes; None for one a usable core, 0 for this process alone.
-        tissue_folder: edited tissue polygons `<slide_id>.geojson`, which replace those that would be found.
+        tissue_folder: edited tissue polygons `<slide_id>.geojson`, which replace those that would be found; other names
+            that do are `PolygonFiles`'.
         keep_slides: keep fetched slides; otherwise each is deleted after use.
     """
 
@@ -26,6 +29,11 @@ class CohortOptions:
     workers: int | None = 0
     tissue_folder: Path | None = None
     keep_slides: bool = True
+
+    @cached_property
+    def tissue_files(self) -> PolygonFiles:
+        """Edited tissue polygons, by the slide that they are of."""
+        return PolygonFiles(self.tissue_folder, "--tissue")
 
     def check(self) -> None:
         """Before anything is begun.

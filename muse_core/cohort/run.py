@@ -22,7 +22,6 @@ from distributed import KilledWorker
 
 from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire
 from muse_core.cohort.heartbeat import Heartbeat
-from muse_core.cohort.inputs import edited_polygons
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
@@ -119,7 +118,9 @@ class CohortRun(Generic[AnySummary]):
 
         Raises:
             OutputError: its slides and those that the folder holds don't go together.
+            ConfigError: a file of polygons fits two slides.
         """
+        self.options.tissue_files.check(manifest.rows)
         asked = {row.slide_id for row in manifest.rows}
         earlier = [record for record in read_records(self.paths.records) if record.slide_id not in asked]
         self.work.check_together(manifest, earlier)
@@ -200,7 +201,7 @@ class CohortRun(Generic[AnySummary]):
             pieces=self.work.pieces(),
             staging=self.paths.staging(row.slide_id).absolute(),
             tissue_file=self.paths.tissue(row.slide_id).absolute(),
-            tissue_edited=edited_polygons(self.options.tissue_folder, row.slide_id),
+            tissue_edited=self.options.tissue_files.of(row),
             device=self.options.device,
         )
 

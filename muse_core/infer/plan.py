@@ -76,12 +76,9 @@ def _whole_tissue(slide: Slide, job: InferJob) -> Tissue:
 
 
 def _regions(path: Path, info: SlideInfo) -> BaseGeometry:
-    """Regions as QuPath exports them, counted from the scanner's bounds, in level-0 px; ignored classes are cut out."""
+    """Regions as QuPath exports them, counted from the scanner's bounds, in level-0 px."""
     origin = (info.bounds_level0.x, info.bounds_level0.y) if info.bounds_level0 else (0.0, 0.0)
-    found = list(read_regions(path, {}, origin_level0=origin))
-    ignored = [one.area_level0 for one in found if (one.classification or "").endswith("*")]
-    wanted = [one.area_level0 for one in found if not (one.classification or "").endswith("*")]
-    return shapely.difference(shapely.union_all(wanted), shapely.union_all(ignored))
+    return shapely.union_all([one.area_level0 for one in read_regions(path, {}, origin_level0=origin)])
 
 
 def _work_in_regions(path: Path, info: SlideInfo) -> BaseGeometry:

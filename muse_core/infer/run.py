@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from muse_core.cohort.acquire import local_path
-from muse_core.cohort.inputs import edited_polygons, hash_of_inputs, hash_of_polygons
+from muse_core.cohort.inputs import hash_of_inputs, hash_of_polygons
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
 from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.polygon_files import PolygonFiles
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.run import CohortRun, open_cohort
 from muse_core.cohort.staging import remove_files
@@ -62,6 +63,12 @@ class InferOptions(CohortOptions):
     workers: int = 0
     checkpoint: Path | None = None
     regions: Path | None = None
+
+    @cached_property
+    def region_files(self) -> PolygonFiles:
+        """Of a folder of regions its files, by the slide that they are of."""
+        folder = self.regions if self.regions is not None and self.regions.is_dir() else None
+        return PolygonFiles(folder, "--regions")
 
     def check(self) -> None:
         """Before anything is begun.
@@ -110,9 +117,12 @@ class InferWork:
     def check_together(self, manifest: Manifest, earlier: list[SlideRecord]) -> None:
         """Refuse a second model beside the one whose slides the folder holds, unless this run redoes all of them.
 
+        Files of regions that are of no slide are named.
+
         Raises:
             OutputError: slides of another model would stay (reason output_mixed).
         """
+        self._options.region_files.check(manifest.rows)
         for record in earlier:
             model = record.row.get("model_id")
             if record.status == "done" and model not in (None, self._model_hashes[0]):
@@ -130,7 +140,7 @@ class InferWork:
             depends_on.append(hash_of_polygons(regions))
         elif self._options.regions is not None:
             depends_on.append("no regions")
-        edited = edited_polygons(self._options.tissue_folder, row.slide_id)
+        edited = self._options.tissue_files.of(row)
         return hash_of_inputs(self._with_checksum(row), depends_on=depends_on, edited=edited)
 
     def pieces(self) -> str:
@@ -230,7 +240,7 @@ class InferWork:
         regions = self._options.regions
         if regions is None or regions.is_file():
             return regions and regions.absolute()
-        return edited_polygons(regions, row.slide_id)
+        return self._options.region_files.of(row)
 
     def _with_checksum(self, row: ManifestRow) -> ManifestRow:
         """A row with its file's checksum, where that is on this machine: it decides whether a slide has changed."""

@@ -1,7 +1,8 @@
 """A lab's own dots, on images or slides, as one folder.
 
     DIR/images/NAME.png (.jpg), or a slide: NAME.svs, .tif, ...
-    DIR/labels/NAME.geojson   QuPath: points, or outlines of nuclei, with their class; regions have the class Region*
+    DIR/labels/NAME.geojson   QuPath: points, or outlines of nuclei, with their class; regions have the class Region*,
+                              ground of which nothing is known Ignore* (or another that ends in `*`)
                NAME.csv       columns x, y, class
                *.json         COCO: key points, or boxes, for any number of images
     DIR/dataset.toml          optional: mpp = 0.5 (of images; of slides that don't say it), classes = ["a", "b"],
@@ -15,7 +16,7 @@ ground around each dot is known.
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -29,12 +30,15 @@ from pydantic import Field
 from muse_core.config import Settings, load_settings
 from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.labels.lab_files import AnnotatedArea, Dot, DotFile, read_dot_file
+from muse_core.machine.files import normal_form
 from muse_core.slide import open_slide
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})  # everything else is opened as a slide
 _LABEL_SUFFIXES = frozenset({".csv", ".geojson", ".json"})
+# Of an outline: 44 µm across. Nuclei have 20 to 200 µm², giant cells' and megakaryocytes' up to about 1000.
+LARGEST_NUCLEUS_UM2 = 1500.0
 _LEAST_OVERLAP_PX2 = 1.0  # of regions; less is two hands drawing one edge
 
 
@@ -104,31 +108,35 @@ def read_lab(root: Path, *, mpp: float | None = None, class_names: Sequence[str]
         ConfigError: `dataset.toml` is not what it should be.
     """
     settings = load_settings(LabSettings, root / "dataset.toml" if (root / "dataset.toml").exists() else None)
-    files = _dot_files(root)
-    found = _class_names(files, settings.classes, root)
-    names = tuple(dict.fromkeys([*class_names, *found]))
-    images = tuple(
-        _checked(file, root, names, mpp or settings.mpp, own_mpp=settings.mpp_by_name.get(file.image_name))
-        for file in files
+    own_mpp = {normal_form(name): value for name, value in settings.mpp_by_name.items()}
+    opened = [
+        _opened(file, root, mpp or settings.mpp, own_mpp=own_mpp.get(file.image_name))
+        for file in _dot_files(root)
         if file.dots or file.areas
-    )
-    unknown = sorted(set(settings.val) - {image.name for image in images})
+    ]
+    labelled = [(_nuclei_alone(file, ground), ground) for file, ground in opened]
+    found = _class_names([file for file, _ in labelled], settings.classes, root)
+    names = tuple(dict.fromkeys([*class_names, *found]))
+    images = tuple(_checked(file, ground, names) for file, ground in labelled if file.dots or file.areas)
+    if not any(len(image.xy) for image in images):
+        raise DatasetError(f"{root / 'labels'}: no dot in any file; label some nuclei")
+    validation = frozenset(map(normal_form, settings.val))
+    unknown = sorted(validation - {image.name for image in images})
     if unknown:
         raise ConfigError(f"{root / 'dataset.toml'}: val names {unknown[0]!r}, which has no labels")
-    return LabDots(names, images, frozenset(settings.val))
+    return LabDots(names, images, validation)
 
 
 def _dot_files(root: Path) -> list[DotFile]:
     folder = root / "labels"
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _LABEL_SUFFIXES)
+    # Names that start with a dot are no labels: macOS puts a `._` beside each file on foreign disks.
+    paths = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _LABEL_SUFFIXES)
     if not paths:
         raise DatasetError(f"{folder}: no .geojson, .csv or .json in it; labels and images lie in folders so named")
     files = [file for path in paths for file in read_dot_file(path)]
     doubled = [name for name, count in Counter(file.image_name for file in files).items() if count > 1]
     if doubled:
         raise DatasetError(f"{folder}: {doubled[0]!r} has labels in two files; keep one")
-    if not any(file.dots for file in files):
-        raise DatasetError(f"{folder}: no dot in any file; label some nuclei")
     return files
 
 
@@ -162,48 +170,96 @@ def _check_spelling(files: Sequence[DotFile], root: Path) -> None:
                 )
 
 
-def _checked(
-    file: DotFile, root: Path, class_names: tuple[str, ...], mpp: float | None, *, own_mpp: float | None = None
-) -> LabImage:
+@dataclass(frozen=True)
+class _Ground:
+    """The image that labels lie on: where, how large, where its labels count from, its µm/px and whether it says so."""
+
+    path: Path
+    is_slide: bool
+    size_px: tuple[int, int]
+    origin: tuple[float, float]
+    mpp: tuple[float, float]
+    needs_mpp: bool
+
+
+def _opened(file: DotFile, root: Path, mpp: float | None, *, own_mpp: float | None = None) -> tuple[DotFile, _Ground]:
+    """Labels with the image that they lie on."""
     path = _image_path(root / "images", file.image_name)
-    is_slide = path.suffix.lower() not in IMAGE_SUFFIXES
     mpp = own_mpp or mpp
-    if not is_slide and mpp is None:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        size, bounds, found, needs_mpp = _opened_slide(path, mpp, root, whatever_it_says=own_mpp is not None)
+        origin = bounds if file.from_bounds else (0.0, 0.0)
+        return file, _Ground(path, True, size, origin, found, needs_mpp)
+    if mpp is None:
         raise _no_mpp(path, root)
-    if is_slide:
-        size, bounds, needs_mpp = _opened_slide(path, mpp, root, whatever_it_says=own_mpp is not None)
-    else:
-        size, bounds, needs_mpp = _image_size(path), (0.0, 0.0), True
-    origin = bounds if file.from_bounds else (0.0, 0.0)
-    dots = [Dot(dot.x + origin[0], dot.y + origin[1], dot.class_name, dot.row) for dot in file.dots]
-    areas = [AnnotatedArea(shapely.affinity.translate(one.polygon, *origin), one.row) for one in file.areas]
-    _check_inside(dots, areas, size, path)
+    return file, _Ground(path, False, _image_size(path), (0.0, 0.0), (mpp, mpp), True)
+
+
+def _nuclei_alone(file: DotFile, ground: _Ground) -> DotFile:
+    """The file without outlines that are too large for a nucleus, and without dots on ground to be ignored."""
+    um2 = ground.mpp[0] * ground.mpp[1]
+    areas = [dot for dot in file.dots if dot.px2 * um2 > LARGEST_NUCLEUS_UM2]
+    if areas:
+        logger.warning(
+            "%s: %d of %d outlines are no nuclei but areas (this one of %s, %.0f um2; a nucleus has at most %.0f) and "
+            "are left out; areas in which every nucleus is labelled have the class Region*",
+            areas[0].row,
+            len(areas),
+            sum(dot.px2 > 0 for dot in file.dots),
+            areas[0].class_name,
+            areas[0].px2 * um2,
+            LARGEST_NUCLEUS_UM2,
+        )
+    ignored = shapely.union_all([one.polygon for one in file.ignored])
+    dots = [
+        dot
+        for dot in file.dots
+        if dot.px2 * um2 <= LARGEST_NUCLEUS_UM2 and not shapely.intersects_xy(ignored, dot.x, dot.y)
+    ]
+    return replace(file, dots=tuple(dots))
+
+
+def _checked(file: DotFile, ground: _Ground, class_names: tuple[str, ...]) -> LabImage:
+    x, y = ground.origin
+    dots = [replace(dot, x=dot.x + x, y=dot.y + y) for dot in file.dots]
+    areas = [replace(one, polygon=shapely.affinity.translate(one.polygon, x, y)) for one in file.areas]
+    _check_inside(dots, areas, ground.size_px, ground.path)
     _check_overlaps(areas)
-    _tell_of_unused(dots, areas, path)
+    _tell_of_unused(dots, areas, ground.path)
+    ignored = shapely.affinity.translate(shapely.union_all([one.polygon for one in file.ignored]), x, y)
+    known = [one.polygon for one in areas]
+    if not known and not ground.is_slide and not ignored.is_empty:
+        known = [shapely.box(0, 0, *ground.size_px)]
     return LabImage(
         file.image_name,
-        path,
-        is_slide,
-        size,
-        mpp if needs_mpp else None,
+        ground.path,
+        ground.is_slide,
+        ground.size_px,
+        ground.mpp[0] if ground.needs_mpp else None,
         np.array([(dot.x, dot.y) for dot in dots], np.float64).reshape(-1, 2),
         np.array([class_names.index(dot.class_name) for dot in dots], np.int64),
-        tuple(area.polygon for area in areas),
+        tuple(kept for area in known if (kept := shapely.difference(area, ignored)).area > 0),
     )
 
 
 def _image_path(folder: Path, name: str) -> Path:
-    found = sorted(path for path in folder.glob("*") if path.is_file() and path.stem == name)
+    found = sorted(path for path in folder.glob("[!.]*") if path.is_file() and name in _names_of(path))
     if len(found) != 1:
         has = f"{len(found)} files" if found else "no file"
         raise DatasetError(f"{folder}: {has} named {name}.*; the labels of {name} need exactly one")
     return found[0]
 
 
+def _names_of(path: Path) -> set[str]:
+    """What labels of an image are called: QuPath leaves `.ome.tif` out whole, people leave all of the name in."""
+    name, stem = normal_form(path.name), normal_form(path.stem)
+    return {name, stem, stem.removesuffix(".ome")}
+
+
 def _opened_slide(
     path: Path, mpp: float | None, root: Path, *, whatever_it_says: bool
-) -> tuple[tuple[int, int], tuple[float, float], bool]:
-    """A slide's size in px, the corner of the scanner's bounds, where it names any, and whether it needs the mpp."""
+) -> tuple[tuple[int, int], tuple[float, float], tuple[float, float], bool]:
+    """A slide's size in px, the corner of the scanner's bounds, where it names any, µm/px, whether it needs them."""
     try:
         slide, needs_mpp = open_slide(path, mpp_override=mpp if whatever_it_says else None), whatever_it_says
     except MppError:
@@ -213,7 +269,7 @@ def _opened_slide(
     with slide:
         bounds, level0 = slide.info.bounds_level0, slide.info.levels[0]
         corner = (float(bounds.x), float(bounds.y)) if bounds else (0.0, 0.0)
-        return (level0.width, level0.height), corner, needs_mpp
+        return (level0.width, level0.height), corner, (slide.info.mpp.x, slide.info.mpp.y), needs_mpp
 
 
 def _no_mpp(path: Path, root: Path) -> DatasetError:

@@ -12,8 +12,9 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import DatasetError
+from muse_core.machine.files import normal_form
+from muse_core.slide.annotation_classes import class_of, is_ignored, is_region
 
-REGION_NAMES = frozenset({"region", "region*", "roi"})  # QuPath's own class for a region is `Region*`
 _CSV_COLUMNS = ("x", "y", "class")
 _CocoValue = int | float | str  # of ids and names
 
@@ -26,12 +27,14 @@ class Dot:
         x, y: continuous px of the image, of a slide's level 0.
         class_name: as the file has it.
         row: where it stands, for messages.
+        px2: area of the outline that it is the middle of; 0 where it is a dot.
     """
 
     x: float
     y: float
     class_name: str
     row: str
+    px2: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,14 @@ class AnnotatedArea:
 class DotFile:
     """Dots and areas of one image, by the image's name without ending.
 
-    QuPath counts from the scanner's bounds where a slide has any; `from_bounds` says that these coordinates do.
+    Where `ignored` lies nothing is known. QuPath counts from the scanner's bounds where a slide has any; `from_bounds`
+    says that these coordinates do.
     """
 
     image_name: str
     dots: tuple[Dot, ...]
     areas: tuple[AnnotatedArea, ...] = ()
+    ignored: tuple[AnnotatedArea, ...] = ()
     from_bounds: bool = False
 
 
@@ -64,7 +69,7 @@ def read_dot_file(path: Path) -> list[DotFile]:
     if path.suffix.lower() == ".csv":
         return [_read_csv(path)]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path}: no JSON that can be read: {error}") from None
     if isinstance(content, dict) and "annotations" in content:
@@ -91,7 +96,7 @@ def _read_csv(path: Path) -> DotFile:
         except (ValueError, TypeError):
             raise DatasetError(f"{where}: x {row['x']!r}, y {row['y']!r}; two numbers needed") from None
         dots.append(Dot(x, y, _class_name(row["class"], where), where))
-    return DotFile(path.stem, tuple(dots))
+    return DotFile(normal_form(path.stem), tuple(dots))
 
 
 def _read_geojson(content: Any, path: Path) -> DotFile:  # noqa: ANN401 (JSON)
@@ -100,27 +105,23 @@ def _read_geojson(content: Any, path: Path) -> DotFile:  # noqa: ANN401 (JSON)
         raise DatasetError(f"{path}: no GeoJSON; QuPath's export of annotations or detections is needed")
     dots: list[Dot] = []
     areas: list[AnnotatedArea] = []
+    ignored: list[AnnotatedArea] = []
     for number, feature in enumerate(features, 1):
         where = f"{path}, feature {number}"
         try:
-            geometry, name = shape(feature["geometry"]), _classification(feature)
+            if feature["geometry"] is None:
+                continue  # as GeoJSON has it for what lies nowhere
+            geometry, name = shape(feature["geometry"]), class_of(feature)
         except (LookupError, TypeError, AttributeError, ValueError, OverflowError, shapely.errors.ShapelyError):
             raise DatasetError(f"{where}: no geometry; a point or polygon needed") from None
-        if name is not None and name.lower() in REGION_NAMES:
-            areas.append(AnnotatedArea(_polygon(geometry, where), where))
+        if is_region(name) or is_ignored(name):
+            (areas if is_region(name) else ignored).append(AnnotatedArea(_polygon(geometry, where), where))
             continue
         for point in _points(geometry, where):
-            dots.append(Dot(float(point.x), float(point.y), _class_name(name, where), where))
-    return DotFile(path.stem.removesuffix(".geo"), tuple(dots), tuple(areas), from_bounds=True)
-
-
-def _classification(feature: dict[str, Any]) -> str | None:
-    """QuPath's class of a feature: an object with a name or names, or a plain string."""
-    found = (feature.get("properties") or {}).get("classification")
-    if isinstance(found, dict):
-        names = found.get("names")
-        found = found.get("name") or (": ".join(map(str, names)) if isinstance(names, list) else None)
-    return found if isinstance(found, str) else None
+            px2 = float(geometry.area)
+            dots.append(Dot(float(point.x), float(point.y), _class_name(name, where), where, px2))
+    name = normal_form(path.stem.removesuffix(".geo"))
+    return DotFile(name, tuple(dots), tuple(areas), tuple(ignored), from_bounds=True)
 
 
 def _polygon(geometry: BaseGeometry, where: str) -> BaseGeometry:
@@ -146,7 +147,8 @@ def _points(geometry: BaseGeometry, where: str) -> list[shapely.Point]:
 
 def _read_coco(content: dict[str, Any], path: Path) -> Iterator[DotFile]:
     """Key points' first, else the middle of the box: COCO measures both from the corner of the top-left pixel."""
-    names = {key: Path(name).stem for key, name in _coco_names(content, "images", "file_name", path).items()}
+    files = _coco_names(content, "images", "file_name", path)
+    names = {key: normal_form(Path(name).stem) for key, name in files.items()}
     classes = _coco_names(content, "categories", "name", path)
     dots: dict[Any, list[Dot]] = {image_id: [] for image_id in names}
     for number, one in enumerate(_coco_list(content, "annotations", path), 1):

@@ -12,6 +12,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import DatasetError
+from muse_core.slide.annotation_classes import class_of, is_ignored
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ def bounds_origin(provenance: Mapping[str, Any]) -> tuple[float, float]:
 def read_regions(
     path: Path, provenance: Mapping[str, Any], *, origin_level0: tuple[float, float] | None = None
 ) -> Iterator[Annotation]:
-    """Each area of a file; points, lines and features without a geometry are passed over.
+    """Each area of a file less those to be ignored; points, lines and features without a geometry are passed over.
+
+    Areas of the class `Ignore*`, or of another that ends in `*` but `Region*`, are cut out of the others.
 
     Args:
         path: GeoJSON in px of the image as QuPath shows it.
@@ -53,13 +56,15 @@ def read_regions(
         DatasetError: the file cannot be read or is not GeoJSON.
     """
     offset = bounds_origin(provenance) if origin_level0 is None else origin_level0
-    for feature in _features(path):
-        properties = feature.get("properties")
-        properties = properties if isinstance(properties, dict) else {}
-        area = _area(feature, path)
-        if area is not None and area.area > 0:
-            moved = shapely.transform(area, lambda xy: xy + offset)
-            yield Annotation(moved, _text(properties.get("name")), _class_of(properties))
+    found = [(class_of(feature), feature, _area(feature, path)) for feature in _features(path)]
+    areas = [(name, feature, area) for name, feature, area in found if area is not None and area.area > 0]
+    ignored = shapely.union_all([area for name, _, area in areas if is_ignored(name)])
+    for name, feature, area in areas:
+        kept = area if is_ignored(name) or ignored.is_empty else shapely.difference(area, ignored)
+        if not is_ignored(name) and kept.area > 0:
+            properties = feature.get("properties")
+            title = properties.get("name") if isinstance(properties, dict) else None
+            yield Annotation(shapely.transform(kept, lambda xy: xy + offset), _text(title), name)
 
 
 def _features(path: Path) -> list[dict[str, Any]]:
@@ -87,11 +92,6 @@ def _area(feature: dict[str, Any], path: Path) -> BaseGeometry | None:
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
         raise DatasetError(f"{path}: not a GeoJSON geometry: {feature!s:.60}: {error}") from None
     return shapely.make_valid(geometry)
-
-
-def _class_of(properties: dict[str, Any]) -> str | None:
-    classification = properties.get("classification")
-    return _text(classification.get("name") if isinstance(classification, dict) else classification)
 
 
 def _text(value: object) -> str | None:

@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_core.errors import DatasetError, TissueError
 from muse_core.machine.files import whole_file
 from muse_core.slide import SlideInfo
+from muse_core.slide.annotation_classes import class_of, is_ignored
 from muse_core.tissue.find import Tissue
 from muse_core.tissue.polygons import clip_polygons, polygon_parts
 
@@ -49,8 +50,8 @@ def read_tissue(path: Path, info: SlideInfo) -> Tissue:
     """Read tissue polygons that a person may have edited.
 
     Takes a FeatureCollection, a bare array, a single Feature or geometry; polygons of any kind are repaired, joined
-    where they overlap and clipped to the slide; annotations that QuPath ignores (class name ending in `*`) are cut out;
-    points and lines are left out with a warning.
+    where they overlap and clipped to the slide; annotations that QuPath ignores (class `Ignore*`, or another that
+    ends in `*` but `Region*`) are cut out; points and lines are left out with a warning.
 
     Args:
         path: the GeoJSON file, level-0 px.
@@ -66,7 +67,7 @@ def read_tissue(path: Path, info: SlideInfo) -> Tissue:
         parts = polygon_parts(geometry)
         if not parts:
             logger.warning("%s: a %s is no area and is left out", path, geometry.geom_type)
-        (ignored if _is_ignored(feature) else wanted).extend(parts)
+        (ignored if is_ignored(class_of(feature)) else wanted).extend(parts)
     kept = shapely.difference(shapely.union_all(wanted), shapely.union_all(ignored))
     polygons = clip_polygons([kept], info.width_level0, info.height_level0)
     if not polygons:
@@ -113,10 +114,3 @@ def _shape(geometry: object, path: Path) -> BaseGeometry:
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
         raise DatasetError(f"{path}: not a GeoJSON geometry: {geometry!s:.60}: {error}") from None
     return made
-
-
-def _is_ignored(feature: dict[str, Any]) -> bool:
-    properties = feature.get("properties")
-    classification = properties.get("classification") if isinstance(properties, dict) else None
-    name = classification.get("name") if isinstance(classification, dict) else classification
-    return str(name or "").endswith("*")

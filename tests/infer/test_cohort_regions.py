@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from muse_core.errors import ConfigError
 from muse_core.geometry import Box
-from muse_core.infer import slide as slide_module
+from muse_core.infer import plan
 from muse_core.nuclei_dataset import NucleiDataset
 from muse_core.report.view import view_of
 from muse_core.slide import open_slide
@@ -78,10 +78,10 @@ def test_regions_count_from_the_scanners_bounds_and_leave_out_what_qupath_ignore
         about = {"classification": {"name": name, "color": [0, 0, 0]}}
         return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": about}
 
-    drawn = [box(800, 700, 1400, 1300, "Tumor"), box(800, 700, 1100, 1300, "Ignore*")]
+    drawn = [box(800, 700, 1400, 1300, "Region*"), box(800, 700, 1100, 1300, "Ignore*")]
     (tmp_path / "r.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": drawn}))
     with open_slide(small[0]) as slide:
-        area = slide_module._regions(tmp_path / "r.geojson", replace(slide.info, bounds_level0=Box(100, 50, 900, 900)))
+        area = plan._regions(tmp_path / "r.geojson", replace(slide.info, bounds_level0=Box(100, 50, 900, 900)))
     assert area.bounds == (1200, 750, 1500, 1350)
     (tmp_path / "r.geojson").write_text(json.dumps(box(90_000, 0, 91_000, 1000, "Tumor")))
     infer(small[0], tmp_path / "out", regions=tmp_path / "r.geojson")

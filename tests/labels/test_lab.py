@@ -110,9 +110,7 @@ BAD_FEATURES = [
     pytest.param([DOT, {"type": "Feature", "properties": {}}], "feature 2: no geometry", id="no geometry"),
     pytest.param([DOT, 7], "feature 2: no geometry", id="a number"),
     pytest.param([DOT, point(10**400, 1, "Tumour")], "feature 2: no geometry", id="a coordinate too large"),
-    pytest.param(
-        [DOT, feature(DOT["geometry"], None) | {"properties": "x"}], "feature 2: no geometry", id="properties"
-    ),
+    pytest.param([DOT, feature(DOT["geometry"], None) | {"properties": "x"}], "feature 2: no class", id="properties"),
     pytest.param(
         [DOT, point(40, 50, "tumour")],
         "feature 2: class 'tumour', but 'Tumour' in .*feature 1; write them alike",
@@ -282,3 +280,69 @@ def test_a_region_that_crosses_itself_is_mended(root):
     (area,) = read_lab(root).images[0].areas
     assert area.is_valid
     assert area.area == pytest.approx(3200)
+
+
+def test_ground_to_be_ignored_is_no_class_and_is_cut_out(root):
+    dots = [point(20, 30, "Tumour"), point(60, 60, "Immune")]
+    write_geojson(
+        root, "a", [*dots, box(10, 10, 100, 100), box(50, 50, 70, 70, "Ignore*"), box(0, 0, 5, 5, "Necrosis*")]
+    )
+    found = read_lab(root)
+    assert found.class_names == ("Tumour",), "the other dot lies on ignored ground"
+    (image,) = found.images
+    assert [area.area for area in image.areas] == [90 * 90 - 20 * 20]
+
+
+def test_of_an_image_without_regions_all_but_the_ignored_is_known(root):
+    write_geojson(root, "a", [point(20, 30, "Tumour"), box(0, 100, 300, 200, "Ignore*")])
+    (image,) = read_lab(root).images
+    assert [area.bounds for area in image.areas] == [(0, 0, 300, 100)]
+
+
+def test_an_area_many_times_a_nucleus_is_none_and_said(root, caplog):
+    areas = [box(100, 50, 250, 180, "Tumour"), box(10, 10, 200, 190, "Stroma area")]
+    write_geojson(root, "a", [point(20, 30, "Tumour"), _outline(50, 60, "Immune"), *areas])
+    with caplog.at_level(logging.WARNING):
+        found = read_lab(root)
+    assert found.class_names == ("Immune", "Tumour")
+    assert found.images[0].xy.tolist() == [[20, 30], [50, 60]]
+    assert "2 of 3 outlines are no nuclei but areas" in caplog.text
+    assert "4875 um2" in caplog.text  # 150 x 130 px of 0.25 um2
+
+
+def test_names_in_an_array_are_a_class(root):
+    region = box(10, 10, 100, 100)
+    region["properties"]["classification"] = {"names": ["Region*"], "color": [1, 2, 3]}
+    dot = point(20, 30, None)
+    dot["properties"]["classification"] = {"names": ["Tumour", "CD3"], "color": [1, 2, 3]}
+    write_geojson(root, "a", [dot, region])
+    found = read_lab(root)
+    assert found.class_names == ("Tumour: CD3",)
+    assert len(found.images[0].areas) == 1
+
+
+@pytest.mark.parametrize("name", ["S1", "S1.ome", "S1.ome.tif"])
+def test_labels_of_an_ome_tiff_are_found_as_qupath_names_them(tmp_path, name):
+    (tmp_path / "images").mkdir()
+    write_slide(tmp_path, "S1")
+    (slide,) = (tmp_path / "images").glob("S1.*")
+    slide.rename(tmp_path / "images" / "S1.ome.tif")
+    write_geojson(tmp_path, name, [point(20, 30, "Tumour")])
+    (image,) = read_lab(tmp_path).images
+    assert image.path.name == "S1.ome.tif"
+
+
+def test_byte_order_marks_and_the_shadow_files_of_macos_cost_nothing(root):
+    path = write_geojson(root, "a", [point(20, 30, "Tumour")])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    path.with_name("._a.geojson").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        \xff\xfe")
+    (root / "images" / "._a.png").write_bytes(b"\0\5\26\7")
+    assert read_lab(root).images[0].xy.tolist() == [[20, 30]]
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path):
+    write_image(tmp_path, "cafe\u0301")
+    write_geojson(tmp_path, "caf\u00e9", [point(20, 30, "Tumour")])
+    (tmp_path / "dataset.toml").write_text('mpp = 0.5\nval = ["cafe\u0301"]\n', encoding="utf-8")
+    found = read_lab(tmp_path)
+    assert (found.images[0].name, found.validation) == ("caf\u00e9", {"caf\u00e9"})

@@ -38,3 +38,27 @@ def test_what_lies_nowhere_and_properties_that_are_none_do_no_harm(tmp_path):
 def test_what_is_no_geometry_is_one_line(tmp_path, geometry):
     with pytest.raises(DatasetError, match="not a GeoJSON geometry"):
         regions(tmp_path / "r.geojson", {"type": "Feature", "geometry": geometry, "properties": {}})
+
+
+def square(left, top, side, **classification):
+    right, bottom = left + side, top + side
+    ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    properties = {"classification": classification} if classification else {}
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+
+
+def test_a_region_is_one_and_what_is_to_be_ignored_is_cut_out_of_all(tmp_path):
+    features = [
+        square(0, 0, 10, name="Tumor"),
+        square(20, 0, 10, name="Region*"),
+        square(40, 0, 10, names=["Region*", "Stroma"], color=[1, 2, 3]),
+        square(8, 0, 14, name="Ignore*"),
+        square(41, 1, 2, names=["Ignore*"]),
+        square(9, 9, 0.5, name="Tumor"),  # on ignored ground
+    ]
+    found = regions(tmp_path / "r.geojson", {"type": "FeatureCollection", "features": features})
+    assert [(one.classification, one.area_level0.area) for one in found] == [
+        ("Tumor", 80),
+        ("Region*", 80),
+        ("Region*: Stroma", 96),
+    ]

@@ -82,6 +82,14 @@ class TestGeoJson:
         (polygon,) = read_tissue(tmp_path / "t.geojson", slide_info()).polygons
         assert polygon.equals(shapely.box(200, 100, 300, 300))
 
+    def test_a_region_of_qupaths_own_is_tissue_and_names_in_an_array_are_a_class(self, tmp_path):
+        hole = shapely.geometry.mapping(shapely.box(100, 100, 200, 300))
+        ignored = feature(hole, classification={"names": ["Ignore*"], "color": [0, 0, 0]})
+        content = [feature(SQUARE_GEOMETRY, classification={"name": "Region*"}), ignored]
+        (tmp_path / "t.geojson").write_text(json.dumps(content))
+        (polygon,) = read_tissue(tmp_path / "t.geojson", slide_info()).polygons
+        assert polygon.equals(shapely.box(200, 100, 300, 300))
+
     def test_third_coordinate_and_bom_do_no_harm(self, tmp_path):
         solid = {"type": "Polygon", "coordinates": [[[x, y, 0] for x, y in SQUARE]]}
         (tmp_path / "t.geojson").write_text(json.dumps(solid), encoding="utf-8-sig")

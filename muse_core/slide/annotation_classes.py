@@ -1,0 +1,33 @@
+"""What QuPath's classes say of an annotation: one that is looked at, or one that is cut out.
+
+QuPath ships `Region*` for ground that is annotated whole, and `Ignore*`; it calls any class whose name ends in `*`
+ignored, since objects of that class are no cells. A region of that kind still is one.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_REGION_NAMES = frozenset({"region", "region*", "roi"})
+_BETWEEN = ": "  # of the names of a class derived from another, `Tumor: Positive`
+
+
+def class_of(feature: Mapping[str, Any]) -> str | None:
+    """The class of a GeoJSON feature: a plain string, or an object with a name or names; None where it has none."""
+    properties = feature.get("properties")
+    found = properties.get("classification") if isinstance(properties, Mapping) else None
+    if isinstance(found, Mapping):
+        names = found.get("names")
+        found = found.get("name") or (_BETWEEN.join(map(str, names)) if isinstance(names, list) else None)
+    return str(found).strip() or None if isinstance(found, (str, int, float)) else None
+
+
+def is_region(class_name: str | None) -> bool:
+    """Whether a class says that ground is annotated whole: `Region*`, `ROI`, or one derived from them."""
+    return class_name is not None and class_name.split(_BETWEEN)[0].strip().lower() in _REGION_NAMES
+
+
+def is_ignored(class_name: str | None) -> bool:
+    """Whether a class says that ground is to be cut out: `Ignore*` and any other that ends in `*`, but no region."""
+    if class_name is None or is_region(class_name):
+        return False
+    return any(name.strip().endswith("*") for name in class_name.split(_BETWEEN))
