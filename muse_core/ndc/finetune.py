@@ -19,7 +19,7 @@ from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.ndc.checkpoint import NdcCheckpoint, save_checkpoint
 from muse_core.ndc.figures import draw_confusion, draw_curves
 from muse_core.ndc.finetune_data import FinetuneData
-from muse_core.ndc.judge import best_cut, calibrated, find_on_regions, judged
+from muse_core.ndc.judge import best_cut, best_shift, calibrated, find_on_regions, judged, shifted
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.run import FinetuneRun
 from muse_core.ndc.settings import FinetuneSettings
@@ -118,6 +118,11 @@ def _finished(run: FinetuneRun, init: str) -> dict[str, object]:
     data, out, settings = run.data, run.out, run.settings
     found = run.found_by(run.best, data.validation)
     cut, _, _ = best_cut(found, data.validation, len(data.class_names))
+    if run.head.readout == "heat":
+        shift = best_shift(found, data.validation, len(data.class_names), cut)
+        run.best.shift_classes(torch.from_numpy(shift).float())
+        found = [shifted(one, shift) for one in found]
+        cut, _, _ = best_cut(found, data.validation, len(data.class_names))
     head = replace(run.checkpoint(run.best).head, calibration=calibrated(found, data.validation, cut))
     rows = [judged(one, region, least_score=cut) for one, region in zip(found, data.validation, strict=True)]
     scores = summary_of(rows, data.class_names)

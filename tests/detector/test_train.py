@@ -1,12 +1,14 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+import muse_core.detector as recipes_folder
 from muse_core.config import load_settings
 from muse_core.detector.augment import AugmentSettings
 from muse_core.detector.learned import LearnedDetector
@@ -15,7 +17,7 @@ from muse_core.detector.train import train_detector
 from muse_core.errors import ConfigError, DatasetError, OutputError
 from muse_core.evaluate.detect import evaluate_detector
 from muse_core.labels import BRCA_CLASS_NAMES, UNKNOWN_CLASS
-from muse_core.labels.datasets import LabelledData, Source, one_dataset
+from muse_core.labels.datasets import LabelledData, Source, one_dataset, read_datasets_file
 from muse_core.training.resume import STATE_NAME
 from tests.data.make_patches import write_brca
 from tests.data.small_disk import largest_file
@@ -200,3 +202,12 @@ def test_a_run_can_start_from_another(data, tmp_path):
         train_detector(brca(data), tmp_path / "second", settings=still, resume=True)
     with pytest.raises(ConfigError, match=r"--init .*none\.safetensors: cannot be read"):
         train_detector(brca(data), tmp_path / "third", settings=still, init=tmp_path / "none.safetensors")
+
+
+def test_the_recipes_that_ship_load():
+    recipes = sorted(Path(recipes_folder.__file__).parent.glob("recipes/*.toml"))
+    assert [path.name for path in recipes] == ["nucleus-detector-first.toml"]
+    assert load_settings(TrainDetectorSettings, recipes[0]).side_px == 256
+    listed = read_datasets_file(Path(__file__).parents[2] / "data_manifests" / "many_organs.toml")
+    assert [one.label for one in listed.dataset] == ["brca-m2c", "consep", "nuinsseg", "tnbc"]
+    assert listed.classes == BRCA_CLASS_NAMES

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from muse_core.detector.calibration import logit
 from muse_core.labels.regions import Region
+from muse_core.models.backbone import BackboneSettings
 from muse_core.models.nucleus_model import NucleiFound
-from muse_core.ndc.judge import best_cut, calibrated, find_on_regions, judged
+from muse_core.ndc.checkpoint import NdcHead, build_net
+from muse_core.ndc.judge import best_cut, best_shift, calibrated, find_on_regions, judged, shifted
 
 
 def _region(xy, ids, annotated=None, mpp=0.5, side=100):
@@ -70,3 +73,27 @@ def test_calibration_puts_the_cut_at_half_and_says_how_often_points_hit():
     found = calibrated([_found(spots, chance, np.zeros(4000), 1)], [region], 0.3)
     assert found.heat_at_half == 0.3
     assert found.slope == pytest.approx(2.0, abs=0.2)
+
+
+def test_classes_are_shifted_to_where_their_f1_is_best_and_the_network_says_so():
+    """Of two classes one is overlooked a little: its logit goes up, and the network's own answers with it."""
+    rng = np.random.default_rng(0)
+    spots = np.stack(np.meshgrid(np.arange(10, 300, 20), np.arange(10, 300, 20)), -1).reshape(-1, 2).astype(np.float32)
+    true = rng.integers(0, 2, len(spots))
+    margin = np.where(true == 1, 1.0, -1.0) * rng.uniform(0.1, 1.0, len(spots)) - 0.5
+    chance = 1 / (1 + np.exp(-margin))
+    found = NucleiFound(spots, np.full(len(spots), 0.9, np.float32), np.column_stack([1 - chance, chance]).astype("f4"))
+    region = Region("r", "r", np.zeros((300, 300, 3), np.uint8), 0.5, None, spots, true)
+    shift = best_shift([found], [region], 2, 0.5)
+    assert 0.2 <= shift[1] - shift[0] <= 1.0
+    better = shifted(found, shift)
+    np.testing.assert_allclose(better.probabilities.sum(1), 1, atol=1e-6)
+    assert (better.class_ids == true).mean() > (found.class_ids == true).mean() + 0.1
+    head = NdcHead(("a", "b"))
+    net = build_net(BackboneSettings(), head).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        before = net(image).dense
+        net.shift_classes(torch.tensor([0.0, 0.7]))
+        after = net(image).dense
+    np.testing.assert_allclose((after - before)[0, :, 3, 3].numpy(), [0, 0.7, 0], atol=1e-5)
