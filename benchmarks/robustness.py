@@ -25,6 +25,7 @@ from muse_core.labels.patch import UNKNOWN_CLASS
 from muse_core.labels.regions import Region
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM, counts_of, score_counts
 from muse_core.machine.process import own_process
+from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.ndc.judge import judged_rows
 from muse_core.ndc.model import NdcModel
 
@@ -54,8 +55,9 @@ def jpeg(quality: int) -> Change:
     """Compressed, colours at half the resolution, as most scanners do."""
 
     def compressed(region: Region) -> Region:
-        _, encoded = cv2.imencode(".jpg", region.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        return replace(region, image=cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+        bgr = cv2.cvtColor(region.image, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return replace(region, image=cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
     return compressed
 
@@ -140,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--detector", type=Path)
+    parser.add_argument("--detector", type=Path, default=NUCLEUS_DETECTOR)
     parser.add_argument("--ndc", type=Path)
     parser.add_argument("--only", choices=("detector", "ndc"))
     parser.add_argument("--every", type=int, default=1, help="only every so-manieth image of a source")

@@ -17,7 +17,7 @@ from muse_core.slide.resample import scaled_image
 
 _SHIFT_STEP, _MOST_SHIFT = 0.2, 1.2  # of logits
 _SHIFT_GAIN = 0.0005  # less is chance
-_TIE = 0.002  # of mean class F1: a tenth of how far validation's ten patches leave it open
+TIE = 0.002  # of mean class F1: a tenth of how far validation's ten patches leave it open
 
 Finder = Callable[[NDArray[np.uint8]], list[NucleiFound]]  # (B, H, W, 3) uint8 at 0.5 µm/px
 
@@ -88,7 +88,7 @@ def best_cut(found: Sequence[NucleiFound], regions: Sequence[Region], n_classes:
     """
     cuts = [(float(cut), *_mean_f1(found, regions, n_classes, float(cut))) for cut in np.arange(0.1, 0.9, 0.02)]
     best_mean = max(mean for _, mean, _ in cuts)
-    return max((one for one in cuts if one[1] >= best_mean - _TIE), key=lambda one: one[2])
+    return max((one for one in cuts if one[1] >= best_mean - TIE), key=lambda one: one[2])
 
 
 def best_shift(

@@ -29,7 +29,7 @@ from muse_core.ndc.checkpoint import NdcCheckpoint
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.head import NdcHead
 from muse_core.ndc.history import History, Validation
-from muse_core.ndc.judge import best_cut, find_on_regions
+from muse_core.ndc.judge import TIE, best_cut, find_on_regions
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.objective import Losses, losses_of
 from muse_core.ndc.settings import FinetuneSettings
@@ -190,14 +190,17 @@ class FinetuneRun:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
 
     def validate(self) -> None:
-        """Score the average on validation; keep it where its mean class F1 is the best so far."""
+        """Score the average on validation; keep it where its mean class F1 is as good as the best so far.
+
+        Of steps that so few nuclei cannot tell apart the latest is kept: it has seen more, and its rate was lower.
+        """
         started = time.perf_counter()
         found = self.found_by(self.average, self.data.validation)
         latest = Validation(self.step, *best_cut(found, self.data.validation, len(self.data.class_names)))
         best = max((one.mean_class_f1 for one in self.history.validations), default=-1.0)
         self.history.validations.append(latest)
         logger.info("step %d of %d: %s", self.step, self.settings.steps, latest)
-        if latest.mean_class_f1 > best:
+        if latest.mean_class_f1 >= best - TIE:
             self.best.load_state_dict(self.average.state_dict())
         self.history.seconds += time.perf_counter() - started
 
