@@ -32,7 +32,9 @@ class PolygonFiles:
         self._folder, self._option = folder, option
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_folded: dict[str, list[Path]] = defaultdict(list)
-        for path in sorted(_listed(folder)) if folder is not None else ():
+        if folder is None:
+            return
+        for path in sorted(_listed(folder)):
             name = normal_form(path.relative_to(folder).as_posix())
             suffix = next(one for one in _SUFFIXES if name.lower().endswith(one))
             self._by_name[name[: -len(suffix)]].append(path)

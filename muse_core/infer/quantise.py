@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -169,16 +170,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _save(model: "openvino.Model", path: Path, about: dict[str, str]) -> None:
-    from io import BytesIO
-
     from openvino import serialize
 
-    graph, constants = BytesIO(), BytesIO()
-    serialize(model, graph, constants)
-    tensors = {
-        name: torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8)
-        for name, stream in ((GRAPH, graph), (CONSTANTS, constants))
-    }
+    with TemporaryDirectory() as folder:
+        graph, constants = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+        serialize(model, graph, constants)
+        tensors = {
+            name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+            for name, file in ((GRAPH, graph), (CONSTANTS, constants))
+        }
     save_tensors(path, tensors, metadata={**about, "format": QUANTISED_FORMAT})
 
 
