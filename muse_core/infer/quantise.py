@@ -6,7 +6,6 @@ overflow on processors that add them in sixteen: answers are the same on all of 
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -139,8 +138,6 @@ def _converted(net: nn.Module) -> "openvino.Model":
 
 
 def _quantised_graph(model: "openvino.Model", images: Sequence[Rgb]) -> "openvino.Model":
-    # It reports its use over the network unless it believes itself in a test; nothing here leaves the machine.
-    os.environ.setdefault("NNCF_CI", "1")
     try:
         import nncf
     except ImportError:

@@ -17,6 +17,8 @@ def own_process() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # cuFile, where PyTorch has brought it along, would leave a log of its complaints in the current folder.
     os.environ.setdefault("CUFILE_LOGFILE_PATH", os.devnull)
+    # NNCF reports its use over the network unless it believes itself in a test; nothing here leaves the machine.
+    os.environ.setdefault("NNCF_CI", "1")
     keep_freed_memory()
     share_one_heap()  # before any thread has a heap of its own
     # Slides are read by several processes or threads at once; OpenCV's own threads would only be in their way.

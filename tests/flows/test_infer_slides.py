@@ -104,7 +104,7 @@ def test_a_bad_slide_fails_the_flow_and_loses_nothing(tiny, artifacts, tmp_path)
 
 
 def test_tiles_that_could_not_be_read_fail_the_flow_and_not_their_slide(artifacts, tmp_path):
-    image, _ = tissue_image(900, 800, mpp=0.25, seed=4)
+    image, _ = tissue_image(3000, 800, mpp=0.25, seed=4)
     slide = draw_aperio(tmp_path / "s.svs", image, Drawing(factors=(1, 4), tile_px=240, broken_tile=(1, 1)))
 
     def run():

@@ -106,7 +106,7 @@ def test_no_thread_is_left_at_work_after_a_write_that_failed(small, tmp_path, mo
 
 
 def test_tiles_that_could_not_be_read_are_an_exit_status_and_a_line(tmp_path):
-    image, _ = tissue_image(900, 800, mpp=0.25, seed=4)
+    image, _ = tissue_image(3000, 800, mpp=0.25, seed=4)
     path = draw_aperio(tmp_path / "s.svs", image, Drawing(factors=(1, 4), tile_px=240, broken_tile=(1, 1)))
     arguments = [
         "infer",

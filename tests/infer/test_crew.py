@@ -34,7 +34,7 @@ def job(device: str) -> InferJob:
     )
 
 
-@pytest.mark.parametrize(("free", "kept", "tiles"), [(70 * GIB, 0, 12), (7 * GIB, 0, 1), (7 * GIB, 63 * GIB, 12)])
+@pytest.mark.parametrize(("free", "kept", "tiles"), [(70 * GIB, 0, 4), (7 * GIB, 0, 1), (7 * GIB, 63 * GIB, 4)])
 def test_a_gpu_that_others_use_gets_smaller_batches(monkeypatch, free, kept, tiles):
     asked = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device), (free, 80 * GIB))[1])

@@ -13,6 +13,7 @@ from muse_core.labels.regions import Region, regions_of, unlabelled_region
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc import batch as batches
 from muse_core.ndc import finetune as module
+from muse_core.ndc import folds
 from muse_core.ndc import run as train
 from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.data import published_data
@@ -202,9 +203,9 @@ def test_folds_part_no_case_and_cover_all():
 def test_cross_validation_judges_every_region_by_a_model_that_never_saw_it(init, data, tmp_path, monkeypatch):
     learned, judged = [], []  # names, a fold each
 
-    def batch(labelled, *rest):
+    def batch(labelled, *rest, **options):
         learned[-1].update(region.name for region in labelled)
-        return real_batch(labelled, *rest)
+        return real_batch(labelled, *rest, **options)
 
     def restart(*arguments, **options):
         learned.append(set())
@@ -236,7 +237,7 @@ def test_a_fold_s_answers_are_cut_by_the_other_folds_alone(tmp_path):
         xy, score = np.array([[20, 20], [80, 80]], np.float32), np.array([right, wrong], np.float32)
         return module._Fold([NucleiFound(xy, score, np.ones((2, 1), np.float32), None)], [region])
 
-    answer = module._judged_together([fold(0.8, 0.6), fold(0.4, 0.2)], ("N",), tmp_path)
+    answer = folds._judged_together([fold(0.8, 0.6), fold(0.4, 0.2)], ("N",), tmp_path)
     first, second = answer["by_fold"]
     assert 0.2 < first["cut"] <= 0.4, "where the second fold is best"
     assert 0.6 < second["cut"] <= 0.8
@@ -288,11 +289,11 @@ def test_a_run_and_a_cross_validation_don_t_share_a_folder(init, data, tmp_path)
 
 
 def test_the_next_batch_is_drawn_ahead_and_its_errors_come_with_its_step(data, monkeypatch):
-    def batch(labelled, unlabelled, step, settings):
+    def batch(labelled, unlabelled, step, settings, **options):
         drawn.append(step)
         if step == 2:
             raise ConfigError("step 2")
-        return real_batch(labelled, unlabelled, step, settings)
+        return real_batch(labelled, unlabelled, step, settings, **options)
 
     drawn: list[int] = []
     real_batch = batches.batch_of_step
