@@ -104,7 +104,7 @@ def until(page, expression: str) -> object:
     """Wait for a value of the page; Playwright's own waiting evaluates strings, which the page's policy forbids."""
     ends = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends:
-        value = page.evaluate(expression)
+        value = page.evaluate(f"typeof muse !== 'undefined' && ({expression})")
         if value:
             return value
         page.wait_for_timeout(50)
@@ -115,7 +115,7 @@ def test_see_filter_correct_and_lose_nothing(out, serve, open_page, drawn):
     server = serve(out)
     page = open_page(server.url)
     page.get_by_role("link", name="S1").last.click()
-    until(page, "window.muse?.page?.stage?.nuclei.state === 'points' && !window.muse.page.stage.isWaiting")
+    until(page, "muse.page?.stage?.nuclei.state === 'points' && !muse.page.stage.isWaiting")
 
     # Every nucleus is on the graphics card; a class is switched off, a cut made.
     assert page.evaluate("muse.page.stage.nuclei.heldPoints") == len(drawn[1])
@@ -153,7 +153,7 @@ def test_see_filter_correct_and_lose_nothing(out, serve, open_page, drawn):
 def test_a_region_is_drawn_counted_and_labelled_whole(out, serve, open_page):
     server = serve(out)
     page = open_page(f"{server.url}#slide=S1&x=2800&y=2400&zoom=0.4")
-    until(page, "window.muse?.page?.stage?.nuclei.state === 'points' && !window.muse.page.stage.isWaiting")
+    until(page, "muse.page?.stage?.nuclei.state === 'points' && !muse.page.stage.isWaiting")
     page.keyboard.press("r")
     page.mouse.move(300, 300)
     page.mouse.down()
@@ -178,7 +178,7 @@ def test_twenty_corrections_teach_and_the_nuclei_change(tmp_path, serve, open_pa
     subprocess.run(command, check=True)
     server = serve(out)
     page = open_page(f"{server.url}#ask=doubtful")
-    until(page, "window.muse?.page?.waiting?.length > 0")
+    until(page, "muse.page?.waiting?.length > 0")
     for number in range(20):
         page.keyboard.press(("1", "2", "3")[number % 3])
     until(page, "muse.marks.outbox.length === 0")
