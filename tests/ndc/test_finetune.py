@@ -235,7 +235,7 @@ def test_a_fold_s_answers_are_cut_by_the_other_folds_alone(tmp_path):
 
     def fold(right, wrong):
         xy, score = np.array([[20, 20], [80, 80]], np.float32), np.array([right, wrong], np.float32)
-        return module._Fold([NucleiFound(xy, score, np.ones((2, 1), np.float32), None)], [region])
+        return folds._Fold([NucleiFound(xy, score, np.ones((2, 1), np.float32), None)], [region])
 
     answer = folds._judged_together([fold(0.8, 0.6), fold(0.4, 0.2)], ("N",), tmp_path)
     first, second = answer["by_fold"]
