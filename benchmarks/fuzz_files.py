@@ -8,6 +8,7 @@ Single bits that change inside JPEG's coded data cannot all be seen: JPEG has no
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import resource
@@ -20,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tifffile
 from PIL import Image
 
@@ -46,6 +45,8 @@ def main() -> None:
 def _samples(folder: Path) -> dict[str, Path]:
     """One sound file a kind."""
     from muse_core.models import shipped
+    from muse_core.roi_dataset.image import encode_roi
+    from muse_core.roi_dataset.write import RoiRow, write_rois
     from tests.data.make_dicom import write_level
     from tests.data.make_slides import draw_aperio, draw_ome, draw_tiff, tissue_image
 
@@ -74,10 +75,10 @@ def _samples(folder: Path) -> dict[str, Path]:
     found["csv"] = folder / "m.csv"
     lines = [f"S{n},C{n},P,{folder}/a.svs,,," for n in range(20)]
     found["csv"].write_text("\n".join(["slide_id,case_id,project,uri,size,md5,mpp", *lines]) + "\n")
-    found["parquet"] = folder / "slides.parquet"
-    pq.write_table(
-        pa.table({"slide_id": ["a", "b"], "status": ["done", "failed"], "mpp_x": [0.5, 0.25]}), found["parquet"]
-    )
+    found["parquet"] = folder / "part-0000.parquet"
+    roi = encode_roi(image[:512, :512], mpp=0.5)
+    rows = [RoiRow(f"a_{n}", "a", "c", "p", 0, 0, 512, 512, 0.5, 512, 512, 1.0, None, roi) for n in range(3)]
+    write_rois(found["parquet"], rows, {"slide_id": "a"})
     found["toml"] = folder / "s.toml"
     found["toml"].write_text("[tissue]\noverview_mpp = 8.0\n[rois]\nrichness_mpp = 8.0\n")
     weights = next((path for path in Path(shipped.__file__).parent.rglob("*.safetensors")), None)
@@ -118,7 +119,8 @@ def _read_other(kind: str, path: Path) -> None:
     from muse_core.cohort.manifest import read_manifest
     from muse_core.config import load_settings
     from muse_core.geometry import Box
-    from muse_core.models.nucleus_model import load_nucleus_model
+    from muse_core.infer.model import load_nucleus_model
+    from muse_core.roi_dataset.dataset import RoiDataset
     from muse_core.slide.info import Level, Mpp, SlideInfo
     from muse_core.tissue import read_tissue
 
@@ -130,13 +132,14 @@ def _read_other(kind: str, path: Path) -> None:
     elif kind == "toml":
         load_settings(BuildSettings, path, ())
     elif kind == "safetensors":
-        load_nucleus_model(path)
+        load_nucleus_model(path, device="cpu")
     else:
-        from muse_core.cohort.records import read_slides_table
+        dataset = RoiDataset(path)
+        for index in range(len(dataset)):
+            dataset.read(index).image.read(0, 0, 512, 512)
 
-        read_slides_table(path)
 
-
+_IMPORTED_FIRST = ("muse_core.infer.model", "muse_core.build.settings", "muse_core.tissue", "muse_core.slide")
 _IMAGES = ("svs", "jpeg tiff", "ome", "dicom", "lzw tiff", "deflate tiff", "plain tiff", "png", "jpg")
 
 
@@ -148,7 +151,11 @@ def _worker(pipe: Connection) -> None:
     from muse_core.errors import MuseError
 
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
+    for descriptor in (1, 2):  # cuCIM's decoder writes there
+        os.dup2(null, descriptor)
+    for module in _IMPORTED_FIRST:
+        importlib.import_module(module)
+    pipe.send("ready")
     while True:
         kind, path = pipe.recv()
         try:
@@ -171,12 +178,13 @@ class _Child:
         self.pipe, theirs = self._context.Pipe()
         self.process = self._context.Process(target=_worker, args=(theirs,), daemon=True)
         self.process.start()
+        self.pipe.recv()  # that it is ready: imports take long on a busy machine
 
     def read(self, kind: str, path: Path) -> tuple[str, Any, str]:
         """The outcome for one file."""
         self.pipe.send((kind, path))
         try:
-            if self.pipe.poll(_LONGEST_S + 60):
+            if self.pipe.poll(_LONGEST_S):
                 outcome: tuple[str, Any, str] = self.pipe.recv()
                 return outcome
             outcome = ("HANG", None, "")

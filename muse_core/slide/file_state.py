@@ -12,15 +12,15 @@ from muse_core.errors import SlideChangedError
 class FileState:
     """What tells a file from a later one of the same name.
 
+    Its number on the disk plays no part: some network file systems give a file a new one whenever they are asked.
+
     Attributes:
         size: bytes.
         modified_ns: time of the last change to its content.
-        inode: number of the file on its disk.
     """
 
     size: int
     modified_ns: int
-    inode: int
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -30,7 +30,7 @@ class FileState:
             OSError: it is not there.
         """
         found = os.stat(path)
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+        return cls(found.st_size, found.st_mtime_ns)
 
     def check(self, path: Path) -> None:
         """Compare with the state of the file now; 2 µs on a local disk.
