@@ -9,7 +9,7 @@ from muse_core.config import Settings, settings_hash
 from muse_core.tissue import TissueSettings
 
 # Raised by hand whenever code changes what inference writes for the same inputs, so that reruns redo it.
-INFER_VERSION = 4
+INFER_VERSION = 5
 
 
 class InferSettings(Settings):

@@ -8,7 +8,7 @@ from muse_core.detector.calibration import Calibration
 from muse_core.models.ndc_readout import Readout
 
 FORMAT = "muse-ndc-2"  # of checkpoints
-MARGIN_UM = 80.0
+MARGIN_UM = 112.0
 _COARSEST_STRIDE_PX = 32  # of the backbone's levels
 _CLIP = 1e-6
 
