@@ -10,8 +10,8 @@ from flows.artifacts import artifact_key, publish
 from flows.ending import ends_in_one_line
 from flows.gpu import gpu_slots, gpus_wanted
 from flows.training import as_options, train
-from muse_core.config import load_settings
 from muse_core.ndc.promote import promote, run_id, score_of_folds, score_on_validation
+from muse_core.ndc.recipe import load_finetune_settings
 from muse_core.ndc.registry import Decision, ModelScore
 from muse_core.ndc.settings import FinetuneSettings
 
@@ -52,6 +52,7 @@ def finetune_ndc(
     unlabelled: str | None = None,
     unlabelled_mpp: float | None = None,
     folds: int = 0,
+    recipe: str = "heat",
     config: Path | None = None,
     overrides: tuple[str, ...] = (),
     device: str = "auto",
@@ -67,14 +68,15 @@ def finetune_ndc(
         unlabelled: tissue without labels: a ROI dataset or a folder of images.
         unlabelled_mpp: µm/px of those images.
         folds: cross-validate by case first, with so many folds, and compare by that where the one in use was too.
-        config: settings as TOML.
+        recipe: heat, that of the weights that ship, or paper.
+        config: settings as TOML, over the recipe's.
         overrides: single settings, `key=value`.
         device: where it is trained: auto, cpu or cuda.
 
     Returns:
         `checkpoint`, its `mean_class_f1`, whether it was `taken`, the `reason`, and `in_use`, the registry's file.
     """
-    settings = load_settings(FinetuneSettings, config, overrides)  # a mistake shows before anything is trained
+    settings = load_finetune_settings(recipe, config, overrides)  # a mistake shows before anything is trained
     name = run_id(dataset, data, init=init, unlabelled=unlabelled, unlabelled_mpp=unlabelled_mpp, settings=settings)
     get_run_logger().info("%s: run %s", data, name)
     out = out / name
@@ -86,6 +88,8 @@ def finetune_ndc(
         str(data),
         "--init",
         init,
+        "--recipe",
+        recipe,
         "--device",
         device,
         "--resume",

@@ -207,6 +207,7 @@ def finetune(
     init: AnyPath = "muse-nano",
     unlabelled: AnyPath | None = None,
     unlabelled_mpp: float | None = None,
+    recipe: str = "heat",
     settings: Given = None,
     device: str = "auto",
     resume: bool = False,
@@ -221,7 +222,8 @@ def finetune(
         init: where to start: a file, muse-nano, muse-nano-ndc, imagenet or none.
         unlabelled: tissue without labels: a ROI dataset, or a folder of images.
         unlabelled_mpp: µm/px of those images.
-        settings: of `ndc.settings.FinetuneSettings`.
+        recipe: heat, that of the weights that ship; or paper: proposals alone, on samples of 1024 px.
+        settings: of `ndc.settings.FinetuneSettings`, over the recipe's.
         device: auto, cpu or cuda.
         resume: go on from the last state in `out`, if there is one.
 
@@ -233,9 +235,10 @@ def finetune(
     """
     from muse_core.ndc.data import finetune_data, unlabelled_regions
     from muse_core.ndc.finetune import finetune as train
+    from muse_core.ndc.recipe import recipe_settings
     from muse_core.ndc.settings import FinetuneSettings
 
-    wanted = settings_of(FinetuneSettings, settings)
+    wanted = settings_of(FinetuneSettings, settings, recipe_settings(recipe))
     tissue = [] if unlabelled is None else unlabelled_regions(str(unlabelled), mpp=unlabelled_mpp)
     labelled = _labelled(dataset, Path(data), labels="dots", side_px=wanted.side_px)
     learned_from = finetune_data(labelled, unlabelled=tissue)

@@ -21,13 +21,20 @@ class Settings(BaseModel):
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
-def load_settings(kind: type[AnySettings], path: Path | None = None, overrides: Iterable[str] = ()) -> AnySettings:
+def load_settings(
+    kind: type[AnySettings],
+    path: Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    base: AnySettings | None = None,
+) -> AnySettings:
     """Read `kind` from a TOML file and `a.b=value` overrides, later ones winning.
 
     Args:
         kind: the settings class.
-        path: a TOML file; None for the defaults.
+        path: a TOML file; None for the base.
         overrides: strings `key=value` with dotted keys; values are TOML (`3`, `0.5`, `true`, `[1, 2]`) or plain text.
+        base: what holds where neither says anything; None for the defaults.
 
     Returns:
         The validated settings.
@@ -35,7 +42,8 @@ def load_settings(kind: type[AnySettings], path: Path | None = None, overrides: 
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type or range.
     """
-    values: dict[str, Any] = _read_toml(path) if path else {}
+    values: dict[str, Any] = base.model_dump() if base else {}
+    _lay_over(values, _read_toml(path) if path else {})
     for override in overrides:
         _apply_override(values, override)
     return _validated(kind, values, path)
@@ -63,6 +71,15 @@ def settings_of(
     for key, value in _leaves(given or {}):
         _set(values, key, value, f"settings {key!r}")
     return _validated(kind, values, None)
+
+
+def _lay_over(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Nested values in place of those that were there; a section keeps what the other does not name."""
+    for key, value in given.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _lay_over(values[key], value)
+        else:
+            values[key] = value
 
 
 def _leaves(given: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

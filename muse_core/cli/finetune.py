@@ -10,7 +10,6 @@ from muse_core.cli.options import AsJson, ConfigFile, Device, Out, Overrides, Ve
 from muse_core.cli.progress import Display, open_display
 from muse_core.cli.scores_table import last_line, print_scores
 from muse_core.cli.terminal import Terminal, open_terminal, stop_requests, tell_stopped
-from muse_core.config import load_settings
 from muse_core.machine.device import one_gpu, resolve_device
 
 if TYPE_CHECKING:
@@ -36,6 +35,10 @@ def finetune(
     folds: Annotated[
         int, typer.Option(metavar="N", help="Cross-validate by case over training and validation instead.", min=0)
     ] = 0,
+    recipe: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="heat, of the weights that ship; or paper: proposals alone, 1024 px."),
+    ] = "heat",
     config: ConfigFile = None,
     overrides: Overrides = None,
     device: Device = "auto",
@@ -51,15 +54,17 @@ def finetune(
 
     Example: `muse finetune --dataset lab --data dots --init muse-nano-ndc --out runs/ours`
 
+    Example: `muse finetune --recipe paper --dataset puma --data data/puma --init lfov.safetensors --out runs/paper`
+
     Example: `muse finetune --datasets data_manifests/many_organs.toml --data data --out runs/ndc`
     """
     from muse_core.ndc import data as sources
     from muse_core.ndc.finetune import finetune as train
     from muse_core.ndc.folds import cross_validate
-    from muse_core.ndc.settings import FinetuneSettings
+    from muse_core.ndc.recipe import load_finetune_settings
 
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(FinetuneSettings, config, overrides or ())
+    settings = load_finetune_settings(recipe, config, overrides or ())
     tissue = sources.unlabelled_regions(unlabelled, mpp=unlabelled_mpp) if unlabelled else []
     given = labelled_data(
         dataset, data, datasets, classes=classes, leave_out=leave_out, labels="dots", side_px=settings.side_px

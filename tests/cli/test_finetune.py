@@ -53,6 +53,14 @@ def tiny(tmp_path):
     return options(TINY.model_copy(update={"steps": 3, "validate_every": 3}), tmp_path)
 
 
+def test_a_recipe_is_taken_by_its_name(init, brca, tiny, tmp_path):
+    given = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", tmp_path / "out", *tiny)
+    assert muse("finetune", *given, "--recipe", "paper", "--set", "loss.dense=0").exit_code == 0
+    assert load_checkpoint(tmp_path / "out" / "ndc.safetensors").head.readout == "proposals"
+    with pytest.raises(ConfigError, match="--recipe papr: none is called so"):
+        muse("finetune", *given, "--recipe", "papr")
+
+
 def test_from_labelled_patches_to_a_checkpoint_with_tissue_that_has_no_labels(init, brca, tiny, tmp_path):
     (tmp_path / "tissue" / "more").mkdir(parents=True)
     for seed in range(2):

@@ -21,6 +21,7 @@ from muse_core.ndc.finetune import finetune
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.folds import case_folds, cross_validate
 from muse_core.ndc.model import NdcModel
+from muse_core.ndc.recipe import recipe_settings
 from muse_core.training.resume import STATE_NAME
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
@@ -79,6 +80,30 @@ def test_the_model_scores_half_where_validation_was_cut_best(whole, data):
     assert np.array_equal(found.xy, likely.xy[: len(found.xy)])  # the surest first
     assert (likely.score[: len(found.xy)] > best["cut"] - 1e-5).all()
     assert (likely.score[len(found.xy) :] < best["cut"] + 1e-5).all()
+
+
+def test_the_papers_recipe_trains_proposals_alone_and_reads_them(init, tmp_path):
+    paper = recipe_settings("paper")
+    ramped = {"cons_start": 0, "cons_ramp": 0, "nucleus_confidence": 0.05, "background_confidence": 0.05}
+    model, loss = paper.model.model_copy(update={"hidden": 8}), paper.loss.model_copy(update=ramped)
+    short = {"steps": 4, "batch_size": 2, "side_px": 256, "validate_every": 4, "warmup_steps": 1, "threads": 1}
+    settings = paper.model_copy(update={**short, "model": model, "loss": loss})
+    image = draw_patch(384, 40, 0).image
+    area = np.zeros((384, 384), bool)
+    area[128:256, 128:256] = True
+    xy = np.array([[140, 150], [200, 220], [250, 130]], np.float32)
+    region = Region("r", "c", image, 0.5, area, xy, np.array([0, 1, 2]))
+    data = FinetuneData(CLASS_NAMES, [region], [], [region])
+    result = finetune(data, tmp_path, init=init, settings=settings)
+    losses = np.array(json.loads((tmp_path / "training.json").read_text())["losses"])  # total, reg, type, cons, dense
+    assert (losses[:, 1:4] > 0).all(), "L_reg and L_type within the area, L_cons outside"
+    assert (losses[:, 4] == 0).all()
+    assert load_checkpoint(result.checkpoint).head.readout == "proposals"
+    start, end = load_file(init), load_file(result.checkpoint)
+    dense = [name for name in start if name.startswith("h_dense") and "running" not in name]
+    assert dense
+    assert all(np.array_equal(start[name], end[name]) for name in dense), "the dense head learns nothing"
+    assert not np.array_equal(start["h_reg.4.weight"], end["h_reg.4.weight"])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -63,6 +63,20 @@ def test_surrounding_tissue_is_shown_and_marked_as_not_annotated():
     assert sample.annotated.sum() == 100 * 100
 
 
+def test_of_the_papers_samples_most_lies_outside_the_annotated_area_which_may_be_anywhere():
+    annotated = np.zeros((1548, 1548), bool)
+    annotated[524:1024, 524:1024] = True  # a patch of 500 px with all around it that eq. 8 can draw
+    corners = []
+    for seed in range(12):
+        region = _marked_region(1548, annotated)
+        sample = draw_sample(region, 1024, PLAIN, np.random.default_rng(seed))
+        assert sample.seen.all()
+        assert sample.annotated.sum() == 500 * 500
+        rows, columns = np.nonzero(sample.annotated)
+        corners.append((columns.min(), rows.min()))
+    assert (np.ptp(corners, axis=0) > 250).all()  # of 0..524
+
+
 def test_a_polygon_stays_one_under_rotation():
     annotated = np.tril(np.ones((300, 300), bool))
     augment = PLAIN.model_copy(update={"rotate_share": 1.0})
