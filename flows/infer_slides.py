@@ -1,5 +1,6 @@
 """The flow `infer-slides`: a manifest or a watched folder of slides to classified nuclei and a report."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,17 @@ from prefect.client.schemas.objects import State
 from flows.artifacts import artifact_key, publish_link
 from flows.ending import ends_in_one_line
 from flows.gpu import gpus_wanted
-from flows.slides import do_slides, final_state, publish_slides
+from flows.slides import do_slides, final_state, news_state, publish_slides
+from muse_core.cohort.inbox import Inbox, read_inbox
 from muse_core.cohort.manifest import Manifest
 from muse_core.cohort.paths import RunPaths
-from muse_core.cohort.records import known_ids
+from muse_core.cohort.records import SlideRecord, known_ids
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.infer import (
     InferOptions,
     InferSettings,
+    InferSummary,
     check_inputs,
     open_infer,
     read_inputs,
@@ -74,7 +77,8 @@ def infer_slides(
         config: settings as TOML.
         overrides: single settings, `key=value`.
         watch: the folder or glob may hold no slide yet, for a schedule that takes what is put there.
-        settled_minutes: with watch, leave files that changed within so many minutes: they may still be growing.
+        settled_minutes: with watch, take a slide once two runs, so many minutes apart or more, found all of its files
+            the same; 0 takes what is there.
         report: the HTML report to write; None for `OUT/report.html`.
 
     Returns:
@@ -90,26 +94,44 @@ def infer_slides(
         tissue_folder=tissue,
         keep_slides=keep_slides,
     )
-    found = _slides(slides, mpp, out, watch, settled_minutes)
+    found = _slides(slides, mpp, out, watch)
+    inbox = read_inbox(RunPaths(out).inbox, time.time()) if watch else None
+    if inbox is not None:
+        found = inbox.due(found, settled_s=60 * settled_minutes)
     check_inputs(found, regions, may_be_empty=watch)
     key = artifact_key(KEY)
     with open_infer(options, settings) as run:
         run.begin(found)
+        if inbox is not None:
+            inbox.keep()
         records = do_slides(run, found.rows, verb="infer", key=key, gpus=gpus_wanted(options.device, workers))
         summary = run.finish(found, records)
+        news = None if inbox is None else _news(inbox, records, summary)
     page = refresh_report(out, report)
     get_run_logger().info("%s", page or "no slide is finished, so there is nothing to report")
     publish_slides(records, summary_text(summary, run.paths) + "\n" + digest_text(out), key=key, columns=SHOWN_COLUMNS)
     if page is not None:
         publish_link(page.absolute().as_uri(), "Report of all slides", key=key, of="report")
-    return final_state(summary)
+    return final_state(summary) if news is None else news_state(summary, news)
 
 
-def _slides(slides: Path, mpp: float | None, out: Path, watch: bool, settled_minutes: float) -> Manifest:
+def _news(inbox: Inbox, records: list[SlideRecord], summary: InferSummary) -> list[str]:
+    """What went wrong with slides of a watched folder and was not told before; the rest waits in quarantine."""
+    bad_tiles = [
+        {key: str(one.row.get(key) or "") for key in ("slide_id", "reason", "message")}
+        for one in records
+        if one.status == "done" and one.row.get("n_failed_tiles")
+    ]
+    news = inbox.judge(records, [*summary.failures, *bad_tiles])
+    inbox.keep()
+    for slide_id, one in inbox.waiting():
+        then = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(one.next_try))
+        get_run_logger().info("%s: in quarantine (%s, %d times), next try %s", slide_id, one.reason, one.tries, then)
+    return news
+
+
+def _slides(slides: Path, mpp: float | None, out: Path, watch: bool) -> Manifest:
     known = known_ids(RunPaths(out).records)
-    if watch:
-        found = read_watched(slides, mpp, settled_s=60 * settled_minutes, known=known)
-    else:
-        found = read_inputs(slides, mpp, known=known)
+    found = read_watched(slides, mpp, known=known) if watch else read_inputs(slides, mpp, known=known)
     get_run_logger().info("%s: %d slides, %d problems", slides, len(found.rows), len(found.problems))
     return found

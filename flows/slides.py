@@ -175,6 +175,20 @@ def final_state(summary: CohortSummary) -> dict[str, Any] | State[Any]:
     return summary.as_json()
 
 
+def news_state(summary: CohortSummary, news: Sequence[str]) -> dict[str, Any] | State[Any]:
+    """What a flow over a watched folder ends with: failed only where something new went wrong.
+
+    Args:
+        summary: of the run.
+        news: what was not told before, a line each.
+    """
+    if not news:
+        return summary.as_json()
+    more = f"; and {len(news) - _NAMED_FAILURES} more" if len(news) > _NAMED_FAILURES else ""
+    told = f"{'; '.join(news[:_NAMED_FAILURES])}{more}"
+    return Failed(message=f"{told}. Each is told once and tried again later, at once when its file changes.")
+
+
 def _is_small(row: ManifestRow) -> bool:
     """Whether a slide is known to be small; one that says nothing of its size is not."""
     path = local_path(row)

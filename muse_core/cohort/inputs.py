@@ -10,15 +10,19 @@ from muse_core.cohort.acquire import local_path
 from muse_core.cohort.manifest import ManifestRow
 from muse_core.cohort.uris import public_uri
 from muse_core.errors import DatasetError
+from muse_core.slide.file_set import files_of_slide
 
 
-def hash_of_inputs(row: ManifestRow, *, depends_on: list[Any], edited: Path | None = None) -> str:
+def hash_of_inputs(
+    row: ManifestRow, *, depends_on: list[Any], edited: Path | None = None, by_content: bool = False
+) -> str:
     """Sixteen hex digits that change when the slide's file, its manifest row or anything named does.
 
     Args:
         row: the slide.
         depends_on: JSON values: hashes of the settings and models that matter.
         edited: a file of polygons that a person gave for this slide.
+        by_content: the row's md5 is of all that is read, so that no file's size and time need to count.
 
     Raises:
         OSError: the slide's file cannot be looked at.
@@ -28,8 +32,10 @@ def hash_of_inputs(row: ManifestRow, *, depends_on: list[Any], edited: Path | No
     # With a checksum it plays no part where the slide lies, nor how its URL is signed today.
     parts: list[Any] = [row.slide_id, row.case_id, row.project, row.md5 or public_uri(row.uri), row.size, row.mpp]
     parts += depends_on
-    if path is not None and row.md5 is None and os.path.exists(path):  # False for impossible names
-        parts += [path.stat().st_size, path.stat().st_mtime_ns]
+    if path is not None and not by_content and os.path.exists(path):  # False for impossible names
+        files = files_of_slide(path)  # a manifest's md5 is of the first alone
+        for file in files if row.md5 is None else files[1:]:
+            parts += [file.stat().st_size, file.stat().st_mtime_ns]
     if edited is not None:
         parts.append(hash_of_polygons(edited))
     return sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -8,8 +8,8 @@ from typing import Any
 
 from muse_core.cohort.records import slide_facts
 from muse_core.errors import MuseError
-from muse_core.machine.files import md5_of
 from muse_core.slide import Slide, open_slide
+from muse_core.slide.file_set import md5_of_slide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def opened(job: SlideJob) -> Iterator[tuple[Slide, dict[str, Any]]]:
         SlideReadError, MppError: the file or its µm/px is of no use.
     """
     with open_slide(job.path, mpp_override=job.mpp_override) as slide:
-        facts = slide_facts(slide) | {"md5": job.md5 or md5_of(job.path), "size": job.path.stat().st_size}
+        facts = slide_facts(slide) | {"md5": job.md5 or md5_of_slide(job.path), "size": job.path.stat().st_size}
         try:
             yield slide, facts
         except MuseError as error:

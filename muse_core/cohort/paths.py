@@ -49,6 +49,11 @@ class RunPaths:
         return self.out / "run.json"
 
     @property
+    def inbox(self) -> Path:
+        """Of a watched folder: what has arrived, and what failed and waits."""
+        return self.out / "inbox.json"
+
+    @property
     def patches(self) -> Path:
         """One JSON a finished chunk of imported patches, and which folder they came from."""
         return self.out / "patches"

@@ -3,12 +3,9 @@
 import glob
 import os
 import re
-import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from muse_core.cohort.acquire import local_path
 from muse_core.cohort.manifest import NO_SLIDES, Manifest, ManifestRow, read_manifest, with_mpp
 from muse_core.cohort.manifest.files import OWN_FOLDERS, distinct_ids, files_below, is_picture_of, is_slide
 from muse_core.cohort.manifest.patch_list import list_patches
@@ -48,29 +45,26 @@ def read_inputs(path: Path, mpp: float | None, *, known: Mapping[str, str] | Non
     return with_mpp(manifest, mpp)
 
 
-def read_watched(
-    path: Path, mpp: float | None, *, settled_s: float = 0.0, known: Mapping[str, str] | None = None
-) -> Manifest:
+def read_watched(path: Path, mpp: float | None, *, known: Mapping[str, str] | None = None) -> Manifest:
     """The same of a folder or glob that others put slides into: none yet is no error.
+
+    Which of them have arrived whole is `Inbox.due`'s.
 
     Args:
         path: as for `read_inputs`.
         mpp: as for `read_inputs`.
         known: as for `read_inputs`.
-        settled_s: files that changed within so many seconds are left for the next time: they may still be growing.
 
     Raises:
         ManifestError: there is nothing there at all.
         ConfigError: mpp is no microscope's.
     """
     try:
-        manifest = read_inputs(path, mpp, known=known)
+        return read_inputs(path, mpp, known=known)
     except ManifestError as error:
         if error.reason != NO_SLIDES:
             raise
         return Manifest((), ())
-    newest = time.time() - settled_s
-    return replace(manifest, rows=tuple(row for row in manifest.rows if _changed_at(row) <= newest))
 
 
 def check_inputs(manifest: Manifest, regions: Path | None, *, may_be_empty: bool = False) -> None:
@@ -91,15 +85,6 @@ def check_inputs(manifest: Manifest, regions: Path | None, *, may_be_empty: bool
         raise ConfigError(
             f"--regions {regions}: one file for {len(manifest.rows)} slides; give a folder of <slide_id>.geojson"
         )
-
-
-def _changed_at(row: ManifestRow) -> float:
-    """When a slide's file last changed, seconds since 1970; 0 of one that lies elsewhere or nowhere."""
-    path = local_path(row)
-    try:
-        return path.stat().st_mtime if path is not None else 0.0
-    except OSError:
-        return 0.0  # doing it will say why
 
 
 def _images(path: Path) -> list[tuple[str, Path]]:

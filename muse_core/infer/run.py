@@ -45,6 +45,7 @@ from muse_core.nuclei_dataset import NucleiHeader, part_path, parts_of_slide
 from muse_core.report import drop_pictures, keep_pictures
 from muse_core.schemas import INFERRED_SLIDES
 from muse_core.slide import open_slide
+from muse_core.slide.file_set import files_of_slide
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class InferWork:
         elif self._options.regions is not None:
             depends_on.append("no regions")
         edited = self._options.tissue_files.of(row)
-        return hash_of_inputs(self._with_checksum(row), depends_on=depends_on, edited=edited)
+        return hash_of_inputs(self._with_checksum(row), depends_on=depends_on, edited=edited, by_content=True)
 
     def pieces(self) -> str:
         """The layout of tiles."""
@@ -243,9 +244,11 @@ class InferWork:
         return self._options.region_files.of(row)
 
     def _with_checksum(self, row: ManifestRow) -> ManifestRow:
-        """A row with its file's checksum, where that is on this machine: it decides whether a slide has changed."""
+        """A row with its files' checksum, where they are on this machine: it decides whether a slide has changed."""
         path = local_path(row)
-        if row.md5 is not None or path is None or not os.path.isfile(path):  # False for impossible names
+        if path is None or not os.path.isfile(path):  # False for impossible names
+            return row
+        if row.md5 is not None and len(files_of_slide(path)) == 1:
             return row
         return replace(row, md5=self._checksums.md5(row.slide_id, path))
 

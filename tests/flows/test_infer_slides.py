@@ -42,7 +42,7 @@ def test_a_watched_folder_is_taken_as_it_fills(tiny, artifacts, tmp_path):
 
     def run():
         return infer_slides(
-            inbox, out, checkpoint=NUCLEUS_DETECTOR, watch=True, settled_minutes=1, device="cpu", return_state=True
+            inbox, out, checkpoint=NUCLEUS_DETECTOR, watch=True, settled_minutes=0.002, device="cpu", return_state=True
         )
 
     def put(name: str) -> None:
@@ -55,14 +55,15 @@ def test_a_watched_folder_is_taken_as_it_fills(tiny, artifacts, tmp_path):
     assert not (out / "report.html").exists()
 
     put("a.svs")
-    shutil.copy(tiny, inbox / "growing.svs")
+    put("growing.svs")
+    assert run().result()["slides_done"] == 0, "an old time stamp tells nothing of a copy that may not have ended"
+    put("growing.svs")
     before = slide_runs()
     assert run().result()["slides_done"] == 1
     assert statuses(out) == {"a": None}, "what has just changed is left for the next time"
     assert slide_runs() - before == 1
     report = (out / "report.html").read_text(encoding="utf-8")
 
-    put("growing.svs")
     before = slide_runs()
     result = run().result()
     assert (result["slides_done"], result["slides_reused"]) == (2, 1)
@@ -78,6 +79,32 @@ def test_a_watched_folder_is_taken_as_it_fills(tiny, artifacts, tmp_path):
     shown = artifacts()
     assert shown["infer-slides-progress"] == 100.0
     assert {row["slide_id"] for row in json.loads(shown["infer-slides-slides"])} == {"a", "growing"}
+
+
+def test_a_broken_file_of_a_watched_folder_is_told_once_and_left_alone(tiny, tmp_path):
+    inbox, out = tmp_path / "inbox", tmp_path / "out"
+    inbox.mkdir()
+    (inbox / "bad.svs").write_text("no slide")
+
+    def run():
+        return infer_slides(inbox, out, checkpoint=NUCLEUS_DETECTOR, watch=True, device="cpu", return_state=True)
+
+    state = run()
+    assert state.is_failed()
+    assert str(state.message).startswith("bad: unreadable: ")
+    shutil.copy(tiny, inbox / "good.svs")
+    before = slide_runs()
+    state = run()
+    assert state.is_completed(), state.message
+    assert slide_runs() - before == 1, "the broken one waits"
+    assert statuses(out) == {"bad": "unreadable", "good": None}
+    assert run().is_completed()
+    kept = json.loads((out / "inbox.json").read_text(encoding="utf-8"))["quarantine"]["bad"]
+    assert (kept["reason"], kept["tries"]) == ("unreadable", 1)
+    shutil.copy(tiny, inbox / "bad.svs")
+    state = run()
+    assert state.is_completed()
+    assert statuses(out) == {"bad": None, "good": None}, "another file under that name is tried at once"
 
 
 def test_a_bad_slide_fails_the_flow_and_loses_nothing(tiny, artifacts, tmp_path):
