@@ -1,7 +1,7 @@
 """The files that make up one slide: most are one file, MRXS, VMS and DICOM are several."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def files_of_slide(path: Path) -> tuple[Path, ...]:
     """
     suffix = path.suffix.lower()
     if suffix == ".mrxs":
-        others = (one for one in path.with_suffix("").rglob("*") if one.is_file())
+        others: Iterable[Path] = (one for one in path.with_suffix("").rglob("*") if one.is_file())
     elif suffix in (".vms", ".vmu"):
         others = _named_in(path)
     elif suffix == ".dcm":
