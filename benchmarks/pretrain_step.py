@@ -35,13 +35,12 @@ from muse_core.machine.process import own_process
 from muse_core.models.backbone import build_backbone, standardised
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain.network import MuseNetwork
-from muse_core.pretrain.resume import CHECKPOINT_NAME
 from muse_core.pretrain.settings import HeadSettings, PretrainSettings, load_pretrain_settings
 from muse_core.pretrain.trainer import CONFIG_NAME, METRICS_NAME, pretrain
 from muse_core.pretrain.views.batch import ViewBatch
 from muse_core.pretrain.views.loader import ViewLoader
 from muse_core.roi_dataset.dataset import RoiDataset
-from muse_core.training.checkpoint import load_part, read_checkpoint
+from muse_core.training.checkpoint import PRETRAINING, load_part, read_checkpoint
 
 STEPS = 3
 TOLERANCE = 1e-4
@@ -252,7 +251,7 @@ def only(kind: str, folder: Path, overrides: list[str]) -> Figures:
     precision = ["precision=fp32"] if kind != "ours" else []
     settings = load_pretrain_settings(Path("vit-s16"), [*FIXED, *overrides, *precision])
     if kind == "plain":
-        return train_plain(folder / "rois", folder / "fp32" / CHECKPOINT_NAME, settings)
+        return train_plain(folder / "rois", folder / "fp32" / PRETRAINING.file_name, settings)
     return train_ours(folder / "rois", folder / kind, settings)
 
 

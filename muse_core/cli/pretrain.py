@@ -13,7 +13,8 @@ from muse_core.cli.terminal import STOPPED, Terminal, open_terminal, print_json,
 from muse_core.machine.device import resolve_device
 
 if TYPE_CHECKING:
-    from muse_core.pretrain import trainer
+    from muse_core.pretrain.trainer import PretrainResult
+    from muse_core.training.progress import Progress
 
 
 def pretrain(
@@ -60,12 +61,12 @@ def pretrain(
     raise typer.Exit(STOPPED if result.step < result.steps else 0)
 
 
-def _show(display: Display, state: "trainer.Progress") -> None:
-    note = f"loss {state.loss:.3f}, {state.rois_per_s:.1f} ROIs/s, {state.waited:.0%} waiting"
+def _show(display: Display, state: "Progress") -> None:
+    note = f"loss {state.loss:.3f}, {state.images_per_s:.1f} ROIs/s, {state.data_wait_share:.0%} waiting"
     display.show("steps", state.step, state.steps, note)
 
 
-def _report(terminal: Terminal, result: "trainer.PretrainResult") -> None:
+def _report(terminal: Terminal, result: "PretrainResult") -> None:
     done = result.step == result.steps
     end = "" if done else "; stopped early, the same command with --resume goes on from there"
     terminal.results.print(

@@ -50,7 +50,7 @@ from muse_core.training.checkpoint import (
     under,
 )
 from muse_core.training.progress import Progress
-from muse_core.training.resume import STATE_NAME, first_difference, stored_state
+from muse_core.training.resume import check_begun_with, stored_state
 from muse_core.training.schedules import warmed_cosine
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class _Run:
             "losses": self.losses,
             "validations": self.validations,
         }
-        save_checkpoint(self.out / STATE_NAME, tensors, about, DETECTOR_TRAINING)
+        save_checkpoint(self.out / DETECTOR_TRAINING.file_name, tensors, about, DETECTOR_TRAINING)
 
     def go_on_from(self, stored: Checkpoint) -> None:
         """Take up a state that `save` wrote.
@@ -249,10 +249,8 @@ class _Run:
             ConfigError: it is of other settings or data.
         """
         about = stored.about
-        other = first_difference(about["settings"], self.settings.model_dump(mode="json"))
-        if other or about["data"] != self.identity:
-            what = f"other settings ({other})" if other else "other data"
-            raise ConfigError(f"{self.out / STATE_NAME}: of a run with {what}; give those, or another --out")
+        now = {"settings": self.settings.model_dump(mode="json"), "data": self.identity}
+        check_begun_with(self.out / DETECTOR_TRAINING.file_name, about, now, {"data": "other data"})
         for name in ("net", "average", "best"):
             load_part(getattr(self, name), stored, name)
         load_optimiser(self.optimizer, self._names, part_of(stored, "optimiser"))

@@ -25,8 +25,8 @@ from muse_core.ndc.run import FinetuneRun
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from
 from muse_core.ndc.state import identity_of, state_to_go_on_from
+from muse_core.training.checkpoint import FINETUNING
 from muse_core.training.progress import Progress
-from muse_core.training.resume import STATE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def finetune(
     """
     settings = settings or FinetuneSettings()
     with locked(out):
-        if any(out.glob(f"fold-*/{STATE_NAME}")):
+        if any(out.glob(f"fold-*/{FINETUNING.file_name}")):
             raise ConfigError(f"{out}: holds a cross-validation; give another --out")
         run = begun_run(data, out, init=init, settings=settings, device=device, resume=resume)
         run.run(on_progress, should_stop)

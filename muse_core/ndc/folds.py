@@ -19,8 +19,8 @@ from muse_core.ndc.finetune import CONFUSION_NAME, begun_run
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import best_cut, judged
 from muse_core.ndc.settings import FinetuneSettings
+from muse_core.training.checkpoint import FINETUNING
 from muse_core.training.progress import Progress
-from muse_core.training.resume import STATE_NAME
 
 FOLDS_NAME = "folds.json"
 
@@ -74,9 +74,9 @@ def cross_validate(
     parts = case_folds(regions, folds, seed=settings.seed)
     folders = [out / f"fold-{fold + 1}-of-{folds}" for fold in range(folds)]
     with locked(out):
-        if (out / STATE_NAME).exists():
+        if (out / FINETUNING.file_name).exists():
             raise ConfigError(f"{out}: holds a run without folds; give another --out")
-        if not resume and any(out.glob(f"fold-*/{STATE_NAME}")):
+        if not resume and any(out.glob(f"fold-*/{FINETUNING.file_name}")):
             raise ConfigError(f"{out}: holds a cross-validation; go on with --resume, or give another --out")
         answers: list[_Fold] = []
         for fold, (held_out, folder) in enumerate(zip(parts, folders, strict=True)):

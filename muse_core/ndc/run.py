@@ -48,7 +48,6 @@ from muse_core.training.checkpoint import (
 from muse_core.training.losses.classification import class_weights
 from muse_core.training.losses.consistency import ramp_up
 from muse_core.training.progress import Progress
-from muse_core.training.resume import STATE_NAME
 from muse_core.training.schedules import warmed_cosine
 from muse_core.training.thrift import depthwise_in_float32, early_stages, freeze_depthwise
 
@@ -257,7 +256,7 @@ class FinetuneRun:
             "losses": self.history.losses,
             "validations": [list(vars(one).values()) for one in self.history.validations],
         }
-        save_checkpoint(self.out / STATE_NAME, tensors, about, FINETUNING)
+        save_checkpoint(self.out / FINETUNING.file_name, tensors, about, FINETUNING)
 
     def restore(self, stored: Checkpoint) -> None:
         """Go on from a state of `state_to_go_on_from`.

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muse_core.errors import ConfigError
 from muse_core.labels.regions import fingerprint
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_id
 from muse_core.training.checkpoint import FINETUNING, Checkpoint
-from muse_core.training.resume import STATE_NAME, first_difference, stored_state
+from muse_core.training.resume import check_begun_with, stored_state
 
 if TYPE_CHECKING:
     from muse_core.ndc.finetune_data import FinetuneData
@@ -47,14 +46,6 @@ def state_to_go_on_from(out: Path, identity: Mapping[str, Any], *, resume: bool)
         ConfigError: there is one and `resume` is off, it cannot be read, or it is of a run that was begun otherwise.
     """
     stored = stored_state(out, FINETUNING, resume=resume)
-    if stored and (other := _difference(stored.about["identity"], identity)):
-        raise ConfigError(f"{out / STATE_NAME}: of a run with {other}; give what it was begun with, or another --out")
+    if stored:
+        check_begun_with(out / FINETUNING.file_name, stored.about["identity"], identity, _BEGUN_WITH)
     return stored
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """What a run was begun with that is not so now."""
-    setting = first_difference(old["settings"], new["settings"])
-    if setting:
-        return f"other settings ({setting})"
-    return next((what for key, what in _BEGUN_WITH.items() if old[key] != new[key]), None)

@@ -3,13 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from muse_core.errors import ConfigError
-from muse_core.machine.files import sweep_temporaries
 from muse_core.pretrain.settings import PretrainSettings
-from muse_core.training.checkpoint import Checkpoint, read_checkpoint
-from muse_core.training.resume import first_difference
-
-CHECKPOINT_NAME = "checkpoint.safetensors"
+from muse_core.training.checkpoint import PRETRAINING, Checkpoint
+from muse_core.training.resume import check_begun_with, stored_state
 
 
 def identity(settings: PretrainSettings) -> dict[str, Any]:
@@ -23,20 +19,7 @@ def stored_run(out: Path, settings: PretrainSettings, *, resume: bool) -> Checkp
     Raises:
         ConfigError: there is one and `resume` is off, it cannot be read, or it is of other settings.
     """
-    path = out / CHECKPOINT_NAME
-    if not path.exists():
-        return None
-    if not resume:
-        raise ConfigError(f"{out}: holds a run; go on with --resume, or give another --out")
-    try:
-        stored = read_checkpoint(path)
-    except ConfigError as error:
-        before = path.with_name(f"{path.stem}-1{path.suffix}")
-        if not before.exists():
-            raise
-        raise ConfigError(f"{error}; {before.name} is the one before it: copy it over {path.name}") from None
-    other = first_difference(stored.about["settings"], identity(settings))
-    if other:
-        raise ConfigError(f"checkpoint {path}: made with {other}; give its settings, or another --out")
-    sweep_temporaries(out)
+    stored = stored_state(out, PRETRAINING, resume=resume)
+    if stored:
+        check_begun_with(out / PRETRAINING.file_name, stored.about, {"settings": identity(settings)})
     return stored

@@ -29,15 +29,17 @@ class RunKind:
     Attributes:
         command: of whom.
         format: the word for it in the file.
+        file_name: in the run's folder.
     """
 
     command: str
     format: str
+    file_name: str
 
 
-PRETRAINING = RunKind("muse pretrain", "muse-pretrain-1")
-FINETUNING = RunKind("muse finetune", "muse-ndc-training-1")
-DETECTOR_TRAINING = RunKind("muse train-detector", "muse-detector-training-1")
+PRETRAINING = RunKind("muse pretrain", "muse-pretrain-1", "checkpoint.safetensors")
+FINETUNING = RunKind("muse finetune", "muse-ndc-training-1", "training.safetensors")
+DETECTOR_TRAINING = RunKind("muse train-detector", "muse-detector-training-1", "training.safetensors")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def keep_previous(path: Path, count: int) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    older = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
+    older = [previous_of(path, number) for number in range(1, count + 1)]
     if not older or not path.exists():
         return
     with output_errors(path):
@@ -96,6 +98,11 @@ def keep_previous(path: Path, count: int) -> None:
                 temporary.hardlink_to(path)
             except OSError:  # a file system without hard links
                 shutil.copyfile(path, temporary)
+
+
+def previous_of(path: Path, number: int) -> Path:
+    """Where the `number`th state before the newest is kept; 1 is the last but one."""
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -18,7 +18,7 @@ from muse_core.errors import ConfigError, DatasetError, OutputError
 from muse_core.evaluate.detect import evaluate_detector
 from muse_core.labels import BRCA_CLASS_NAMES, UNKNOWN_CLASS
 from muse_core.labels.datasets import LabelledData, Source, one_dataset, read_datasets_file
-from muse_core.training.resume import STATE_NAME
+from muse_core.training.checkpoint import DETECTOR_TRAINING
 from tests.data.make_patches import write_brca
 from tests.data.small_disk import largest_file
 
@@ -99,20 +99,20 @@ def stored(data, tmp_path_factory):
     """The state of a run."""
     out = tmp_path_factory.mktemp("run")
     train_detector(brca(data), out, settings=TINY)
-    return (out / STATE_NAME).read_bytes()
+    return (out / DETECTOR_TRAINING.file_name).read_bytes()
 
 
 def test_labels_that_changed_are_not_gone_on_with(stored, tmp_path):
     other = tmp_path / "other"
     write_brca(other, train=4, val=1)
-    (tmp_path / STATE_NAME).write_bytes(stored)
+    (tmp_path / DETECTOR_TRAINING.file_name).write_bytes(stored)
     with pytest.raises(ConfigError, match="other data"):
         train_detector(brca(other), tmp_path, settings=TINY, resume=True)
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"junk"])
 def test_a_damaged_state_is_one_line(data, stored, damage, tmp_path):
-    (tmp_path / STATE_NAME).write_bytes(damage(stored))
+    (tmp_path / DETECTOR_TRAINING.file_name).write_bytes(damage(stored))
     says = r"training\.safetensors: not a checkpoint of muse train-detector .*; remove it"
     with pytest.raises(ConfigError, match=says) as told:
         train_detector(brca(data), tmp_path, settings=TINY, resume=True)
@@ -122,15 +122,15 @@ def test_a_damaged_state_is_one_line(data, stored, damage, tmp_path):
 def test_a_full_disk_is_one_line_and_leaves_the_old_state(data, stored, tmp_path):
     asked = iter([False, False, True])
     train_detector(brca(data), tmp_path, settings=TINY, should_stop=lambda: next(asked))
-    half_way = (tmp_path / STATE_NAME).read_bytes()
+    half_way = (tmp_path / DETECTOR_TRAINING.file_name).read_bytes()
     # The settings fit, the state does not.
     says = r"training\.safetensors: no space left"
     with largest_file(len(stored) // 2), pytest.raises(OutputError, match=says) as told:
         train_detector(brca(data), tmp_path, settings=TINY, resume=True)
     assert told.value.reason == "disk_full"
     assert "\n" not in str(told.value)
-    assert (tmp_path / STATE_NAME).read_bytes() == half_way
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json", STATE_NAME]
+    assert (tmp_path / DETECTOR_TRAINING.file_name).read_bytes() == half_way
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json", DETECTOR_TRAINING.file_name]
     assert train_detector(brca(data), tmp_path, settings=TINY, resume=True).weights.exists()
 
 

@@ -22,7 +22,7 @@ from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.folds import case_folds, cross_validate
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.recipe import recipe_settings
-from muse_core.training.resume import STATE_NAME
+from muse_core.training.checkpoint import FINETUNING
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
 from tests.ndc.tiny import TINY
@@ -198,7 +198,7 @@ def test_two_runs_do_not_share_a_folder(init, data, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
 def test_a_damaged_state_is_told(init, data, tmp_path, content):
-    (tmp_path / STATE_NAME).write_bytes(content)
+    (tmp_path / FINETUNING.file_name).write_bytes(content)
     with pytest.raises(ConfigError, match=r"training\.safetensors: not a checkpoint of muse finetune .*; remove it"):
         finetune(data, tmp_path, init=init, settings=SHORT, resume=True)
 

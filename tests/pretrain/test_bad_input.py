@@ -97,7 +97,7 @@ def test_a_checkpoint_that_is_none_is_told_never_run_and_stays(rois, copied, sto
 def test_a_checkpoint_of_another_model_or_recipe_is_told_and_stays(rois, copied):
     before = contents(copied)
     error = told(rois, copied, "backbone.preset=nano", resume=True)
-    assert "made with backbone.preset = test_efficientnet instead of nano" in str(error)
+    assert "other settings (backbone.preset = test_efficientnet instead of nano)" in str(error)
     assert "nucleus_head.prototypes = 32 instead of 33" in str(
         told(rois, copied, "nucleus_head.prototypes=33", resume=True)
     )

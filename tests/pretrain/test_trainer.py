@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from muse_core.errors import ConfigError, DatasetError, TrainingError, WorkersLostError
 from muse_core.models.backbone import build_backbone
 from muse_core.models.backbone_file import load_backbone
-from muse_core.pretrain import trainer
+from muse_core.pretrain import run as run_module
 from muse_core.pretrain.feed import Feed
 from muse_core.pretrain.metrics import read_metrics
 from muse_core.pretrain.optimiser import StudentOptimiser
@@ -167,7 +167,7 @@ def test_a_run_is_not_overwritten(rois, whole):
     before = (whole / "checkpoint.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="go on with --resume"):
         pretrain(rois, whole, settings=tiny())
-    with pytest.raises(ConfigError, match=r"made with loss\.lambda_nu = 1\.0 instead of 0\.5"):
+    with pytest.raises(ConfigError, match=r"other settings \(loss\.lambda_nu = 1\.0 instead of 0\.5"):
         pretrain(rois, whole, settings=tiny("loss.lambda_nu=0.5"), resume=True)
     assert (whole / "checkpoint.safetensors").read_bytes() == before
 
@@ -256,10 +256,10 @@ def poisoned(steps):
 
 
 def test_a_step_whose_gradients_are_not_finite_leaves_everything_as_it_was(rois, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "StudentOptimiser", poisoned({1}))
+    monkeypatch.setattr(run_module, "StudentOptimiser", poisoned({1}))
     asked = iter([False, True])
     pretrain(rois, tmp_path / "two", settings=tiny("run.log_every=1"), should_stop=lambda: next(asked))
-    monkeypatch.setattr(trainer, "StudentOptimiser", StudentOptimiser)
+    monkeypatch.setattr(run_module, "StudentOptimiser", StudentOptimiser)
     pretrain(rois, tmp_path / "one", settings=tiny("run.log_every=1"), should_stop=lambda: True)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert same(
@@ -273,7 +273,7 @@ def test_a_step_whose_gradients_are_not_finite_leaves_everything_as_it_was(rois,
 
 
 def test_many_such_steps_in_a_row_end_the_run_and_the_checkpoint_stands(rois, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "StudentOptimiser", poisoned(range(2, 99)))
+    monkeypatch.setattr(run_module, "StudentOptimiser", poisoned(range(2, 99)))
     with pytest.raises(TrainingError, match="3 steps in a row were skipped") as error:
         pretrain(rois, tmp_path, settings=tiny("steps=20", "run.most_skipped=2", "run.checkpoint_minutes=0"))
     assert error.value.reason == "loss_not_finite"
