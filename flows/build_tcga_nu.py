@@ -11,7 +11,7 @@ from flows.ending import ends_in_one_line
 from flows.slides import do_slides, final_state, publish_slides
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
-from muse_core.cohort.manifest import read_manifest, with_mpp
+from muse_core.cohort.manifest import read_manifest, with_mpp, with_scene
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import known_ids
 from muse_core.cohort.summary import summary_text
@@ -30,6 +30,7 @@ def build_tcga_nu(
     config: Path | None = None,
     overrides: tuple[str, ...] = (),
     mpp: float | None = None,
+    scene: int | None = None,
     device: str = "auto",
     workers: int | None = None,
     dask_scheduler: str | None = None,
@@ -45,6 +46,7 @@ def build_tcga_nu(
         config: settings as TOML.
         overrides: single settings, `key=value`.
         mpp: µm/px of every slide whose manifest row gives none, whatever the file says.
+        scene: which of several pictures in each file whose manifest row gives none; None for the largest.
         device: where slides are decoded: auto, cpu or cuda.
         workers: local worker processes; None for one a usable core.
         dask_scheduler: address of a running Dask scheduler to use instead.
@@ -65,7 +67,7 @@ def build_tcga_nu(
         max_slides_on_disk=max_slides_on_disk,
         tissue_folder=tissue,
     )
-    checked = with_mpp(read_manifest(manifest, known=known_ids(RunPaths(out).records)), mpp)
+    checked = with_scene(with_mpp(read_manifest(manifest, known=known_ids(RunPaths(out).records)), mpp), scene)
     get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
     key = artifact_key(KEY)
     with open_build(options, settings) as run:

@@ -12,7 +12,7 @@ from flows.ending import ends_in_one_line
 from flows.gpu import gpus_wanted
 from flows.slides import do_slides, final_state, news_state, publish_slides
 from muse_core.cohort.inbox import Inbox, read_inbox
-from muse_core.cohort.manifest import Manifest
+from muse_core.cohort.manifest import Manifest, with_scene
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import SlideRecord, known_ids
 from muse_core.cohort.summary import summary_text
@@ -54,6 +54,7 @@ def infer_slides(
     workers: int = 0,
     regions: Path | None = None,
     mpp: float | None = None,
+    scene: int | None = None,
     tissue: Path | None = None,
     keep_slides: bool = True,
     config: Path | None = None,
@@ -72,6 +73,7 @@ def infer_slides(
         workers: worker processes that slides are shared out to, each with a GPU of its own; 0 for this one.
         regions: GeoJSON that limits the work on the one slide there is, or a folder of `<slide_id>.geojson`.
         mpp: µm/px of slides whose manifest row gives none, whatever the file says; of images.
+        scene: which of several pictures in each file whose manifest row gives none; None for the largest.
         tissue: folder of edited tissue polygons to use instead of finding tissue.
         keep_slides: keep fetched slides, or delete each after use.
         config: settings as TOML.
@@ -94,7 +96,7 @@ def infer_slides(
         tissue_folder=tissue,
         keep_slides=keep_slides,
     )
-    found = _slides(slides, mpp, out, watch)
+    found = with_scene(_slides(slides, mpp, out, watch), scene)
     inbox = read_inbox(RunPaths(out).inbox, time.time()) if watch else None
     if inbox is not None:
         found = inbox.due(found, settled_s=60 * settled_minutes)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp
+from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp, with_scene
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import known_ids
 from muse_core.cohort.run import NOBODY, Watcher, do_manifest
@@ -41,6 +41,7 @@ def build(
     *,
     settings: Given = None,
     mpp: float | None = None,
+    scene: int | None = None,
     device: str = "auto",
     workers: int | None = None,
     dask_scheduler: str | None = None,
@@ -59,6 +60,8 @@ def build(
         out: output folder.
         settings: of `build.settings.BuildSettings`.
         mpp: µm/px of every slide whose manifest row gives none, whatever the file says.
+        scene: which of several pictures in each file whose manifest row gives none, 1 for the first; None for the
+            largest.
         device: where slides are decoded: auto, cpu or cuda.
         workers: worker processes; None for one a usable core, 0 for this process alone.
         dask_scheduler: address of a running Dask scheduler to use instead.
@@ -85,7 +88,8 @@ def build(
         tissue_folder=None if tissue is None else Path(tissue),
     )
     known = known_ids(RunPaths(options.out).records)
-    checked = with_mpp(manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest), known=known), mpp)
+    listed = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest), known=known)
+    checked = with_scene(with_mpp(listed, mpp), scene)
     if not checked.rows and not checked.problems:
         raise ManifestError("the manifest names no slide")
     with open_build(options, settings_of(BuildSettings, settings)) as run:
@@ -253,6 +257,7 @@ def infer(
     checkpoint: AnyPath | None = None,
     settings: Given = None,
     mpp: float | None = None,
+    scene: int | None = None,
     device: str = "auto",
     workers: int = 0,
     regions: AnyPath | None = None,
@@ -271,6 +276,8 @@ def infer(
         checkpoint: weights of `finetune` or `train_detector`, or a registry folder; None for those that ship.
         settings: of `infer.settings.InferSettings`.
         mpp: µm/px of slides whose manifest row gives none, whatever the file says; of images.
+        scene: which of several pictures in each file whose manifest row gives none, 1 for the first; None for the
+            largest.
         device: where tiles are decoded and the network runs: auto, cpu or cuda.
         workers: worker processes that slides are shared out to; 0 for this one.
         regions: GeoJSON that limits the work, or a folder of `<slide_id>.geojson`.
@@ -296,7 +303,8 @@ def infer(
         keep_slides=keep_slides,
     )
     known = known_ids(RunPaths(options.out).records)
-    found = with_mpp(slides, mpp) if isinstance(slides, Manifest) else read_inputs(Path(slides), mpp, known=known)
+    listed = with_mpp(slides, mpp) if isinstance(slides, Manifest) else read_inputs(Path(slides), mpp, known=known)
+    found = with_scene(listed, scene)
     check_inputs(found, options.regions)
     with open_infer(options, settings_of(InferSettings, settings)) as run:
         return run.finish(found, do_manifest(run, found, watcher))

@@ -34,6 +34,7 @@ SLIDES = pa.schema(
         _field("reader", pa.string()),  # cucim, openslide or tifffile
         _field("reader_check", pa.string()),  # how the reader was checked before it was trusted
         _field("judgement", pa.string()),  # what was concluded of the file and why: images, µm/px, colours, geometry
+        _field("scene", pa.int32()),  # which of several pictures in the file was asked for; null for the largest
         _field("mpp_x", pa.float64(), unit="um/px"),
         _field("mpp_y", pa.float64(), unit="um/px"),
         _field("mpp_source", pa.string()),

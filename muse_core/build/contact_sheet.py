@@ -43,7 +43,7 @@ def draw_contact_sheet(job: BuildJob, plan: BuildPlan, parts: Sequence[Path], sh
     samples = [dataset.read(int(i)) for i in picked]
     counts = [count or 0 for count in dataset.table(["n_nuclei"])["n_nuclei"].to_pylist()]
     _draw_header(draw, job, plan, len(dataset), sum(counts))
-    with open_slide(job.path, mpp_override=job.mpp_override, reader=plan.facts["reader"]) as slide:
+    with open_slide(job.path, mpp_override=job.mpp_override, reader=plan.facts["reader"], scene=job.scene) as slide:
         side = SHEET_PX[1] - HEADER_PX - FOOTER_PX - MARGIN_PX
         overview = Image.fromarray(slide.thumbnail(side))
         tissue = read_tissue(job.tissue_file, slide.info)

@@ -77,7 +77,9 @@ def build_chunk(job: BuildJob, facts: dict[str, Any], chunk: int, numbered: list
     if done.exists():
         return _read_result(done)
     failed: list[tuple[str, str]] = []
-    with open_slide(job.path, mpp_override=job.mpp_override, reader=facts["reader"], device=job.device) as slide:
+    with open_slide(
+        job.path, mpp_override=job.mpp_override, reader=facts["reader"], device=job.device, scene=job.scene
+    ) as slide:
         n_rois, n_nuclei = write_rois(part, _rows(slide, job, numbered, failed), _provenance(job, facts))
     result = ChunkResult(n_rois, n_nuclei, tuple(failed))
     with whole_file(done) as file:
@@ -175,7 +177,7 @@ def _provenance(job: BuildJob, facts: dict[str, Any]) -> dict[str, Any]:
         "slide_id": job.slide_id,
         "inputs_hash": job.inputs_hash,
         "settings": job.settings.model_dump(mode="json", exclude={"acquire", "contact_sheets"}),
-        **{key: facts[key] for key in ("md5", "reader", "reader_check", "mpp_x", "mpp_y", "mpp_source")},
+        **{key: facts[key] for key in ("md5", "reader", "reader_check", "mpp_x", "mpp_y", "mpp_source", "scene")},
     }
 
 

@@ -9,10 +9,10 @@ import typer
 from muse_core import api
 from muse_core.build.settings import BuildSettings, ImportSettings
 from muse_core.build.summary import BuildSummary
-from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
+from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Scene, Verbose
 from muse_core.cli.progress import CohortDisplay, open_display
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
-from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp
+from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp, with_scene
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import known_ids
 from muse_core.cohort.summary import summary_text
@@ -41,6 +41,7 @@ def build_tcga_nu(
         float | None,
         typer.Option(metavar="F", help="um/px of every slide whose manifest row gives none, whatever the file says."),
     ] = None,
+    scene: Scene = None,
     dask_scheduler: Annotated[
         str | None, typer.Option(metavar="ADDR", help="A running Dask scheduler, tcp://host:8786.")
     ] = None,
@@ -65,7 +66,7 @@ def build_tcga_nu(
     terminal = open_terminal(as_json, verbose)
     summary = build_told(
         terminal,
-        with_mpp(read_manifest(manifest, known=known_ids(RunPaths(out).records)), mpp),
+        with_scene(with_mpp(read_manifest(manifest, known=known_ids(RunPaths(out).records)), mpp), scene),
         out,
         settings=load_settings(BuildSettings, config, _with_detector(overrides, detector)),
         device=device,

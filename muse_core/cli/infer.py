@@ -7,7 +7,7 @@ import typer
 
 from muse_core import api
 from muse_core.cli.build import say_problems
-from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Verbose
+from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Scene, Verbose
 from muse_core.cli.progress import CohortDisplay, open_display
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
 from muse_core.cohort.paths import RunPaths
@@ -44,6 +44,7 @@ def infer(
             metavar="F", help="um/px of slides whose manifest row gives none, whatever the file says; of images."
         ),
     ] = None,
+    scene: Scene = None,
     tissue: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Edited tissue polygons, <slide_id>.geojson, to use instead.")
     ] = None,
@@ -66,6 +67,7 @@ def infer(
 
     Example: `muse infer --slides slides/ --out runs/nuclei`
     """
+    from muse_core.cohort.manifest import with_scene
     from muse_core.cohort.paths import RunPaths
     from muse_core.cohort.records import known_ids
     from muse_core.infer import InferSettings, read_inputs
@@ -73,7 +75,7 @@ def infer(
     terminal = open_terminal(as_json, verbose)
     summary = infer_told(
         terminal,
-        read_inputs(slides, mpp, known=known_ids(RunPaths(out).records)),
+        with_scene(read_inputs(slides, mpp, known=known_ids(RunPaths(out).records)), scene),
         out,
         settings=load_settings(InferSettings, config, overrides or ()),
         checkpoint=checkpoint,

@@ -15,6 +15,11 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. rois.max_per_slide=20."),
 ]
 
+Scene = Annotated[
+    int | None,
+    typer.Option("--scene", metavar="N", help="Which of several pictures in each file; default the largest.", min=1),
+]
+
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.")]
 
 Dataset = Annotated[

@@ -200,7 +200,12 @@ def _inferred(terminal: Terminal, slide: dict[str, Any], lab: Path, registry: Pa
     provenance = slide["provenance"]
     mpp = provenance["mpp_x"] if provenance.get("mpp_source") == "override" else None
     manifest = read_inputs(slide["path"], mpp)
-    row = replace(manifest.rows[0], slide_id=slide["slide_id"], project=provenance["project"])
+    row = replace(
+        manifest.rows[0],
+        slide_id=slide["slide_id"],
+        project=provenance["project"],
+        scene=provenance.get("scene"),
+    )
     name = f"{safe_name(slide['slide_id'])}.geojson"
     folders = [lab / "tissue", RunPaths(slide["out"]).tissue(slide["slide_id"]).parent]
     settings = load_settings(InferSettings)

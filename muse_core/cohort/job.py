@@ -23,6 +23,7 @@ class SlideJob:
         path: its file.
         md5: of the file where it is known.
         mpp_override: µm/px to take instead of the file's.
+        scene: which of several pictures in the file; None for the largest.
         inputs_hash: of all that its rows depend on.
         pieces: how it is cut up, which changes none of its rows.
         staging: the folder of unfinished work on it.
@@ -43,6 +44,7 @@ class SlideJob:
     tissue_file: Path
     tissue_edited: Path | None
     device: str = "cpu"
+    scene: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -67,7 +69,7 @@ def opened(job: SlideJob) -> Iterator[tuple[Slide, dict[str, Any]]]:
     Raises:
         SlideReadError, MppError: the file or its µm/px is of no use.
     """
-    with open_slide(job.path, mpp_override=job.mpp_override) as slide:
+    with open_slide(job.path, mpp_override=job.mpp_override, scene=job.scene) as slide:
         facts = slide_facts(slide) | {"md5": job.md5 or md5_of_slide(job.path), "size": job.path.stat().st_size}
         try:
             yield slide, facts

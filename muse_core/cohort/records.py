@@ -69,6 +69,7 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
         "height_level0": info.height_level0,
         "level_count": len(info.levels),
         "judgement": "; ".join(info.judgement),
+        "scene": info.scene,
     }
 
 

@@ -203,6 +203,7 @@ class CohortRun(Generic[AnySummary]):
             tissue_file=self.paths.tissue(row.slide_id).absolute(),
             tissue_edited=self.options.tissue_files.of(row),
             device=self.options.device,
+            scene=row.scene,
         )
 
     def _commit(

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from muse_core.errors import DatasetError, SlideReadError
+from muse_core.images.jpeg_markers import START
+from muse_core.images.orientation import exif_orientation, upright
 from muse_core.images.pixels import more_than_8_bits, to_rgb
 
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -130,7 +132,7 @@ def _too_large(path: Path) -> SlideReadError:
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """Decode an image file to (H, W, 3) uint8 RGB; grey becomes RGB, and what is transparent white, as in inference.
 
-    An orientation in EXIF is not applied: coordinates are those of the pixels as they are stored.
+    It is turned as its EXIF says, as slides are.
 
     Raises:
         DatasetError: no such file, not an image or not all of one, or one of more than 8 bits a channel.
@@ -148,7 +150,20 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise DatasetError(f"{path}: {image.dtype} a channel, and its white is not known; save it as 8-bit RGB")
     if image.ndim == 3 and image.shape[2] in (3, 4):
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-    return to_rgb(image)
+    return upright(to_rgb(image), _orientation(data))
+
+
+def _orientation(data: bytes) -> int:
+    """Of a PNG or JPEG what its EXIF says, which the decoder here passes over; 1 of any other format."""
+    if not data.startswith((_PNG, START)):
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on odd metadata and on large images
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+                return exif_orientation(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError, *_DECODE_ERRORS):
+        return 1  # Pillow is pickier about a header than the decoder that had the pixels
 
 
 def _is_whole_png(data: bytes) -> bool:

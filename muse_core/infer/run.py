@@ -220,7 +220,7 @@ class InferWork:
         if self._options.keep_slides or local_path(row) is not None:
             return
         try:
-            with open_slide(job.path, mpp_override=job.mpp_override) as slide:
+            with open_slide(job.path, mpp_override=job.mpp_override, scene=job.scene) as slide:
                 keep_pictures(self._paths.out, job.slide_id, slide)
         except OutputError:
             raise

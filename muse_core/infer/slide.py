@@ -49,7 +49,8 @@ def infer_slide(job: InferJob, plan: InferPlan, tell: Tell | None = None) -> Inf
             stack.enter_context(torch_threads(1 if device == "cpu" else job.threads))
         model = model_of(job.checkpoint, job.settings, device=device, engine=job.engine, threads=job.threads)
         reader = str(plan.facts["reader"])
-        slide = stack.enter_context(open_slide(job.path, mpp_override=job.mpp_override, reader=reader, device=device))
+        opened = open_slide(job.path, mpp_override=job.mpp_override, reader=reader, device=device, scene=job.scene)
+        slide = stack.enter_context(opened)
         work = SlideWork(job, plan, slide, model, clock)
         earlier = work.run(tell or (lambda _: None), crew_for(job, device))
         with clock("read"):

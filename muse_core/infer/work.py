@@ -305,7 +305,7 @@ def _file_of(path: Path | None) -> dict[str, str] | None:
 def _provenance(job: InferJob, plan: InferPlan, info: SlideInfo, model: NucleusModel) -> dict[str, object]:
     bounds = info.bounds_level0
     return {
-        **{key: plan.facts[key] for key in ("md5", "size", "reader", "reader_check", "mpp_source")},
+        **{key: plan.facts[key] for key in ("md5", "size", "reader", "reader_check", "mpp_source", "scene")},
         "bounds_level0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
         "regions": _file_of(job.regions),
         "tissue_edited": _file_of(job.tissue_edited),

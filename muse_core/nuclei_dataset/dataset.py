@@ -220,7 +220,9 @@ class NucleiDataset:
 
         part = self.part(slide_id)
         table = self.within(slide_id, area, columns=["x_um", "y_um", "class_name"])
-        return plot_nuclei(table, area, part.class_names, part.slide_mpp, slide=slide)
+        return plot_nuclei(
+            table, area, part.class_names, part.slide_mpp, slide=slide, scene=part.provenance.get("scene")
+        )
 
     @property
     def _slides_path(self) -> str:

@@ -29,6 +29,7 @@ def plot_nuclei(
     slide_mpp: tuple[float, float],
     *,
     slide: Path | None = None,
+    scene: int | None = None,
 ) -> "Figure":
     """Draw nuclei as rings in the colours of the report, over the slide's pixels where it is given.
 
@@ -38,6 +39,7 @@ def plot_nuclei(
         class_names: of the slide.
         slide_mpp: µm per level-0 px along x and y.
         slide: the slide's file; None for nuclei on white.
+        scene: which of several pictures in that file; None for the largest.
 
     Raises:
         ConfigError: Matplotlib is not installed, or the area is empty.
@@ -53,7 +55,7 @@ def plot_nuclei(
     figure = Figure(figsize=(_WIDTH_IN, _WIDTH_IN * box.height / box.width + 0.4), layout="constrained")
     axes = figure.add_subplot()
     if slide is not None:
-        pixels = _pixels(slide, box, slide_mpp)
+        pixels = _pixels(slide, scene, box, slide_mpp)
         axes.imshow(pixels, extent=(box.x, box.right, box.bottom, box.y), interpolation="antialiased")
     side_pt = _NUCLEUS_UM / box.width * _WIDTH_IN * _POINTS_AN_INCH
     names = np.array(table["class_name"].to_pylist())
@@ -73,11 +75,11 @@ def plot_nuclei(
     return figure
 
 
-def _pixels(slide: Path, box: Box, slide_mpp: tuple[float, float]) -> np.ndarray:  # type: ignore[type-arg]
+def _pixels(slide: Path, scene: int | None, box: Box, slide_mpp: tuple[float, float]) -> np.ndarray:  # type: ignore[type-arg]
     mpp = max(max(box.width, box.height) / _MOST_PX, max(slide_mpp))
     size = max(1, round(box.width / mpp)), max(1, round(box.height / mpp))
     # The dataset's µm/px, not the file's own: it may have been given by hand.
-    with open_slide(slide, mpp_override=slide_mpp[0]) as one:
+    with open_slide(slide, mpp_override=slide_mpp[0], scene=scene) as one:
         return one.read_region(box.x / slide_mpp[0], box.y / slide_mpp[1], *size, mpp=mpp)
 
 

@@ -97,7 +97,7 @@ def find_pictures(
     if path is None or not path.exists():
         return Pictures(note="The slide's file is not at hand and no pictures were kept, so none are shown.")
     try:
-        with open_slide(path, mpp_override=view.mpp_override) as slide:
+        with open_slide(path, mpp_override=view.mpp_override, scene=view.scene) as slide:
             return _from_slide(slide, view, nuclei, settings)
     except MuseError as error:
         logger.warning("%s: no pictures: %s", slide_id, error)

@@ -24,12 +24,14 @@ class View:
         tissue_um: the tissue's polygons; None where they are not known.
         slide_mpp: µm per level-0 px along x and y.
         mpp_override: what the slide must be opened with; None where its file says its µm/px itself.
+        scene: which of several pictures in the file; None for the largest.
     """
 
     box_um: Box
     tissue_um: BaseGeometry | None
     slide_mpp: tuple[float, float]
     mpp_override: float | None = None
+    scene: int | None = None
 
     @property
     def outline(self) -> str:
@@ -73,7 +75,9 @@ def view_of(
         min(height, bottom + rim),
     )
     override = part.slide_mpp[0] if part.provenance.get("mpp_source") == "override" else None
-    return View(Box(left, top, right - left, bottom - top), area, part.slide_mpp, override)
+    return View(
+        Box(left, top, right - left, bottom - top), area, part.slide_mpp, override, part.provenance.get("scene")
+    )
 
 
 def _bounds_of_nuclei(dataset: NucleiDataset, slide_id: str) -> tuple[float, float, float, float]:

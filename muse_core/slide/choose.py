@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from muse_core.errors import ConfigError, SlideReadError
+from muse_core.images.orientation import TURNS
 from muse_core.images.pixels import Pixels
 from muse_core.slide.cucim_reader import CucimReader
 from muse_core.slide.dicom import contradicted_colours
@@ -138,7 +139,7 @@ def choose_reader(path: Path, wanted: str, *, read_threads: int = 1, scene: int 
     is_image = path.suffix.lower() in IMAGE_SUFFIXES and not is_tiff(path)
     try:
         # An image is decoded whole by the look at it, so that no look stays in memory.
-        found = _examine_image(path, wanted) if is_image else _examine(path, state, wanted, scene)
+        found = _examine_image(path, wanted, scene) if is_image else _examine(path, state, wanted, scene)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     handles = Handles(partial(found.open_reader, read_threads))
@@ -152,23 +153,34 @@ def _examine(path: Path, _: FileState, wanted: str, scene: int | None) -> _Exami
     try:
         if is_tiff(path) and not (openslide and openslide.source.vendor in _STITCHED):
             return _examine_pages(path, wanted, scene, openslide, failures)
+        if openslide is not None:
+            _refuse_other_scenes(scene, f"{openslide.source.vendor} as OpenSlide puts it together")
         return _examine_by_openslide(path, wanted, openslide, failures)
     finally:
         if openslide is not None:
             openslide.handles.close()
 
 
-def _examine_image(path: Path, wanted: str) -> _Examined:
+def _examine_image(path: Path, wanted: str, scene: int | None) -> _Examined:
+    _refuse_other_scenes(scene, "an image")
     failures: dict[str, str] = {}
     image = ImageFile(path)
     candidate = _opened("pillow", image.open, failures)
     if candidate is None or wanted not in ("auto", "pillow"):
         raise _no_reader(path, failures or {wanted: "reads no such images"})
     size = candidate.source.levels[0]
-    note = f"an image of one level, {size.width} x {size.height} px"
+    notes = [f"an image of one level, {size.width} x {size.height} px"]
+    if words := TURNS.get(image.orientation):
+        notes.append(f"the stored picture is {words} (EXIF orientation {image.orientation}) and read upright")
     return _Examined(
-        "pillow", lambda _: image.open(), candidate.source, "pillow decodes it", candidate.source.vendor, (note,)
+        "pillow", lambda _: image.open(), candidate.source, "pillow decodes it", candidate.source.vendor, tuple(notes)
     )
+
+
+def _refuse_other_scenes(scene: int | None, what: str) -> None:
+    """Of a file that is one picture to us no other can be asked for."""
+    if scene not in (None, 1):
+        raise ConfigError(f"scene {scene} is not in the file, which has one scene only ({what})")
 
 
 def _examine_by_openslide(path: Path, wanted: str, openslide: _Candidate | None, failures: dict[str, str]) -> _Examined:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from muse_core.errors import SlideReadError
+from muse_core.images.orientation import exif_orientation, upright
 from muse_core.images.pixels import Pixels, more_than_8_bits, to_rgb
 from muse_core.slide.reader import Corner, Source, make_levels
 
@@ -49,16 +50,14 @@ class ImageReader:
 
 
 class ImageFile:
-    """Opens handles on one image, which is decoded when the first one is asked for.
-
-    An orientation in EXIF is not applied: coordinates are those of the pixels as they are stored.
-    """
+    """Opens handles on one image, which is decoded when the first one is asked for, upright by its EXIF."""
 
     def __init__(self, path: Path) -> None:
         """Nothing is read yet."""
         self._path = path
         self._lock = Lock()
         self._decoded: tuple[Pixels, str] | None = None
+        self.orientation = 1
 
     def open(self) -> ImageReader:
         """A handle.
@@ -68,11 +67,13 @@ class ImageFile:
         """
         with self._lock:
             if self._decoded is None:
-                self._decoded = _decode(self._path)
+                pixels, kind, self.orientation = _decode(self._path)
+                self._decoded = upright(pixels, self.orientation), kind
         return ImageReader(*self._decoded)
 
 
-def _decode(path: Path) -> tuple[Pixels, str]:
+def _decode(path: Path) -> tuple[Pixels, str, int]:
+    """The pixels as they are stored, the format, and which way up they are meant to be seen."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's on odd metadata and on large images, which are checked here
@@ -82,7 +83,8 @@ def _decode(path: Path) -> tuple[Pixels, str]:
                 if more_than_8_bits(image):
                     raise SlideReadError("pillow: more than 8 bits a channel; save it as 8-bit RGB")
                 kind = "RGBA" if image.has_transparency_data else "RGB"
-                return to_rgb(np.asarray(image.convert(kind))), (image.format or "image").lower()
+                pixels = to_rgb(np.asarray(image.convert(kind)))
+                return pixels, (image.format or "image").lower(), exif_orientation(image)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         raise SlideReadError("pillow: no PNG or JPEG image") from None
     except SlideReadError:

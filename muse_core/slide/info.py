@@ -56,6 +56,7 @@ class SlideInfo:
         levels: finest first; level 0 is the full image.
         bounds_level0: the scanned part of the image where the scanner names one; never subtracted here.
         associated: names of the label, macro, thumbnail, ... images.
+        scene: which of several pictures in the file was asked for; None for the largest.
         judgement: what was concluded of the file and why, a sentence each: which of its images are the slide, whose
             µm/px, which colours, how it lies.
     """
@@ -69,6 +70,7 @@ class SlideInfo:
     bounds_level0: Box | None
     associated: tuple[str, ...]
     judgement: tuple[str, ...] = ()
+    scene: int | None = None
 
     @property
     def width_level0(self) -> int:

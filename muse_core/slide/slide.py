@@ -66,13 +66,13 @@ def open_slide(
             choice.handles.close()
             raise
         mpp = Mpp(math.nan, math.nan, "missing")
-    return Slide(path, choice, mpp, device=device)
+    return Slide(path, choice, mpp, device=device, scene=scene)
 
 
 class Slide:
     """Pixels of one slide. Safe to use from several threads; close it, or use it in a `with` block."""
 
-    def __init__(self, path: Path, choice: Choice, mpp: Mpp, *, device: str = "cpu") -> None:
+    def __init__(self, path: Path, choice: Choice, mpp: Mpp, *, device: str = "cpu", scene: int | None = None) -> None:
         """Made by `open_slide`."""
         self._handles = choice.handles
         self._state = choice.state
@@ -88,6 +88,7 @@ class Slide:
             levels=choice.source.levels,
             bounds_level0=choice.source.bounds_level0,
             associated=choice.source.associated,
+            scene=scene,
             judgement=(*choice.notes, *mpp_notes(choice.source.mpp_candidates, mpp)),
         )
 

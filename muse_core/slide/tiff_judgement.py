@@ -7,6 +7,7 @@ from pathlib import Path
 
 from muse_core.errors import SlideReadError
 from muse_core.images.jpeg_colours import JpegColours
+from muse_core.images.orientation import TURNS
 from muse_core.images.pixels import Pixels
 from muse_core.slide.cucim_reader import cucim_refusal
 from muse_core.slide.file_state import FileState
@@ -21,15 +22,6 @@ from muse_core.slide.tiff_pages import RGB, YCBCR, TiffFacts, TiffPage, read_tif
 from muse_core.slide.tifffile_reader import TifffileReader
 
 _KEPT = 8  # judgements that stay in memory: a slide is opened once a piece of work
-_ORIENTATIONS = {
-    2: "mirrored left to right",
-    3: "turned by 180 degrees",
-    4: "mirrored top to bottom",
-    5: "mirrored and turned",
-    6: "turned by 90 degrees clockwise",
-    7: "mirrored and turned",
-    8: "turned by 90 degrees anticlockwise",
-}
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ def _by_tag(page: TiffPage) -> str:
 
 def _unlike_the_tags(page: TiffPage, colours: JpegColours | None, *, contradicted: bool) -> str | None:
     """Why a reader that goes by the tags alone, tile by tile, would show something else; None where it would not."""
-    if page.orientation in _ORIENTATIONS:
+    if page.orientation in TURNS:
         return f"would not turn the picture as a whole (orientation {page.orientation})"
     if contradicted and colours is not None:
         return f"would take the tag's word for the colours ({colours_name(page)}), not that of the {colours.by}"
@@ -148,9 +140,9 @@ def _pixel_notes(page: TiffPage, colours: JpegColours | None, *, contradicted: b
         notes.append(f"its JPEG is {colours.colours} by its {colours.by}, whatever the tag says")
     if page.photometric not in (RGB, YCBCR):
         notes.append(f"{colours_name(page)} is converted to RGB")
-    if page.orientation in _ORIENTATIONS:
+    if page.orientation in TURNS:
         notes.append(
-            f"the stored picture is {_ORIENTATIONS[page.orientation]} (orientation {page.orientation}) and read upright"
+            f"the stored picture is {TURNS[page.orientation]} (orientation {page.orientation}) and read upright"
         )
     if page.has_empty_segments:
         empty = int((page.bytecounts == 0).sum())

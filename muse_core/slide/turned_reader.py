@@ -3,24 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
+from muse_core.images.orientation import STEPS, upright
 from muse_core.images.pixels import Pixels
 from muse_core.slide.info import Level
 from muse_core.slide.reader import Corner, Reader, Source
-
-# TIFF 6.0, Orientation: where row 0 and column 0 of what is stored belong. (swapped, columns reversed, rows reversed):
-# swap the axes of what is stored first, then reverse.
-_STEPS = {
-    1: (False, False, False),
-    2: (False, True, False),
-    3: (False, True, True),
-    4: (False, False, True),
-    5: (True, False, False),
-    6: (True, True, False),
-    7: (True, True, True),
-    8: (True, False, True),
-}
 
 
 class TurnedReader:
@@ -29,13 +15,15 @@ class TurnedReader:
     def __init__(self, stored: Reader, orientation: int) -> None:
         """Args: stored: reads the picture as it is stored; orientation: the TIFF tag's value, 2 to 8."""
         self._stored = stored
-        self._swapped, self._columns_reversed, self._rows_reversed = _STEPS[orientation]
+        self._orientation = orientation
+        self._swapped, self._columns_reversed, self._rows_reversed = STEPS[orientation]
         self.name = stored.name
         self.source = turned_source(stored.source, orientation)
 
     def read(self, corner: Corner, width: int, height: int, *, level: int) -> Pixels:
         """See `Reader.read`."""
-        return self._turned(self._stored.read(*self._place(corner, width, height, level), level=level))
+        stored = self._stored.read(*self._place(corner, width, height, level), level=level)
+        return upright(stored, self._orientation)
 
     def read_many(self, corners: Sequence[Corner], width: int, height: int, *, level: int) -> Iterator[Pixels]:
         """See `Reader.read_many`."""
@@ -57,17 +45,10 @@ class TurnedReader:
         y = size.height - corner[1] - height if self._rows_reversed else corner[1]
         return ((y, x), height, width) if self._swapped else ((x, y), width, height)
 
-    def _turned(self, pixels: Pixels) -> Pixels:
-        if self._swapped:
-            pixels = pixels.swapaxes(0, 1)
-        rows = slice(None, None, -1) if self._rows_reversed else slice(None)
-        columns = slice(None, None, -1) if self._columns_reversed else slice(None)
-        return np.ascontiguousarray(pixels[rows, columns])
-
 
 def turned_source(source: Source, orientation: int) -> Source:
     """The source of the turned picture: where axes are swapped, so are sides, scales, tiles and µm/px."""
-    if not _STEPS[orientation][0]:
+    if not STEPS[orientation][0]:
         return source
     levels = tuple(
         Level(one.height, one.width, one.downsample_y, one.downsample_x, one.tile_height, one.tile_width)

@@ -79,7 +79,8 @@ class Viewer:
         shown = self.run.slide(slide_id)
         part = need_nuclei(shown).part(slide_id)
         given = part.provenance.get("mpp_source") == "override"
-        return SlideFrame(shown.path, part.slide_mpp, bounds_origin(part.provenance), mpp_given=given)
+        path = shown.path if shown.scene is None else None  # learning opens a file's largest picture
+        return SlideFrame(path, part.slide_mpp, bounds_origin(part.provenance), mpp_given=given)
 
     def labelled(self, slide_id: str) -> list[tuple[float, float]]:
         """Where nuclei of a slide were labelled."""
@@ -272,14 +273,15 @@ def _as_scan(digest: Digest) -> SlideScan:
 
 
 def _tile(viewer: Viewer, request: Request) -> Response:
-    path = _file(_shown(viewer, request))
+    shown = _shown(viewer, request)
+    path, scene = _file(shown), shown.scene
     place = tuple(request.path_params[name] for name in ("zoom", "column", "row"))
 
     def make() -> bytes:
-        with viewer.slides.slide(path) as slide:
+        with viewer.slides.slide(path, scene) as slide:
             return tile_jpeg(slide, *place)
 
-    return _picture(viewer.cache.get(("tile", path, *place), make))
+    return _picture(viewer.cache.get(("tile", path, scene, *place), make))
 
 
 def _points(viewer: Viewer, request: Request) -> Response:
@@ -317,10 +319,10 @@ def _crop(viewer: Viewer, request: Request) -> Response:
     side = min(max(um, 4.0), 1000.0) / need_nuclei(shown).part(shown.slide_id).slide_mpp[0]
 
     def make() -> bytes:
-        with viewer.slides.slide(path) as slide:
+        with viewer.slides.slide(path, shown.scene) as slide:
             return crop_jpeg(slide, place, side, _CROP_PX)
 
-    return _picture(viewer.cache.get(("crop", path, place, side), make))
+    return _picture(viewer.cache.get(("crop", path, shown.scene, place, side), make))
 
 
 def _thumbnail(viewer: Viewer, request: Request) -> Response:
@@ -331,10 +333,10 @@ def _thumbnail(viewer: Viewer, request: Request) -> Response:
     path = _file(shown)
 
     def make() -> bytes:
-        with viewer.slides.slide(path) as slide:
+        with viewer.slides.slide(path, shown.scene) as slide:
             return thumbnail_jpeg(slide, _THUMBNAIL_PX)
 
-    return _picture(viewer.cache.get(("thumbnail", path), make))
+    return _picture(viewer.cache.get(("thumbnail", path, shown.scene), make))
 
 
 def _ask(viewer: Viewer, request: Request) -> Response:

@@ -50,6 +50,12 @@ class SlideShown:
     no_pixels: str
 
     @property
+    def scene(self) -> int | None:
+        """Which of several pictures in its file; None for the largest."""
+        scene = self.row.get("scene")
+        return None if scene is None else int(scene)
+
+    @property
     def size_level0(self) -> tuple[float, float]:
         """Width and height, or where the nuclei end if the table does not say."""
         width, height = self.row.get("width_level0"), self.row.get("height_level0")

@@ -61,12 +61,12 @@ class OpenSlides:
     """The slides looked at last, kept open."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, _Open] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, int | None], _Open] = OrderedDict()
         self._lock = threading.Lock()
         self._reads = threading.Semaphore(_MOST_READS)
 
     @contextmanager
-    def slide(self, path: Path) -> Iterator[Slide]:
+    def slide(self, path: Path, scene: int | None = None) -> Iterator[Slide]:
         """A slide for one read; waits while as many others are read as may be.
 
         µm/px play no part here: pixels are read at whole multiples of level 0, so each slide is opened at 1 µm/px.
@@ -76,8 +76,9 @@ class OpenSlides:
         """
         with self._reads:
             with self._lock:
-                one = self._open.pop(path, None) or _Open(open_slide(path, mpp_override=1.0))
-                self._open[path] = one
+                key = (path, scene)
+                one = self._open.pop(key, None) or _Open(open_slide(path, mpp_override=1.0, scene=scene))
+                self._open[key] = one
                 one.users += 1
                 self._close_unused()
             try:
@@ -93,11 +94,11 @@ class OpenSlides:
             self._close_unused(most=0)
 
     def _close_unused(self, most: int = _MOST_OPEN) -> None:
-        for path in list(self._open):
+        for key in list(self._open):
             if len(self._open) <= most:
                 return
-            if not self._open[path].users:
-                self._open.pop(path).slide.close()
+            if not self._open[key].users:
+                self._open.pop(key).slide.close()
 
 
 def top_zoom(width_level0: int, height_level0: int) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from scipy.spatial import cKDTree
 
 from muse_core.build import settings as build_settings
@@ -168,6 +169,22 @@ def test_one_bad_slide_never_ends_the_batch(drawn, tmp_path):
     assert len(rows) == 7, "one row a slide"
     assert all("\n" not in (row["message"] or "") for row in rows)
     assert {failure["slide_id"] for failure in summary.failures} == set(found) - {"good"}
+
+
+def test_a_scene_is_built_where_the_manifest_says_so(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as tiff:
+        for width in (1200, 1400):
+            image, _ = tissue_image(width, 1200, mpp=0.25, seed=11)
+            options = {"tile": (256, 256), "photometric": "rgb", "compression": "lzw", "metadata": None}
+            tiff.write(image, resolution=(40000.0, 40000.0), resolutionunit="CENTIMETER", **options)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("slide_id,uri,scene\nA,two.tif,1\nB,two.tif,\n")
+    build(manifest, tmp_path / "out", overrides=["detector=none"])
+    rows = slide_rows(tmp_path / "out")
+    assert {name: (row["scene"], row["width_level0"]) for name, row in rows.items()} == {
+        "A": (1, 1200),
+        "B": (None, 1400),
+    }
 
 
 def test_a_bad_tile_costs_its_roi_only(tmp_path):

@@ -4,6 +4,15 @@
 """
 
 from muse_core.cohort.manifest.read import NO_SLIDES, read_manifest, write_manifest
-from muse_core.cohort.manifest.rows import Manifest, ManifestRow, Problem, with_mpp
+from muse_core.cohort.manifest.rows import Manifest, ManifestRow, Problem, with_mpp, with_scene
 
-__all__ = ["NO_SLIDES", "Manifest", "ManifestRow", "Problem", "read_manifest", "with_mpp", "write_manifest"]
+__all__ = [
+    "NO_SLIDES",
+    "Manifest",
+    "ManifestRow",
+    "Problem",
+    "read_manifest",
+    "with_mpp",
+    "with_scene",
+    "write_manifest",
+]

@@ -11,6 +11,7 @@ from typing import Protocol
 from muse_core.cohort.manifest.files import distinct_ids, files_below, is_slide, slides_among, slides_below
 from muse_core.cohort.manifest.rows import (
     COLUMNS,
+    OPTIONAL_COLUMNS,
     Manifest,
     ManifestRow,
     Problem,
@@ -57,8 +58,9 @@ def read_manifest(path: str | Path, *, check_files: bool = False, known: Mapping
     """Read which slides to work on; faults of single rows become problems and lose no other row.
 
     Args:
-        path: our CSV (`slide_id,case_id,project,uri,size,md5,mpp`, the columns in any order), GDC's manifest TSV as
-            downloaded, a folder (searched whole), a glob in quotes, or one slide file.
+        path: our CSV (`slide_id,case_id,project,uri,size,md5,mpp`, the columns in any order, and `scene` where
+            files hold several), GDC's manifest TSV as downloaded, a folder (searched whole), a glob in quotes, or one
+            slide file.
         check_files: also look for local files and compare their sizes.
         known: ids that files had in earlier runs, by their absolute paths; a folder's files keep them.
 
@@ -89,14 +91,16 @@ def write_manifest(rows: Iterable[SlideEntry], path: Path) -> int:
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    count = 0
+    written = list(rows)
+    more = [column for column in OPTIONAL_COLUMNS if any(getattr(row, column, None) is not None for row in written)]
+    columns = (*COLUMNS, *more)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for count, row in enumerate(rows, start=1):  # noqa: B007
-            values = (getattr(row, column) for column in COLUMNS)
+        writer.writerow(columns)
+        for row in written:
+            values = (getattr(row, column, None) for column in columns)
             writer.writerow("" if value is None else value for value in values)
-    return count
+    return len(written)
 
 
 def _read_text(path: Path) -> str:
@@ -178,7 +182,7 @@ def _read_header(path: Path, line: str) -> tuple[list[str], str]:
 
 
 def _header_problems(number: int, header: list[str]) -> list[Problem]:
-    extra = [name for name in header if name and name not in COLUMNS]
+    extra = [name for name in header if name and name not in (*COLUMNS, *OPTIONAL_COLUMNS)]
     messages = [f"column {name!r} is not known and not used" for name in extra]
     messages += [f"no column {name!r}" + _INSTEAD[name] for name in _INSTEAD if name not in header]
     return [Problem(number, message, severity="warning") for message in messages]

@@ -17,6 +17,7 @@ from muse_core.images.plausible_mpp import SLIDE_MPP
 from muse_core.machine.files import normal_form
 
 COLUMNS = ("slide_id", "case_id", "project", "uri", "size", "md5", "mpp")
+OPTIONAL_COLUMNS = ("scene",)  # known, and written where a row has a value
 UNKNOWN_PROJECT = "unknown"
 
 _LONGEST_NAME_BYTES = 1024  # four times a file's; what is too long for a file's name is cut there (`safe_name`)
@@ -36,6 +37,7 @@ class ManifestRow:
     size: int | None  # byte
     md5: str | None  # 32 lower-case hex digits
     mpp: float | None  # µm/px, overrides what the slide says
+    scene: int | None = None  # which of several pictures in the file, 1 for the first; None for the largest
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,19 @@ def with_mpp(manifest: Manifest, mpp: float | None) -> Manifest:
     return replace(manifest, rows=tuple(replace(row, mpp=row.mpp or mpp) for row in manifest.rows))
 
 
+def with_scene(manifest: Manifest, scene: int | None) -> Manifest:
+    """The manifest with `scene` in every row that gives none; as it is for None.
+
+    Raises:
+        ConfigError: scenes count from 1.
+    """
+    if scene is None:
+        return manifest
+    if scene < 1:
+        raise ConfigError(f"--scene {scene}: scenes count from 1; `muse doctor SLIDE` lists those of a file")
+    return replace(manifest, rows=tuple(replace(row, scene=row.scene or scene) for row in manifest.rows))
+
+
 def check_row(row: int, values: Mapping[str, str], folder: Path) -> ManifestRow | list[Problem]:
     """One row's texts to a ManifestRow, or all its problems.
 
@@ -103,6 +118,7 @@ def check_row(row: int, values: Mapping[str, str], folder: Path) -> ManifestRow 
     size = field("size", _size)
     md5 = field("md5", _md5)
     mpp = field("mpp", _mpp)
+    scene = field("scene", _scene)
     if messages:
         return [Problem(row, message, values.get("slide_id") or None) for message in messages]
     name = str(slide_id)
@@ -115,6 +131,7 @@ def check_row(row: int, values: Mapping[str, str], folder: Path) -> ManifestRow 
         size=None if size is None else int(size),
         md5=None if md5 is None else str(md5),
         mpp=None if mpp is None else float(mpp),
+        scene=None if scene is None else int(scene),
     )
 
 
@@ -146,10 +163,10 @@ def _same_ignoring_case(rows: Sequence[ManifestRow]) -> Iterator[Problem]:
 
 
 def _same_uri(rows: Sequence[ManifestRow]) -> Iterator[Problem]:
-    users: dict[str, list[ManifestRow]] = defaultdict(list)
+    users: dict[tuple[str, int | None], list[ManifestRow]] = defaultdict(list)
     for row in rows:
-        users[row.uri].append(row)
-    for uri, (row, *others) in users.items():
+        users[row.uri, row.scene].append(row)
+    for (uri, _), (row, *others) in users.items():
         if unlike := [other.row for other in others if other.slide_id != row.slide_id]:
             message = f"uri {public_uri(uri)!r} is also that of {_listed(unlike)}; the slide would be counted again"
             yield Problem(row.row, message, row.slide_id, "warning")
@@ -234,6 +251,12 @@ def _md5(text: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{32}", text):
         raise ValueError(f"md5 {text!r} is not 32 hex digits; leave it empty if it is not known")
     return text.lower()
+
+
+def _scene(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < 1:
+        raise ValueError(f"scene {text!r} is not a number from 1 on; leave it empty to take the largest picture")
+    return int(text)
 
 
 def _mpp(text: str) -> float:

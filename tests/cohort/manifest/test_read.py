@@ -381,6 +381,19 @@ def test_written_manifests_read_back(tmp_path):
     assert path.read_text(encoding="utf-8").splitlines()[0] == HEADER
 
 
+def test_a_scene_is_read_and_written_where_a_row_has_one(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("slide_id,uri,scene\na,/x.tif,1\nb,/x.tif,2\nc,/y.tif,\nd,/z.tif,0\n")
+    found = read_manifest(path)
+    assert [(row.slide_id, row.scene) for row in found.rows] == [("a", 1), ("b", 2), ("c", None)]
+    (error,) = found.errors
+    assert error.message == "scene '0' is not a number from 1 on; leave it empty to take the largest picture"
+    assert not any("counted again" in problem.message for problem in found.problems)
+    write_manifest(found.rows, path)
+    assert path.read_text().splitlines()[0] == HEADER + ",scene"
+    assert [row.scene for row in read_manifest(path).rows] == [1, 2, None]
+
+
 def test_a_large_manifest_is_read_in_linear_time(manifest):
     lines = [f"s{number % 19_000},c,p,/{number}.svs" for number in range(20_000)]
     result = manifest(*lines)
