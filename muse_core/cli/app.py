@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from muse_core.cli import (
     build,
+    context,
     demo,
     deploy,
     detector,
@@ -36,7 +37,7 @@ _WHOLE = 1000  # characters: first sentences are wrapped, not cut
 GROUPS = {
     "Begin": ("doctor", "demo"),
     "Slides to a dataset of ROIs": ("manifest", "build-tcga-nu", "import-patches"),
-    "Training, and how good it is": ("pretrain", "train-detector", "finetune", "evaluate", "quantise"),
+    "Training, and how good it is": ("pretrain", "train-detector", "cut-context", "finetune", "evaluate", "quantise"),
     "Slides to nuclei, and what is made of them": ("infer", "report", "view", "teach", "export"),
     "For a team": ("status", "deploy"),
 }
@@ -98,6 +99,7 @@ app.command("build-tcga-nu")(build.build_tcga_nu)
 app.command("import-patches")(build.import_patches_command)
 app.command("pretrain")(pretrain.pretrain)
 app.command("train-detector")(detector.train_detector)
+app.command("cut-context")(context.cut_context)
 app.command("finetune")(finetune.finetune)
 app.add_typer(evaluate.evaluate_app, name="evaluate")
 app.command("quantise")(quantise.quantise)

@@ -6,7 +6,7 @@ from typing import Any
 
 from muse_core.evaluate.pictures import draw_patches
 from muse_core.labels import read_labelled_patches
-from muse_core.labels.regions import regions_of
+from muse_core.labels.regions import VALIDATION_REACH_UM, regions_of
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM
 from muse_core.labels.summary import summary_of, without_classes
 from muse_core.ndc.judge import judged_rows
@@ -50,7 +50,7 @@ def evaluate_ndc(
     """
     patches = read_labelled_patches(dataset, data, split, labels="dots")
     names = patches[0].class_names
-    regions = regions_of(patches)
+    regions = regions_of(patches, reach_um=VALIDATION_REACH_UM)
     rows = judged_rows(model, regions, class_names=names, min_score=min_score)
     unknown = [name for name in names if name not in model.class_names]
     answer = without_classes(summary_of(rows, names, radius_um=radius_um, dataset=dataset), unknown)

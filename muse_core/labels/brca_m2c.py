@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
 from muse_core.images.decode import read_rgb
-from muse_core.labels.patch import LabelledPatch
+from muse_core.labels.patch import LabelledPatch, SlidePlace
 
 # Source: the file readme.md of the dataset, https://github.com/TopoXLab/Dataset-BRCA-M2C
 BRCA_CLASS_NAMES = ("lymphocyte", "tumour_epithelial", "stromal")
 # Where a dot `y x` means: nuclei's centres (by their darkness; 15,000 lymphocytes and tumour nuclei of 74 patches) lie
 # at index + (1.19, 0.94) on average, standard error 0.03; not at the middle of the pixel, index + 0.5.
 BRCA_DOT_OFFSET_PX = 1.0
+# Of a published name: SLIDE_x_y_width_height_f, px of level 0, whose um/px are 0.25 f.
+_PUBLISHED = re.compile(r"(.+)_(\d+)_(\d+)_(\d+)_(\d+)_(\d+\.?\d*)")
 BRCA_MPP = 0.5  # patches were brought from level 0 to 20x; side / level-0 side agrees with 0.5 to 0.5 %
 
 
@@ -61,6 +63,7 @@ def _read_brca_patch(root: Path, name: str) -> LabelledPatch:
         BRCA_MPP,
         slide_mpp=_slide_mpp(stem),
         case=_patient(stem),
+        place=_place(stem),
     )
 
 
@@ -72,8 +75,14 @@ def _patient(stem: str) -> str:
 
 def _slide_mpp(stem: str) -> float | None:
     """The slide's µm/px: a quarter of the number that ends a published name, SLIDE_x_y_width_height_0.9824."""
-    found = re.fullmatch(r".+_\d+_\d+_\d+_\d+_(\d+\.?\d*)", stem)
-    return 0.25 * float(found[1]) if found and float(found[1]) > 0 else None
+    found = _PUBLISHED.fullmatch(stem)
+    return 0.25 * float(found[6]) if found and float(found[6]) > 0 else None
+
+
+def _place(stem: str) -> SlidePlace | None:
+    """Where the patch of a published name lies; whether its numbers count from 0 or 1 nobody says, a px of level 0."""
+    found = _PUBLISHED.fullmatch(stem)
+    return SlidePlace(found[1], *(float(found[number]) for number in (2, 3, 4, 5))) if found else None
 
 
 def _read_rows(path: Path) -> NDArray[np.int64]:

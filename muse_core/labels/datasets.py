@@ -29,7 +29,7 @@ from muse_core.labels.lab import read_lab
 from muse_core.labels.lab_regions import lab_regions
 from muse_core.labels.patch import UNKNOWN_CLASS, Labels
 from muse_core.labels.read import READERS, read_labelled_patches
-from muse_core.labels.regions import Region, regions_of
+from muse_core.labels.regions import VALIDATION_REACH_UM, Region, regions_of
 
 LAB = "lab"
 
@@ -163,7 +163,7 @@ def _read_parts(
     if entry.layout == LAB:
         names, train, validation = _of_lab(entry, folder, side_px)
     else:
-        names, train, validation = _of_layout(entry, folder, labels=labels)
+        names, train, validation = _of_layout(entry, folder, labels=labels, side_px=side_px)
     if entry.val:
         train, validation = _parted([*train, *validation], entry)
     if not any(len(region.xy) for region in train):
@@ -189,7 +189,7 @@ def _source_of(
 
 
 def _of_layout(
-    entry: DatasetEntry, folder: Path, *, labels: Labels
+    entry: DatasetEntry, folder: Path, *, labels: Labels, side_px: int
 ) -> tuple[tuple[str, ...], list[Region], list[Region]]:
     if entry.layout not in READERS:
         raise ConfigError(f"layout {entry.layout!r} is unknown; give one of {', '.join((*READERS, LAB))}")
@@ -198,7 +198,8 @@ def _of_layout(
     train, validation = (
         read_labelled_patches(entry.layout, folder, split, labels=labels) for split in ("train", "val")
     )
-    return (*train, *validation)[0].class_names, regions_of(train, with_surround=True), regions_of(validation)
+    names = (*train, *validation)[0].class_names
+    return names, regions_of(train, side_px=side_px), regions_of(validation, reach_um=VALIDATION_REACH_UM)
 
 
 def _of_lab(entry: DatasetEntry, folder: Path, side_px: int) -> tuple[tuple[str, ...], list[Region], list[Region]]:

@@ -6,7 +6,8 @@
                NAME.csv       columns x, y, class
                *.json         COCO: key points, or boxes, for any number of images
     DIR/dataset.toml          optional: mpp = 0.5 (of images; of slides that don't say it), classes = ["a", "b"],
-                              val = ["NAME"], mpp_by_name = { "NAME" = 0.25 } (whatever the file says)
+                              val = ["NAME"], mpp_by_name = { "NAME" = 0.25 } (whatever the file says),
+                              case_by_name = { "NAME" = "patient 7" }
 
 Coordinates are px of the image, of a slide's level 0: x right, y down, the centre of the top-left pixel at (0.5, 0.5).
 Within a region every nucleus is labelled. An image without regions is one region; of a slide without regions, only the
@@ -15,7 +16,7 @@ ground around each dot is known.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,7 @@ class LabSettings(Settings):
     mpp: float | None = Field(None, gt=0)  # µm/px of plain images, and of slides that don't say it
     classes: tuple[str, ...] = ()  # all there may be, in the order of the model's; empty: those found, by name
     val: tuple[str, ...] = ()  # names of the images kept for validation
+    case_by_name: dict[str, str] = Field({})  # whose tissue an image is, where several are one patient's
     mpp_by_name: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}
     )  # µm/px of single images and slides, whatever they say
@@ -66,6 +68,7 @@ class LabImage:
         xy: (N, 2) float64 px.
         class_ids: (N,) int64.
         areas: polygons in which every nucleus is labelled; none: see the module's text.
+        case: whose tissue it is; its name where nobody says.
     """
 
     name: str
@@ -76,6 +79,7 @@ class LabImage:
     xy: NDArray[np.float64]
     class_ids: NDArray[np.int64]
     areas: tuple[shapely.Polygon | shapely.MultiPolygon, ...]
+    case: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ def read_lab(root: Path, *, mpp: float | None = None, class_names: Sequence[str]
     labelled = [(_nuclei_alone(file, ground), ground) for file, ground in opened]
     found = _class_names([file for file, _ in labelled], settings.classes, root)
     names = tuple(dict.fromkeys([*class_names, *found]))
-    images = tuple(_checked(file, ground, names) for file, ground in labelled if file.dots or file.areas)
+    cases = {normal_form(name): case for name, case in settings.case_by_name.items()}
+    images = tuple(_checked(file, ground, names, cases) for file, ground in labelled if file.dots or file.areas)
     if not any(len(image.xy) for image in images):
         raise DatasetError(f"{root / 'labels'}: no dot in any file; label some nuclei")
     validation = frozenset(map(normal_form, settings.val))
@@ -219,7 +224,7 @@ def _nuclei_alone(file: DotFile, ground: _Ground) -> DotFile:
     return replace(file, dots=tuple(dots))
 
 
-def _checked(file: DotFile, ground: _Ground, class_names: tuple[str, ...]) -> LabImage:
+def _checked(file: DotFile, ground: _Ground, class_names: tuple[str, ...], cases: Mapping[str, str]) -> LabImage:
     x, y = ground.origin
     dots = [replace(dot, x=dot.x + x, y=dot.y + y) for dot in file.dots]
     areas = [replace(one, polygon=shapely.affinity.translate(one.polygon, x, y)) for one in file.areas]
@@ -239,6 +244,7 @@ def _checked(file: DotFile, ground: _Ground, class_names: tuple[str, ...]) -> La
         np.array([(dot.x, dot.y) for dot in dots], np.float64).reshape(-1, 2),
         np.array([class_names.index(dot.class_name) for dot in dots], np.int64),
         tuple(kept for area in known if (kept := shapely.difference(area, ignored)).area > 0),
+        cases.get(file.image_name, file.image_name),
     )
 
 

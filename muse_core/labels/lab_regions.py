@@ -71,7 +71,7 @@ def _whole(image: LabImage) -> Region:
     pixels = read_rgb(image.path)
     _check_order(image, lambda xy: _brightness_on_image(pixels, xy))
     annotated = _mask(image.areas, Frame(0, 0, 1, 1), pixels.shape[:2]) if image.areas else None
-    whole = Region(image.name, image.name, pixels, image.mpp, annotated, image.xy.astype(np.float32), image.class_ids)
+    whole = Region(image.name, image.case, pixels, image.mpp, annotated, image.xy.astype(np.float32), image.class_ids)
     labelled = whole.is_annotated(whole.xy)  # a dot outside all regions is none that is learned from
     return whole if annotated is None else replace(whole, xy=whole.xy[labelled], class_ids=whole.class_ids[labelled])
 
@@ -100,7 +100,7 @@ def _window(image: LabImage, slide: Slide, area: shapely.Geometry, name: str, si
     labelled = shapely.contains_xy(area, image.xy) if len(image.xy) else np.zeros(0, bool)
     xy = frame.from_level0(image.xy[labelled]).astype(np.float32)
     mask = _mask([area], frame, (int(height), int(width)))
-    return Region(name, image.name, pixels, NETWORK_MPP, mask, xy, image.class_ids[labelled])
+    return Region(name, image.case, pixels, NETWORK_MPP, mask, xy, image.class_ids[labelled])
 
 
 def _mask(areas: Sequence[shapely.Geometry], frame: Frame, size: tuple[int, ...]) -> NDArray[np.bool_]:

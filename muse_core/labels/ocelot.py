@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from muse_core.errors import DatasetError
 from muse_core.images.decode import read_rgb
 from muse_core.images.plausible_mpp import LABELLED_MPP
-from muse_core.labels.patch import LabelledPatch
+from muse_core.labels.patch import LabelledPatch, SlidePlace
 
 # Labels 1 (BC, background) and 2 (TC, tumour). Source: https://lunit-io.github.io/research/ocelot_dataset
 OCELOT_CLASS_NAMES = ("other", "tumour")
@@ -55,7 +55,18 @@ def _read_patch(root: Path, split: str, name: str, pair: Mapping[str, Any]) -> L
         OCELOT_CLASS_NAMES,
         mpp,
         slide_mpp=slide_mpp,
+        place=_place(pair),
     )
+
+
+def _place(pair: Mapping[str, Any]) -> SlidePlace | None:
+    """Where the patch lies on its slide, as the metadata say in px of level 0; None where they don't."""
+    cell, name = pair["cell"], pair.get("slide_name")
+    corners = [cell.get(key) for key in ("x_start", "y_start", "x_end", "y_end")]
+    if not isinstance(name, str) or not all(isinstance(corner, int | float) for corner in corners):
+        return None
+    x, y, x_end, y_end = (float(corner) for corner in corners)
+    return SlidePlace(name, x, y, x_end - x, y_end - y)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -28,6 +28,25 @@ class Surround:
 
 
 @dataclass(frozen=True)
+class SlidePlace:
+    """Where on a slide a patch was cut.
+
+    Attributes:
+        slide_name: of the slide's file, without its ending and perhaps without TCGA's UUID.
+        x_level0: left edge, level-0 px.
+        y_level0: top edge.
+        width_level0: width, level-0 px.
+        height_level0: height.
+    """
+
+    slide_name: str
+    x_level0: float
+    y_level0: float
+    width_level0: float
+    height_level0: float
+
+
+@dataclass(frozen=True)
 class LabelledPatch:
     """One image with its labelled nuclei.
 
@@ -42,6 +61,7 @@ class LabelledPatch:
         surround: what lies around the patch, where the layout has it.
         case: whose tissue it is; empty where only the name may say it.
         annotated: (H, W) bool, where every nucleus is labelled; None for the whole image. Elsewhere nothing is known.
+        place: where on its slide it lies, where the layout says it.
     """
 
     name: str
@@ -54,3 +74,4 @@ class LabelledPatch:
     surround: Surround | None = None
     case: str = ""
     annotated: NDArray[np.bool_] | None = None
+    place: SlidePlace | None = None

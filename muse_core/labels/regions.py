@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from muse_core.errors import DatasetError
 from muse_core.geometry import inside
 from muse_core.labels import LabelledPatch, read_rgb
+from muse_core.models.nucleus_model import NETWORK_MPP
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,38 @@ class Region:
         return (float(columns[0]), float(columns[-1] + 1)), (float(rows[0]), float(rows[-1] + 1))
 
 
-def regions_of(patches: Sequence[LabelledPatch], *, with_surround: bool = False) -> list[Region]:
+_SAMPLE_REACH = 1.25  # times a sample's side at 0.5 µm/px: scales differ, and memory is dear
+VALIDATION_REACH_UM = 112.0  # what a network sees of a nucleus' surroundings: tiles of slides bring as much
+
+
+def regions_of(
+    patches: Sequence[LabelledPatch], *, side_px: int | None = None, reach_um: float | None = None
+) -> list[Region]:
     """Labelled patches as regions: all of each image is annotated.
 
-    A patch of which nobody says whose tissue it is, is a case of its own.
+    A patch of which nobody says whose tissue it is, is a case of its own. Of the tissue around a patch, where the
+    dataset has it, as much comes along as `side_px` or `reach_um` say; none without them.
 
     Args:
         patches: of a dataset.
-        with_surround: whether to take the tissue around a patch along, where the dataset has it.
+        side_px: of training samples at 0.5 µm/px that shall be drawn from the regions.
+        reach_um: how far around the patch.
 
     Raises:
         DatasetError: an image of the surroundings cannot be read, or does not hold the patch.
     """
-    return [_in_surround(patch) if with_surround and patch.surround else _alone(patch) for patch in patches]
+    return [_region_of(patch, side_px, reach_um) for patch in patches]
+
+
+def _region_of(patch: LabelledPatch, side_px: int | None, reach_um: float | None) -> Region:
+    if patch.surround is None or (side_px is None and reach_um is None):
+        return _alone(patch)
+    lengths = np.array(patch.image.shape[1::-1])  # x, y
+    wanted = np.ceil((reach_um or 0.0) / patch.mpp) * np.ones(2)
+    if side_px is not None:
+        wanted = np.maximum(wanted, np.ceil(side_px * NETWORK_MPP * _SAMPLE_REACH / patch.mpp) - lengths)
+    reach = tuple(int(one) for one in np.maximum(0, wanted))
+    return _in_surround(patch, reach) if any(reach) else _alone(patch)
 
 
 def _alone(patch: LabelledPatch) -> Region:
@@ -75,7 +95,8 @@ def _alone(patch: LabelledPatch) -> Region:
     return Region(patch.name, case, patch.image, patch.mpp, patch.annotated, patch.xy, patch.class_ids)
 
 
-def _in_surround(patch: LabelledPatch) -> Region:
+def _in_surround(patch: LabelledPatch, reach: tuple[int, ...]) -> Region:
+    """The patch with so many px of its surroundings on each side, along x and along y, as far as there are any."""
     assert patch.surround is not None
     image = read_rgb(patch.surround.path)
     x, y = patch.surround.x_px, patch.surround.y_px
@@ -85,6 +106,10 @@ def _in_surround(patch: LabelledPatch) -> Region:
             f"{patch.surround.path}: {image.shape[1]}x{image.shape[0]} px do not hold the {width}x{height} px of "
             f"{patch.name} at ({x}, {y})"
         )
+    left, top = max(0, x - reach[0]), max(0, y - reach[1])
+    # A copy, so that what is not wanted goes: PUMA's images are 79 MB each.
+    image = image[top : y + height + reach[1], left : x + width + reach[0]].copy()
+    x, y = x - left, y - top
     annotated = np.zeros(image.shape[:2], bool)
     annotated[y : y + height, x : x + width] = True if patch.annotated is None else patch.annotated
     xy = patch.xy + np.array([x, y], np.float32)

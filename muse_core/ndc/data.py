@@ -12,7 +12,7 @@ from muse_core.labels import read_labelled_patches, read_rgb
 from muse_core.labels.datasets import LabelledData
 from muse_core.labels.lab import read_lab
 from muse_core.labels.lab_regions import lab_regions
-from muse_core.labels.regions import Region, regions_of, unlabelled_region
+from muse_core.labels.regions import VALIDATION_REACH_UM, Region, regions_of, unlabelled_region
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.roi_dataset.dataset import RoiDataset
@@ -24,8 +24,8 @@ LAB = "lab"  # the name of a lab's own folder
 _IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
 
-def published_data(dataset: str, data: Path, *, unlabelled: Sequence[Region] = ()) -> FinetuneData:
-    """The training and validation splits of a published dataset.
+def published_data(dataset: str, data: Path, *, unlabelled: Sequence[Region] = (), side_px: int = 224) -> FinetuneData:
+    """The training and validation splits of a published dataset; of the tissue around, what samples can show.
 
     Raises:
         ConfigError: unknown dataset.
@@ -35,7 +35,10 @@ def published_data(dataset: str, data: Path, *, unlabelled: Sequence[Region] = (
     if not any(len(patch.xy) for patch in train):
         raise DatasetError(f"{data}: no nucleus is labelled in the training split")
     return FinetuneData(
-        train[0].class_names, regions_of(train, with_surround=True), list(unlabelled), regions_of(validation)
+        train[0].class_names,
+        regions_of(train, side_px=side_px),
+        list(unlabelled),
+        regions_of(validation, reach_um=VALIDATION_REACH_UM),
     )
 
 
@@ -93,7 +96,7 @@ def data_of(dataset: str, data: Path, *, unlabelled: Sequence[Region], settings:
         DatasetError: the data are not what the layout says.
     """
     if dataset != LAB:
-        return published_data(dataset, data, unlabelled=unlabelled)
+        return published_data(dataset, data, unlabelled=unlabelled, side_px=settings.side_px)
     dots = read_lab(data)
     train, validation = lab_regions(dots, side_px=settings.side_px)
     if not any(len(region.xy) for region in train):

@@ -12,7 +12,7 @@ from muse_core.errors import ConfigError, DatasetError
 from muse_core.labels import read_labelled_patches
 from muse_core.labels.lab import read_lab
 from muse_core.labels.lab_regions import lab_regions
-from muse_core.labels.regions import Region, regions_of
+from muse_core.labels.regions import VALIDATION_REACH_UM, Region, regions_of
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM
 from muse_core.labels.summary import summary_of
 from muse_core.models.shipped import MUSE_NANO_NDC
@@ -111,7 +111,7 @@ def validation_of(dataset: str, data: Path, *, settings: FinetuneSettings) -> La
         dots = read_lab(data)
         return LabelledRegions(dataset, "val", dots.class_names, lab_regions(dots, side_px=settings.side_px)[1])
     patches = read_labelled_patches(dataset, data, "val", labels="dots")
-    return LabelledRegions(dataset, "val", patches[0].class_names, regions_of(patches))
+    return LabelledRegions(dataset, "val", patches[0].class_names, regions_of(patches, reach_um=VALIDATION_REACH_UM))
 
 
 def score_on_validation(checkpoint: Path, dataset: str, data: Path, *, settings: FinetuneSettings) -> ModelScore:

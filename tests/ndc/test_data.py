@@ -90,11 +90,11 @@ def test_real_tissue_around_a_patch_is_taken_along(tmp_path):
     around[40:136, 60:156] = patch.image
     cv2.imwrite(str(tmp_path / "context.png"), around[:, :, ::-1])
     placed = replace(patch, surround=Surround(tmp_path / "context.png", 60, 40))
-    (region,) = regions_of([placed], with_surround=True)
+    (region,) = regions_of([placed], reach_um=1000.0)
     assert region.image.shape == (200, 220, 3)
     assert region.annotated.sum() == 96 * 96
     assert np.allclose(region.xy, patch.xy + np.array([60, 40]))
     assert region.is_annotated(region.xy).all()
     assert regions_of([placed])[0].image.shape == (96, 96, 3)
     with pytest.raises(DatasetError, match=r"context\.png: 220x200 px do not hold the 96x96 px of drawn at"):
-        regions_of([replace(patch, surround=Surround(tmp_path / "context.png", 160, 40))], with_surround=True)
+        regions_of([replace(patch, surround=Surround(tmp_path / "context.png", 160, 40))], reach_um=10.0)
