@@ -1,31 +1,108 @@
-"""Patch image files to RGB, or the reason why not: what stain separation cannot use is refused."""
+"""Image files to RGB, decoded in one way for slides, patches and labels, or the reason why not in one line.
 
-import hashlib
-import io
+A picture is turned as its EXIF or TIFF tag says: coordinates are those of what is seen.
+"""
+
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from muse_core.errors import DatasetError, SlideReadError
-from muse_core.images.jpeg_markers import START
-from muse_core.images.orientation import exif_orientation, upright
-from muse_core.images.pixels import more_than_8_bits, to_rgb
+from muse_core.images.orientation import STEPS, exif_orientation, upright
+from muse_core.images.pixels import Pixels, more_than_8_bits, to_rgb
+from muse_core.machine.files import md5_of
 
 FORMATS = ("PNG", "JPEG", "TIFF")
-SMALLEST_SIDE_PX = 32  # less shows no nucleus with its surroundings at any usual µm/px
-LARGEST_PX = 8192 * 8192  # decoded whole: 200 MB; larger ones are slides
+SMALLEST_SIDE_PX = 32  # of a patch: less shows no nucleus with its surroundings at any usual µm/px
+LARGEST_PX = 8192 * 8192  # of a patch, decoded whole: 200 MB; larger ones are slides
 GLASS_GREY = 200  # an image without colour that is nowhere darker is a patch of empty glass
 
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, EOFError, struct.error, zlib.error)
 _PNG = b"\x89PNG\r\n\x1a\n"  # how each begins
 _KEEPS_COLOUR = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "YCbCr"})
+_READ_BYTES = 1 << 20
+
+
+@contextmanager
+def opened_image(path: Path, *, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """An image whose header is read and whose pixels are not yet; what is wrong with it while it is used is one line.
+
+    Args:
+        path: the file.
+        formats: those that it may have, by Pillow's names.
+
+    Raises:
+        SlideReadError: not_found, no_access; unreadable: empty, not whole or not an image; too_large for Pillow.
+    """
+    source = _checked(path)
+    names = ", ".join(formats[:-1]) + f" or {formats[-1]}" if len(formats) > 1 else formats[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on odd metadata and on large images, which are checked here
+            with Image.open(source, formats=formats) as image:
+                yield image
+    except UnidentifiedImageError:
+        raise SlideReadError(f"{path}: {path.stat().st_size} bytes that are no {names}; replace or delete it") from None
+    except Image.DecompressionBombError:
+        message = f"{path}: more px than can be decoded whole; save it as a tiled slide"
+        raise SlideReadError(message, reason="too_large") from None
+    except SlideReadError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise SlideReadError(f"{path}: damaged or not whole ({error}); replace or delete it") from None
+
+
+def rgb_of(image: Image.Image, path: Path) -> Pixels:
+    """Decode an opened image to (H, W, 3) uint8 RGB, upright.
+
+    Grey and palettes become their colours; what is transparent becomes white, as glass is.
+
+    Raises:
+        SlideReadError: not_8_bit.
+    """
+    if more_than_8_bits(image):
+        message = f"{path}: more than 8 bits a channel, and its white is not known; save it as 8-bit RGB"
+        raise SlideReadError(message, reason="not_8_bit")
+    stored = to_rgb(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
+    return upright(stored, exif_orientation(image))  # asked after decoding: Pillow turns TIFF by itself, and forgets it
+
+
+def read_rgb(path: Path) -> Pixels:
+    """Decode an image of a labelled dataset to (H, W, 3) uint8 RGB, see `rgb_of`.
+
+    Raises:
+        DatasetError: no such file, not an image or not all of one, or one of more than 8 bits a channel.
+    """
+    try:
+        with opened_image(path) as image:
+            return rgb_of(image, path)
+    except SlideReadError as error:
+        hint = "; is --data the dataset's folder?" if error.reason == "not_found" else ""
+        raise DatasetError(f"{error}{hint}") from None
+
+
+def size_px(path: Path) -> tuple[int, int]:
+    """Width and height of an image of a labelled dataset, upright, by its header.
+
+    Raises:
+        DatasetError: no such file, or not an image.
+    """
+    try:
+        with opened_image(path) as image:
+            swapped = image.format != "TIFF" and STEPS[exif_orientation(image)][0]  # Pillow turns TIFF by itself
+            return (image.height, image.width) if swapped else image.size
+    except SlideReadError as error:
+        raise DatasetError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -33,7 +110,7 @@ class PatchImage:
     """A decoded patch.
 
     Attributes:
-        rgb: (H, W, 3) uint8, in the order that the file stores its pixels.
+        rgb: (H, W, 3) uint8, upright.
         format: PNG, JPEG (MPO from some cameras) or TIFF.
         md5: of the file, 32 hex digits.
     """
@@ -44,46 +121,19 @@ class PatchImage:
 
 
 def decode_patch(path: Path) -> PatchImage:
-    """Read a patch image whole.
-
-    A palette becomes its colours; what is transparent becomes white, as glass is. An orientation in EXIF is not
-    applied: coordinates are those of the pixels as they are stored, as annotation tools count them.
+    """Read a patch image whole; what stain separation cannot use is refused.
 
     Raises:
         SlideReadError: not_found, no_access; unreadable: empty, truncated or not an image; not_colour: grey, CMYK and
             the like; not_8_bit; several_images; too_small; too_large.
     """
-    data = _read(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's on odd metadata and on large images, which are checked here
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check(path, image)
-                rgb = _rgb(image)
-                kind = image.format or "TIFF"
-    except SlideReadError:
-        raise
-    except UnidentifiedImageError:
-        raise SlideReadError(f"{path}: {len(data)} bytes that are no PNG, JPEG or TIFF; replace or delete it") from None
-    except Image.DecompressionBombError:
-        raise _too_large(path) from None
-    except _DECODE_ERRORS as error:
-        raise SlideReadError(f"{path}: damaged or not whole ({error}); replace or delete it") from None
+    with opened_image(path) as image:
+        _check(path, image)
+        rgb = rgb_of(image, path)
+        kind = image.format or "TIFF"
     if _is_grey(rgb):
         raise _not_colour(path, "all pixels are grey")
-    return PatchImage(rgb, kind, hashlib.md5(data, usedforsecurity=False).hexdigest())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise SlideReadError(f"{path}: no such file, or a link to none", reason="not_found") from None
-    except OSError as error:
-        raise SlideReadError(f"{path}: {error.strerror or error}; make it readable", reason="no_access") from None
-    if not data:
-        raise SlideReadError(f"{path}: empty, 0 bytes; replace or delete it")
-    return data
+    return PatchImage(rgb, kind, md5_of(path))
 
 
 def _check(path: Path, image: Image.Image) -> None:
@@ -97,19 +147,8 @@ def _check(path: Path, image: Image.Image) -> None:
     if image.format in ("PNG", "TIFF") and (pages := getattr(image, "n_frames", 1)) > 1:
         message = f"{path}: holds {pages} images; save the one meant, or build slides with muse build-tcga-nu"
         raise SlideReadError(message, reason="several_images")
-    if more_than_8_bits(image):
-        message = f"{path}: more than 8 bits a channel, and its white is not known; save it as 8-bit RGB"
-        raise SlideReadError(message, reason="not_8_bit")
-    if image.mode not in _KEEPS_COLOUR:
+    if not more_than_8_bits(image) and image.mode not in _KEEPS_COLOUR:
         raise _not_colour(path, f"mode {image.mode}")
-
-
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.has_transparency_data:
-        glass = Image.new("RGBA", image.size, "white")
-        glass.alpha_composite(image.convert("RGBA"))
-        return np.asarray(glass.convert("RGB"))
-    return np.asarray(image.convert("RGB"))
 
 
 def _is_grey(rgb: NDArray[np.uint8]) -> bool:
@@ -129,52 +168,49 @@ def _too_large(path: Path) -> SlideReadError:
     return SlideReadError(message, reason="too_large")
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to (H, W, 3) uint8 RGB; grey becomes RGB, and what is transparent white, as in inference.
+def _checked(path: Path) -> Path | BytesIO:
+    """What to decode, in place of a file that cannot be opened or a PNG that is not all there.
 
-    It is turned as its EXIF says, as slides are.
-
-    Raises:
-        DatasetError: no such file, not an image or not all of one, or one of more than 8 bits a channel.
+    Decoders differ in what they make of a damaged PNG, so that its chunks are looked at first: those that a picture
+    needs must be whole, and others that are not are left out.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            start = file.read(len(_PNG))
+            odd = _odd_chunks(file) if start == _PNG else []
+    except FileNotFoundError:
+        raise SlideReadError(f"{path}: no such file, or a link to none", reason="not_found") from None
     except OSError as error:
-        raise DatasetError(f"{path}: no image ({error.strerror}); is --data the dataset's folder?") from None
-    if data.startswith(_PNG) and not _is_whole_png(data):
-        raise DatasetError(f"{path}: a PNG that is damaged or not whole; replace it")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if image is None:
-        raise DatasetError(f"{path}: not an image that can be decoded; PNG, JPEG or TIFF needed")
-    if image.dtype != np.uint8:
-        raise DatasetError(f"{path}: {image.dtype} a channel, and its white is not known; save it as 8-bit RGB")
-    if image.ndim == 3 and image.shape[2] in (3, 4):
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-    return upright(to_rgb(image), _orientation(data))
+        raise SlideReadError(f"{path}: {error.strerror or error}; make it readable", reason="no_access") from None
+    if not start:
+        raise SlideReadError(f"{path}: empty, 0 bytes; replace or delete it")
+    if odd is None:
+        raise SlideReadError(f"{path}: a PNG that is damaged or not whole; replace or delete it")
+    return _without(path, odd) if odd else path
 
 
-def _orientation(data: bytes) -> int:
-    """Of a PNG or JPEG what its EXIF says, which the decoder here passes over; 1 of any other format."""
-    if not data.startswith((_PNG, START)):
-        return 1
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's on odd metadata and on large images
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-                return exif_orientation(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, *_DECODE_ERRORS):
-        return 1  # Pillow is pickier about a header than the decoder that had the pixels
-
-
-def _is_whole_png(data: bytes) -> bool:
-    """Whether all chunks that a picture needs are there and undamaged; libpng would print a line of its own."""
-    at = len(_PNG)
-    while at + 12 <= len(data):  # length, kind, content, checksum
-        end = at + 8 + int.from_bytes(data[at : at + 4])
-        kind = data[at + 4 : at + 8]
-        if kind[:1].isupper() and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
-            return False
+def _odd_chunks(file: BinaryIO) -> list[tuple[int, int]] | None:
+    """Chunks of a PNG that no picture needs and that are damaged, by start and end; None where a needed one is."""
+    odd = []
+    while len(head := file.read(8)) == 8:  # length, kind; then content and checksum
+        start, left, kind = file.tell() - 8, int.from_bytes(head[:4]), head[4:]
+        checksum = zlib.crc32(kind)
+        while left and (content := file.read(min(left, _READ_BYTES))):
+            checksum, left = zlib.crc32(content, checksum), left - len(content)
+        stored = file.read(4)
+        if left or len(stored) < 4:
+            return None
+        if checksum != int.from_bytes(stored):
+            if kind[:1].isupper():
+                return None
+            odd.append((start, file.tell()))
         if kind == b"IEND":
-            return True
-        at = end + 4
-    return False
+            return odd
+    return None
+
+
+def _without(path: Path, spans: list[tuple[int, int]]) -> BytesIO:
+    data = path.read_bytes()
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), len(data)]
+    return BytesIO(b"".join(data[end:start] for end, start in zip(ends, starts, strict=True)))

@@ -25,11 +25,11 @@ import numpy as np
 import shapely
 import shapely.affinity
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 
 from muse_core.config import Settings, load_settings
 from muse_core.errors import ConfigError, DatasetError, MppError
+from muse_core.images.decode import size_px
 from muse_core.labels.lab_files import AnnotatedArea, Dot, DotFile, read_dot_file
 from muse_core.machine.files import normal_form
 from muse_core.slide import open_slide
@@ -197,7 +197,7 @@ def _opened(file: DotFile, root: Path, mpp: float | None, *, own_mpp: float | No
         return file, _Ground(path, True, size, origin, found, needs_mpp)
     if mpp is None:
         raise _no_mpp(path, root)
-    return file, _Ground(path, False, _image_size(path), (0.0, 0.0), (mpp, mpp), True)
+    return file, _Ground(path, False, size_px(path), (0.0, 0.0), (mpp, mpp), True)
 
 
 def _nuclei_alone(file: DotFile, ground: _Ground) -> DotFile:
@@ -280,14 +280,6 @@ def _opened_slide(
 
 def _no_mpp(path: Path, root: Path) -> DatasetError:
     return DatasetError(f"{path}: doesn't say its um/px; write mpp = 0.5, or what it is, to {root}/dataset.toml")
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: not an image that can be read: {error}") from None
 
 
 def _check_inside(dots: Sequence[Dot], areas: Sequence[AnnotatedArea], size: tuple[int, int], path: Path) -> None:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from PIL import Image
 
 from muse_core.errors import DatasetError
-from muse_core.images.decode import read_rgb
+from muse_core.images.decode import read_rgb, size_px
 from muse_core.labels.patch import LabelledPatch, Labels, Surround
 
 PUMA_CLASS_NAMES = ("tumour", "lymphocyte", "other")
@@ -130,11 +129,7 @@ def _surround(path: Path, image: NDArray[np.uint8]) -> Surround | None:
     """The context image, whose middle the ROI is; read only when its pixels are wanted."""
     if not path.is_file():
         return None
-    try:
-        with Image.open(path) as context:
-            width, height = context.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: not an image that can be read ({error}); mend it or remove it") from None
+    width, height = size_px(path)
     x_px, y_px = (width - image.shape[1]) // 2, (height - image.shape[0]) // 2
     if min(x_px, y_px) < 0:
         raise DatasetError(f"{path}: {width}x{height} px, smaller than the ROI in its middle")

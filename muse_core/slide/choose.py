@@ -163,11 +163,13 @@ def _examine(path: Path, _: FileState, wanted: str, scene: int | None) -> _Exami
 
 def _examine_image(path: Path, wanted: str, scene: int | None) -> _Examined:
     _refuse_other_scenes(scene, "an image")
-    failures: dict[str, str] = {}
+    if wanted not in ("auto", "pillow"):
+        raise _no_reader(path, {wanted: "reads no such images"})
     image = ImageFile(path)
-    candidate = _opened("pillow", image.open, failures)
-    if candidate is None or wanted not in ("auto", "pillow"):
-        raise _no_reader(path, failures or {wanted: "reads no such images"})
+    try:
+        candidate = _Candidate("pillow", image.open)
+    except SlideReadError as error:
+        raise SlideReadError(f"{error}{_hint(path)}", reason=error.reason) from None
     size = candidate.source.levels[0]
     notes = [f"an image of one level, {size.width} x {size.height} px"]
     if words := TURNS.get(image.orientation):

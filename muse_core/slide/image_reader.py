@@ -1,23 +1,19 @@
 """PNG and JPEG images as slides of one level, decoded whole and shared by all handles."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
 from muse_core.errors import SlideReadError
-from muse_core.images.orientation import exif_orientation, upright
-from muse_core.images.pixels import Pixels, more_than_8_bits, to_rgb
+from muse_core.images.decode import opened_image, rgb_of
+from muse_core.images.orientation import exif_orientation
+from muse_core.images.pixels import Pixels
 from muse_core.slide.reader import Corner, Source, make_levels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LARGEST_PX = 16_384 * 16_384  # 800 MB decoded; larger ones are slides and want a tiled format
 
 _FORMATS = ("PNG", "JPEG")
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, EOFError)
 
 
 class ImageReader:
@@ -63,31 +59,19 @@ class ImageFile:
         """A handle.
 
         Raises:
-            SlideReadError: it is no PNG or JPEG image, damaged, too large, or not of 8 bits a channel.
+            SlideReadError: it is no PNG or JPEG image, damaged, too large, or not of 8 bits a channel, see its reason.
         """
         with self._lock:
             if self._decoded is None:
                 pixels, kind, self.orientation = _decode(self._path)
-                self._decoded = upright(pixels, self.orientation), kind
+                self._decoded = pixels, kind
         return ImageReader(*self._decoded)
 
 
 def _decode(path: Path) -> tuple[Pixels, str, int]:
-    """The pixels as they are stored, the format, and which way up they are meant to be seen."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's on odd metadata and on large images, which are checked here
-            with Image.open(path, formats=_FORMATS) as image:
-                if image.width * image.height > LARGEST_PX:
-                    raise SlideReadError(f"pillow: {image.width} x {image.height} px; at most {LARGEST_PX:,} px fit")
-                if more_than_8_bits(image):
-                    raise SlideReadError("pillow: more than 8 bits a channel; save it as 8-bit RGB")
-                kind = "RGBA" if image.has_transparency_data else "RGB"
-                pixels = to_rgb(np.asarray(image.convert(kind)))
-                return pixels, (image.format or "image").lower(), exif_orientation(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise SlideReadError("pillow: no PNG or JPEG image") from None
-    except SlideReadError:
-        raise
-    except _DECODE_ERRORS as error:
-        raise SlideReadError(f"pillow: damaged or not whole ({error})") from None
+    """The pixels upright, the format, and which way up they are stored."""
+    with opened_image(path, formats=_FORMATS) as image:
+        if image.width * image.height > LARGEST_PX:
+            message = f"{path}: {image.width} x {image.height} px; at most {LARGEST_PX:,} px fit in memory"
+            raise SlideReadError(message, reason="too_large")
+        return rgb_of(image, path), (image.format or "image").lower(), exif_orientation(image)

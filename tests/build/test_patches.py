@@ -120,7 +120,7 @@ def test_formats_that_can_be_used(tmp_path):
     for name in ("plain", "photo", "scan", "solid", "palette"):
         assert cv2.PSNR(pixels[name], image) > 28, name
     assert pixels["half"][88:].min() > 250, "what is transparent is glass"
-    assert pixels["turned"].shape == (100, 160, 3), "pixels stay as the file stores them"
+    assert pixels["turned"].shape == (160, 100, 3), "upright, as slides and labels are read"
     assert slide_rows(tmp_path / "out")["glass"]["n_nuclei"] == 0
 
 

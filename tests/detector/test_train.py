@@ -198,7 +198,7 @@ def test_a_run_can_start_from_another(data, tmp_path):
     second = train_detector(brca(data), tmp_path / "second", settings=still, init=first).weights
     one, two = load_file(first), load_file(second)
     assert all(np.allclose(one[name], two[name], atol=1e-5) for name in one if name.endswith("weight"))
-    with pytest.raises(ConfigError, match="other data; give those"):
+    with pytest.raises(ConfigError, match="other data; give what it was begun with"):
         train_detector(brca(data), tmp_path / "second", settings=still, resume=True)
     with pytest.raises(ConfigError, match=r"--init .*none\.safetensors: cannot be read"):
         train_detector(brca(data), tmp_path / "third", settings=still, init=tmp_path / "none.safetensors")
