@@ -91,17 +91,29 @@ def cut(region: Region, side_px: int, settings: AugmentSettings, rng: np.random.
     height, width = region.image.shape[:2]
     half = scale * side_px / 2
     centre = np.array([_centre(length, half, rng) for length in (width, height)])
-    reach = half * math.sqrt(2) + 8 * max(1.0, scale)  # only what is shown, and what blurs into it, need be looked at
-    left, top = (max(0, int(middle - reach)) for middle in centre)
-    shown = (slice(top, int(centre[1] + reach) + 1), slice(left, int(centre[0] + reach) + 1))
-    corner = np.array([left, top])
-
+    shown, corner = shown_part(centre, scale, side_px)
     matrix = placed(turn, centre - corner, side_px)
     image = warped(region.image[shown], matrix, side_px, scale)
     known = np.ones((height, width), bool) if region.annotated is None else region.annotated
     valid = warped_mask(known[shown], matrix, side_px)
     xy, near = nuclei_in(region.xy, turn, centre, side_px)
     return View(image, xy, region.class_ids[near], valid)
+
+
+def shown_part(
+    centre: NDArray[np.float64], scale: float, side_px: int
+) -> tuple[tuple[slice, slice], NDArray[np.int64]]:
+    """The rows and columns of an image that a picture shows at any angle, with what blurs into it; and their corner.
+
+    Args:
+        centre: (2,) x, y of the picture's middle, px of the image.
+        scale: image px a picture px.
+        side_px: of the picture.
+    """
+    reach = scale * side_px / 2 * math.sqrt(2) + 8 * max(1.0, scale)
+    left, top = (max(0, int(middle - reach)) for middle in centre)
+    shown = (slice(top, int(centre[1] + reach) + 1), slice(left, int(centre[0] + reach) + 1))
+    return shown, np.array([left, top])
 
 
 def drawn_turn(mpp: float, settings: AugmentSettings, rng: np.random.Generator) -> tuple[float, NDArray[np.float64]]:

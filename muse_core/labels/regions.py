@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
@@ -46,7 +47,7 @@ class Region:
             within[within] = self.annotated[rows, columns]
         return within
 
-    @property
+    @cached_property
     def annotated_span(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """First and last px of the annotated region along x and along y; of the image where nothing is annotated."""
         height, width = self.image.shape[:2]

@@ -76,7 +76,8 @@ class NdcNet(nn.Module):
     def proposals(self, feature_map: Tensor, size: tuple[int, int]) -> Proposals:
         """What the heads say of a map (B, D, H / 4, W / 4) of images of width and height `size`."""
         rows, columns = size[1] // self.spacing_px, size[0] // self.spacing_px
-        features = _read_at_grid(feature_map, (rows, columns))
+        aligned = self.backbone.sampling == "official"
+        features = (_read_with_corners if aligned else _read_at_grid)(feature_map, (rows, columns))
         offsets = self.h_reg(features).float() * self.spacing_px
         logits = self.h_type(features).float()
         grid_xy = grid_points(rows, columns, self.spacing_px, device=offsets.device)
@@ -106,6 +107,21 @@ def _read_at_grid(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
     if feature_map.shape[-2:] == (2 * size[0], 2 * size[1]):
         return functional.avg_pool2d(feature_map, 2)
     return functional.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
+
+
+def _read_with_corners(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same of a map whose border pixels lie on the image's border: `official` of `sample_at`, at the grid."""
+    y, x = ((torch.arange(count, device=feature_map.device) + 0.5) * (2 / count) - 1 for count in size)
+    grid = torch.stack([x.expand(size[0], -1), y[:, None].expand(-1, size[1])], -1)  # (rows, columns, 2)
+    with torch.autocast(feature_map.device.type, enabled=False):  # coordinates in bfloat16 would be whole pixels
+        found = functional.grid_sample(
+            feature_map.float(),
+            grid.expand(len(feature_map), -1, -1, -1),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
+        )
+    return found.to(feature_map.dtype)
 
 
 class _Float32Conv(nn.Conv2d):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,15 +15,22 @@ from muse_core.labels.turns import regions_in_turn
 from muse_core.models.backbone import standardised
 from muse_core.ndc.samples import Sample, draw_sample, joined
 from muse_core.ndc.settings import FinetuneSettings
+from muse_core.ndc.targets import DenseTargets, dense_targets
 
 _UNLABELLED = 1 << 19  # keeps the orders of labelled and unlabelled regions apart
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples, the labelled ones first."""
+    """Samples, the labelled ones first.
+
+    Attributes:
+        samples: of the step.
+        dense: what the dense head is to say of them; None where it is not trained.
+    """
 
     samples: list[Sample]
+    dense: DenseTargets | None = None
 
     def images(self, device: torch.device) -> Tensor:
         """What the student sees: (B, 3, n, n) standardised."""
@@ -39,7 +47,7 @@ class Batch:
 
 
 class BatchesAhead:
-    """The batches of a run's steps, the next one drawn while a step is computed.
+    """The batches of a run's steps, the next one drawn while a step is computed, its samples on threads of their own.
 
     Args:
         labelled: regions with labels.
@@ -58,6 +66,9 @@ class BatchesAhead:
     ) -> None:
         self._regions, self._settings, self._weights = (labelled, unlabelled), settings, weights or {}
         self._pool = ThreadPoolExecutor(1, "batches")
+        # Threads, not processes: OpenCV and numpy let go of the interpreter in all that takes time, and regions, which
+        # may fill most of the memory, are shared.
+        self._drawers = ThreadPoolExecutor(settings.sample_threads, "samples")
         self._drawn: dict[int, Future[Batch]] = {}
 
     def of_step(self, step: int) -> Batch:
@@ -68,7 +79,9 @@ class BatchesAhead:
         return batch.result()
 
     def _begun(self, step: int) -> Future[Batch]:
-        return self._pool.submit(batch_of_step, *self._regions, step, self._settings, weights=self._weights)
+        return self._pool.submit(
+            batch_of_step, *self._regions, step, self._settings, weights=self._weights, drawers=self._drawers
+        )
 
 
 def batch_of_step(
@@ -78,18 +91,30 @@ def batch_of_step(
     settings: FinetuneSettings,
     *,
     weights: Mapping[str, float] | None = None,
+    drawers: ThreadPoolExecutor | None = None,
 ) -> Batch:
-    """The samples of a step: sources by their weights, each one's regions once an epoch, in an order of the seed."""
+    """The samples of a step: sources by their weights, each one's regions once an epoch, in an order of the seed.
+
+    Each sample has a stream of chance of its own, so that the number of threads that draw them changes nothing.
+    """
     rng = np.random.default_rng([settings.seed, step])
     key = [settings.seed, 1 << 20]
     regions = regions_in_turn(labelled, weights or {}, step=step, count=settings.batch_size, key=key)
     if unlabelled and settings.unlabelled_share:
         count = max(1, round(settings.batch_size * settings.unlabelled_share))
         regions += regions_in_turn(unlabelled, {}, step=step, count=count, key=[settings.seed, _UNLABELLED])
-    samples = [draw_sample(region, settings.side_px, settings.augment, rng) for region in regions]
-    return Batch(
-        _with_mosaics(samples[: settings.batch_size], settings.mosaic_share, rng) + samples[settings.batch_size :]
-    )
+    chances = [np.random.default_rng([settings.seed, step, index]) for index in range(len(regions))]
+    in_turn = map if drawers is None else drawers.map
+    drawn = list(in_turn(partial(_drawn, settings), regions, chances))
+    labelled_ones = _with_mosaics(drawn[: settings.batch_size], settings.mosaic_share, rng)
+    samples = labelled_ones + drawn[settings.batch_size :]
+    if not settings.loss.dense:
+        return Batch(samples)
+    return Batch(samples, dense_targets(samples, sigma_px=settings.loss.heat_sigma_px, in_turn=in_turn))
+
+
+def _drawn(settings: FinetuneSettings, region: Region, rng: np.random.Generator) -> Sample:
+    return draw_sample(region, settings.side_px, settings.augment, rng)
 
 
 def _with_mosaics(samples: list[Sample], share: float, rng: np.random.Generator) -> list[Sample]:

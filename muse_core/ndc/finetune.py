@@ -21,6 +21,7 @@ from muse_core.ndc.figures import draw_confusion, draw_curves
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import best_cut, best_shift, calibrated, find_on_regions, judged, shifted
 from muse_core.ndc.model import NdcModel
+from muse_core.ndc.rates import with_rates
 from muse_core.ndc.run import FinetuneRun
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.start import start_from
@@ -103,7 +104,14 @@ def begun_run(
     identity = identity_of(data, init=init, settings=settings)
     stored = state_to_go_on_from(out, identity, resume=resume)
     torch.manual_seed(settings.seed)
-    start = start_from(init, data.class_names, settings.model)
+    start = start_from(
+        init,
+        data.class_names,
+        settings.model,
+        drop_path=settings.drop_path,
+        own_geometry=not settings.loss.dense,
+    )
+    settings = with_rates(settings, start.backbone.preset)
     run = FinetuneRun(start.net, start.backbone, data, settings=settings, out=out, device=device, identity=identity)
     if stored is not None:
         run.restore(stored)

@@ -147,7 +147,13 @@ class NdcModel:
         if self._embeddings:
             points = torch.from_numpy(read.xy).to(feature_map.device)
             rows = torch.full((len(points),), index, dtype=torch.int64, device=points.device)
-            features = sample_at(self._facing(feature_map), points, rows, side_px=(padded[2], padded[1]))
+            features = sample_at(
+                self._facing(feature_map),
+                points,
+                rows,
+                side_px=(padded[2], padded[1]),
+                mode=self._net.backbone.sampling,
+            )
             embedding = features.float().cpu().numpy().astype(np.float16)
         return NucleiFound(read.xy, read.chance, read.probabilities, embedding)
 

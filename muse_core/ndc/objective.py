@@ -12,7 +12,7 @@ from muse_core.models.ndc import Proposals
 from muse_core.ndc.pseudo_labels import pseudo_labelled
 from muse_core.ndc.samples import Sample
 from muse_core.ndc.settings import FinetuneLossSettings
-from muse_core.ndc.targets import Targets, dense_targets
+from muse_core.ndc.targets import DenseTargets, Targets, dense_targets
 from muse_core.training.losses.classification import soft_targets, type_loss
 from muse_core.training.losses.consistency import consistency_loss, pseudo_labels
 from muse_core.training.losses.regression import regression_loss
@@ -41,6 +41,7 @@ def losses_of(
     *,
     weights: Tensor,
     settings: FinetuneLossSettings,
+    drawn: DenseTargets | None = None,
     teacher: Proposals | None = None,
     cons_share: float = 0.0,
 ) -> Losses:
@@ -52,6 +53,7 @@ def losses_of(
         samples: of the batch.
         weights: (C + 1,) of classes and background.
         settings: weights of the terms and their details.
+        drawn: what the dense head is to say of the samples, where that was prepared.
         teacher: what the teacher says of the same pictures with their own colours; None while L_cons is off.
         cons_share: 0..1, how far L_cons is ramped up.
     """
@@ -61,13 +63,15 @@ def losses_of(
     soft = soft_targets(targets.classes[known], n_classes, smoothing=settings.smoothing)
     reg = regression_loss(xy[targets.matched], targets.nucleus_xy)
     kind = type_loss(logits[known], soft, weights)
-    dense = _dense_loss(proposals, samples, settings) if settings.dense else logits.new_zeros(())
+    dense = logits.new_zeros(())
+    if settings.dense:
+        dense = _dense_loss(proposals, drawn or _drawn(samples, settings), settings)
     cons = logits.new_zeros(())
     if teacher is not None and bool(targets.unlabelled.any()):
         cons = _cons_loss(logits, teacher, targets.unlabelled, weights=weights, settings=settings)
         if settings.dense:
             pseudo = pseudo_labelled(samples, teacher.dense, settings)
-            cons = cons + settings.dense * _dense_loss(proposals, pseudo, settings)
+            cons = cons + settings.dense * _dense_loss(proposals, _drawn(pseudo, settings), settings)
     total = settings.reg * reg + settings.type * kind + settings.cons * cons_share * cons + settings.dense * dense
     return Losses(total, reg, kind, cons, dense)
 
@@ -83,9 +87,12 @@ def _cons_loss(
     return consistency_loss(logits[outside], classes, sure, weights)
 
 
-def _dense_loss(proposals: Proposals, samples: list[Sample], settings: FinetuneLossSettings) -> Tensor:
+def _drawn(samples: list[Sample], settings: FinetuneLossSettings) -> DenseTargets:
+    return dense_targets(samples, sigma_px=settings.heat_sigma_px)
+
+
+def _dense_loss(proposals: Proposals, drawn: DenseTargets, settings: FinetuneLossSettings) -> Tensor:
     """Heat and classes at every pixel of the map: cross entropy with the heat, heavier near nuclei, and of classes."""
-    drawn = dense_targets(samples, sigma_px=settings.heat_sigma_px)
     heat, classes, known = (maps.to(proposals.dense.device) for maps in drawn)
     weight = known * (1 + _NEAR_WEIGHT * heat)
     each = functional.binary_cross_entropy_with_logits(proposals.dense[:, -1], heat, reduction="none")

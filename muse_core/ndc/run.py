@@ -167,6 +167,7 @@ class FinetuneRun:
             batch.samples,
             weights=self.weights,
             settings=settings,
+            drawn=batch.dense,
             teacher=teacher,
             cons_share=share,
         )
@@ -278,6 +279,8 @@ class FinetuneRun:
 
 def _groups(net: NdcNet, settings: FinetuneSettings) -> list[dict[str, object]]:
     """Parameters by learning rate, and those of one dimension (norms, biases) without weight decay."""
+    assert settings.learning_rate is not None, "with_rates comes first"
+    assert settings.encoder_rate is not None
     groups: list[dict[str, object]] = []
     for in_encoder in (True, False):
         rate = settings.learning_rate * (settings.encoder_rate if in_encoder else 1.0)

@@ -21,6 +21,7 @@ from muse_core.detector.augment import (
     placed,
     recoloured,
     relit,
+    shown_part,
     warped,
     warped_mask,
 )
@@ -89,11 +90,13 @@ def _cut(region: Region, side_px: int, augment: AugmentSettings, rng: np.random.
     """Place, scale, turn and mirror in one resampling."""
     scale, turn = drawn_turn(region.mpp, augment, rng)
     centre = np.array([_centre(span, scale * side_px, rng) for span in region.annotated_span])
-    matrix = placed(turn, centre, side_px)
-    seen = warped_mask(np.ones(region.image.shape[:2], bool), matrix, side_px)
+    shown, corner = shown_part(centre, scale, side_px)
+    image = region.image[shown]  # alone is blurred and turned: a region's image may be many times a sample
+    matrix = placed(turn, centre - corner, side_px)
+    seen = warped_mask(np.ones(image.shape[:2], bool), matrix, side_px)
     xy, near = nuclei_in(region.xy, turn, centre, side_px)
-    picture = warped(region.image, matrix, side_px, scale)
-    annotated = seen if region.annotated is None else warped_mask(region.annotated, matrix, side_px)
+    picture = warped(image, matrix, side_px, scale)
+    annotated = seen if region.annotated is None else warped_mask(region.annotated[shown], matrix, side_px)
     return Sample(picture, picture, xy, region.class_ids[near], seen, annotated)
 
 

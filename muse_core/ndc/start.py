@@ -1,5 +1,6 @@
 """Where fine-tuning starts: nothing, ImageNet, a MUSE backbone, the detector's encoder, or an NDC checkpoint."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
@@ -18,7 +19,10 @@ from muse_core.models.ndc import SUBPIXELS, NdcNet
 from muse_core.models.shipped import MUSE_NANO, MUSE_NANO_NDC
 from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.head import FORMAT as NDC_FORMAT
+from muse_core.ndc.rates import rates_for
 from muse_core.ndc.settings import ModelSettings
+
+logger = logging.getLogger(__name__)
 
 _SHIPPED = {path.stem: path for path in (MUSE_NANO_NDC, MUSE_NANO)}
 _WITHOUT_FILE = ("none", "imagenet")
@@ -35,16 +39,25 @@ class Start:
     backbone: BackboneSettings
 
 
-def start_from(init: str, class_names: tuple[str, ...], settings: ModelSettings) -> Start:
+def start_from(
+    init: str,
+    class_names: tuple[str, ...],
+    settings: ModelSettings,
+    *,
+    drop_path: float | None = None,
+    own_geometry: bool = False,
+) -> Start:
     """The network that a run begins with.
 
     Args:
         init: `none`, `imagenet`, `muse-nano` or `muse-nano-ndc` for weights that ship, or a file: a backbone of
             `muse pretrain` or the released MUSE weights, a checkpoint of `muse finetune` (its heads are kept where the
-            classes are the same), or weights of `muse train-detector` (its encoder, up to stride 16). Whatever geometry
-            a backbone was trained in, here its maps lie exactly over the image, as the heads read them.
+            classes are the same), or weights of `muse train-detector` (its encoder, up to stride 16).
         class_names: of the data.
         settings: of the heads; those of an NDC checkpoint win.
+        drop_path: stochastic depth of a backbone's encoder; None for what `ndc.rates` says of its kind.
+        own_geometry: whether a backbone that was trained with corners aligned, as the released ones, goes on so.
+            Proposals can be read off its maps; the dense head needs maps that lie exactly over the image.
 
     Raises:
         ConfigError: no such file, none of these, or a backbone without a decoder.
@@ -61,7 +74,7 @@ def start_from(init: str, class_names: tuple[str, ...], settings: ModelSettings)
         net = build_backbone(backbone)
         _take_detector_encoder(net, path)
         return _around(net, backbone, class_names, settings)
-    return _from_backbone(path, class_names, settings)
+    return _from_backbone(path, class_names, settings, drop_path=drop_path, own_geometry=own_geometry)
 
 
 def start_id(init: str) -> str:
@@ -87,11 +100,26 @@ def _path_of(init: str) -> Path:
     return path
 
 
-def _from_backbone(path: Path, class_names: tuple[str, ...], settings: ModelSettings) -> Start:
-    """A backbone whose maps lie exactly over the image: released weights are made for maps with aligned corners."""
+def _from_backbone(
+    path: Path,
+    class_names: tuple[str, ...],
+    settings: ModelSettings,
+    *,
+    drop_path: float | None,
+    own_geometry: bool,
+) -> Start:
     found = read_backbone_file(path)
-    built = found.settings.model_copy(update={"imagenet": False, "geometry": "exact"})
-    backbone = backbone_of(replace(found, settings=built))
+    geometry = found.settings.geometry
+    if geometry != "exact" and not own_geometry:
+        text = (
+            "%s: trained with the corners of maps and images aligned; here its maps are taken to lie exactly over the "
+            "image, as the dense head reads them. --recipe paper, or loss.dense=0, keeps the geometry of the weights"
+        )
+        logger.warning(text, path.name)
+        geometry = "exact"
+    built = found.settings.model_copy(update={"imagenet": False, "geometry": geometry, "drop_path": 0.0})
+    share = rates_for(built.preset).drop_path if drop_path is None else drop_path
+    backbone = backbone_of(replace(found, settings=built.model_copy(update={"drop_path": share})))
     if backbone.output_stride != _MAP_STRIDE:
         raise ConfigError(
             f"--init {path}: a backbone without decoder, whose map has a stride of {backbone.output_stride} px; "

@@ -1,7 +1,9 @@
 """What the network should have said of a batch of samples: which proposal is which nucleus, and which is none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -86,21 +88,37 @@ def _grown(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel), bool)
 
 
-def dense_targets(samples: Sequence[Sample], *, sigma_px: float) -> tuple[Tensor, Tensor, Tensor]:
+class DenseTargets(NamedTuple):
     """Targets of the dense head, at stride 2.
 
-    Nuclei just outside the annotated region or the picture count, too: their heat reaches into it.
-
-    Returns:
+    Attributes:
         heat: (B, h, w) float32, 0..1, how near a nucleus is.
         classes: (B, h, w) int64, `heat.NO_CLASS` away from nuclei and outside the annotated region.
         known: (B, h, w) bool, the annotated region.
     """
-    heats, classes, known = [], [], []
-    for sample in samples:
-        heat, class_map = draw_heat(sample.xy, sample.class_ids, len(sample.annotated), sigma_px=sigma_px)
-        annotated = sample.annotated[1::2, 1::2]
-        heats.append(heat)
-        classes.append(np.where(annotated, class_map, NO_CLASS))
-        known.append(annotated)
-    return tuple(torch.from_numpy(np.stack(maps)) for maps in (heats, classes, known))  # type: ignore[return-value]
+
+    heat: Tensor
+    classes: Tensor
+    known: Tensor
+
+
+def dense_targets(
+    samples: Sequence[Sample], *, sigma_px: float, in_turn: Callable[..., Iterable[Any]] = map
+) -> DenseTargets:
+    """What the dense head is to say of samples.
+
+    Nuclei just outside the annotated region or the picture count, too: their heat reaches into it.
+
+    Args:
+        samples: of a batch.
+        sigma_px: of a nucleus' heat.
+        in_turn: `map`, or that of a pool of threads.
+    """
+    drawn = list(in_turn(partial(_dense_maps, sigma_px), samples))
+    return DenseTargets(*(torch.from_numpy(np.stack(maps)) for maps in zip(*drawn, strict=True)))
+
+
+def _dense_maps(sigma_px: float, sample: Sample) -> tuple[NDArray[Any], ...]:
+    heat, class_map = draw_heat(sample.xy, sample.class_ids, len(sample.annotated), sigma_px=sigma_px)
+    annotated = sample.annotated[1::2, 1::2]
+    return heat, np.where(annotated, class_map, NO_CLASS), annotated

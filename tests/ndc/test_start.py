@@ -9,6 +9,7 @@ import torch
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
 from muse_core.models.backbone_file import backbone_of, read_backbone_file, save_backbone
+from muse_core.models.feature_sampling import sample_at
 from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.settings import ModelSettings
 from muse_core.ndc.start import start_from
@@ -82,6 +83,26 @@ def test_a_backbone_of_aligned_corners_gives_maps_that_lie_exactly_over_the_imag
         )
     assert torch.equal(ours, theirs)
     assert not torch.allclose(ours, other, atol=1e-3)
+
+
+def test_proposals_are_read_in_the_geometry_that_a_backbone_was_trained_in(tmp_path, caplog):
+    settings = BackboneSettings(preset="test_efficientnet", geometry="official")
+    path = tmp_path / "official.safetensors"
+    save_backbone(build_backbone(settings), settings, path, notes={})
+    start = start_from(str(path), ("a",), ModelSettings(hidden=8, spacing_px=8), own_geometry=True)
+    assert start.backbone.geometry == start.net.backbone.sampling == "official"
+    assert not caplog.records
+    net = start.net.eval()
+    image = standardised(torch.from_numpy(draw_patch(64, 3, 0).image[None]).permute(0, 3, 1, 2))
+    with torch.inference_mode():
+        feature_map = net.backbone(image).map
+        said = net.proposals(feature_map, (64, 64))
+        rows = torch.zeros(len(said.grid_xy), dtype=torch.int64)
+        read = sample_at(feature_map, said.grid_xy, rows, side_px=(64, 64), mode="official")  # (P, D)
+        expected = net.h_type(read.T.unflatten(1, (8, 8))[None])
+    torch.testing.assert_close(said.logits[0], expected[0].flatten(1).T, rtol=1e-4, atol=1e-4)
+    start_from(str(path), ("a",), ModelSettings(hidden=8))
+    assert "keeps the geometry of the weights" in caplog.text
 
 
 def test_a_backbone_without_decoder_is_refused(tmp_path):
