@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up. A package imports only from rows above its own in this list, or from itself.
 LAYERS = (
-    "errors geometry",
+    "errors geometry wording",
     "schemas config machine",
     "images",
     "slide models roi_dataset",

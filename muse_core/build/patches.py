@@ -33,6 +33,7 @@ from muse_core.machine.lock import locked
 from muse_core.machine.workers import Workers, open_workers, tried, value_of
 from muse_core.roi_dataset.write import part_path
 from muse_core.schemas import NO_PROJECT
+from muse_core.wording import figure
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def import_patches(
 def _check(options: ImportOptions, settings: ImportSettings) -> None:
     low, high = PATCH_MPP
     if not low <= options.mpp <= high:
-        raise ConfigError(f"--mpp {options.mpp:g}: needs µm/px between {low:g} and {high:g}, such as 0.25")
+        raise ConfigError(f"--mpp {figure(options.mpp)}: needs µm/px between {low:g} and {high:g}, such as 0.25")
     project = options.project
     if not project.strip() or not project.isprintable() or len(project.encode()) > _LONGEST_PROJECT_BYTES:
         raise ConfigError(f"--project {project[:40]!r}: a name of 1 to {_LONGEST_PROJECT_BYTES} bytes is needed")

@@ -27,6 +27,7 @@ from muse_core.cli import (
     view,
 )
 from muse_core.cli.manifest import manifest_app
+from muse_core.cli.streams import steady_streams
 from muse_core.cli.terminal import FAILED, INTERRUPTED, OK, USAGE, print_json
 from muse_core.errors import ConfigError, MuseError
 from muse_core.machine.process import own_process
@@ -118,6 +119,7 @@ class _Interrupted(BaseException):
 
 def main() -> None:
     """The console script: a MuseError is one line and exit status 1, or 2 where a setting or option is wrong."""
+    steady_streams()
     own_process()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
@@ -132,6 +134,10 @@ def main() -> None:
         sys.stderr.flush()
         # Threads of slides under way would keep the process; the next run takes those slides up.
         os._exit(INTERRUPTED)
+    finally:
+        # From here on the interpreter only takes itself down; a signal ends that at once, with no traceback.
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_DFL)
 
 
 def _give_up(error: MuseError, status: int) -> NoReturn:

@@ -25,6 +25,7 @@ from muse_core.machine.limits import cpu_count, memory_limit_bytes
 from muse_core.models.quantised import int8_pays
 from muse_core.slide import open_slide
 from muse_core.slide.self_check import ReaderCheck, check_readers
+from muse_core.wording import figure
 
 _OLDEST_PYTHON = (3, 11)
 _MEMORY_WANTED_BYTES = 4 << 30  # two workers at their 1.5 GB peak, and the system
@@ -34,12 +35,12 @@ _SQLALCHEMY_BROKEN_FROM = (2, 1)  # Prefect 3.8's scheduler fails with it, once 
 
 _READER_USE = {
     "openslide": "the widest choice of formats",
-    "cucim": "fast reading of SVS and tiled TIFF",
-    "tifffile": "OME-TIFF",
+    "cucim": "tiles decoded by a GPU",
+    "tifffile": "TIFF of every kind, damage told",
 }
 _READER_FIX = {
     "openslide": "install openslide-bin and openslide-python (make setup does)",
-    "cucim": "install cucim-cu13 (Linux x86_64 or aarch64); without it OpenSlide reads, several times slower",
+    "cucim": "install cucim-cu13 (Linux x86_64 or aarch64) if a GPU is to decode; a CPU does without it",
     "tifffile": "install tifffile and imagecodecs (make setup does)",
 }
 
@@ -163,7 +164,7 @@ def _limits() -> list[Check]:
     fix = "" if enough else f"give {_gigabytes(_MEMORY_WANTED_BYTES)} or more, or run with --workers 1"
     return [
         Check("CPU cores", True, f"{cores} usable (affinity and cgroup quota) of {os.cpu_count()}", ""),
-        Check("Memory", enough, f"{_gigabytes(memory)} usable", fix),
+        Check("Memory", enough, f"{_gigabytes(memory, _MEMORY_WANTED_BYTES)} usable", fix),
     ]
 
 
@@ -172,11 +173,12 @@ def _disk(folder: Path) -> Check:
     free = shutil.disk_usage(there).free
     enough = free >= _DISK_WANTED_BYTES
     fix = "" if enough else "free some space, or run with --no-keep-slides and an --out on a larger disk"
-    return Check("Disk", enough, f"{_gigabytes(free)} free at {there}", fix)
+    return Check("Disk", enough, f"{_gigabytes(free, _DISK_WANTED_BYTES)} free at {there}", fix)
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _gigabytes(count: int, *wanted: int) -> str:
+    """Bytes for people, on their side of what is wanted."""
+    return f"{figure(count / 2**30, *(one / 2**30 for one in wanted), digits=3)} GiB"
 
 
 def doctor(

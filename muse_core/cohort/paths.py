@@ -54,6 +54,11 @@ class RunPaths:
         return self.out / "inbox.json"
 
     @property
+    def in_work(self) -> Path:
+        """A mark for each slide that is in work now, or was when a run died."""
+        return self.out / ".in-work"
+
+    @property
     def patches(self) -> Path:
         """One JSON a finished chunk of imported patches, and which folder they came from."""
         return self.out / "patches"

@@ -36,6 +36,7 @@ from muse_core.cohort.records import (
 )
 from muse_core.cohort.staging import commit_files, drop_other_attempts, remove_staging
 from muse_core.cohort.summary import AnySummary, write_summary
+from muse_core.cohort.suspects import Suspects
 from muse_core.cohort.uris import path_of, public_text, public_uri
 from muse_core.cohort.work import Tell, Work
 from muse_core.errors import AcquireError, MuseError, OutputError, SlideReadError, TissueError, WorkersLostError
@@ -103,6 +104,7 @@ class CohortRun(Generic[AnySummary]):
         self.work = work
         self.started = time.monotonic()
         self.stopping = Event()
+        self.suspects = Suspects(self.paths.in_work)
         self._acquire = acquire
 
     @property
@@ -254,7 +256,8 @@ class CohortRun(Generic[AnySummary]):
         facts: dict[str, Any] = dict.fromkeys(self.work.counted, 0)
         try:
             self.work.check_wanted(row)
-            with self.store.slide(row, fetch) as acquired:
+            with self.suspects.in_work(row.slide_id), self.store.slide(row, fetch) as acquired:
+                self.suspects.check(row.slide_id, acquired.path)
                 facts |= {"size": acquired.size} | ({"md5": acquired.md5} if acquired.md5 else {})
                 job = self._job(row, acquired, inputs_hash)
                 values = self.work.do(row, job, partial(self._commit, row, job), tell)
@@ -333,6 +336,7 @@ def open_cohort(
         run = CohortRun(options, workers, store, work(workers), acquire, heartbeat)
         # Before the workers are closed: a slide that loses them then is not a slide that failed.
         stack.callback(run.stopping.set)
+        stack.callback(run.suspects.forget)
         yield run
 
 

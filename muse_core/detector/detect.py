@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.geometry import Box, inside
+from muse_core.wording import figure
 
 DEFAULT_MARGIN_UM = 16.0
 
@@ -205,7 +206,6 @@ def _checked_nuclei(nuclei: object, detector: Detector, shape: tuple[int, ...]) 
             f"{who} returned points outside the {shape[1]} x {shape[0]} px image; x, y in its pixels needed"
         )
     if len(points) and (points[:, 2].min() < 0 or points[:, 2].max() > 1):
-        raise DatasetError(
-            f"{who} returned scores of {points[:, 2].min():.3g} to {points[:, 2].max():.3g}; 0..1 needed"
-        )
+        low, high = (figure(end, 0, 1) for end in (points[:, 2].min(), points[:, 2].max()))
+        raise DatasetError(f"{who} returned scores of {low} to {high}; 0..1 needed")
     return points

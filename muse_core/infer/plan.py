@@ -15,6 +15,7 @@ from muse_core.machine.files import whole_file
 from muse_core.nuclei_dataset import read_regions
 from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue import Tissue, find_tissue, read_tissue, write_tissue
+from muse_core.wording import figure
 
 IMAGE_READER = "pillow"  # of PNG and JPEG images
 
@@ -46,8 +47,8 @@ def _check_mpp(slide: Slide, coarsest: float) -> None:
     mpp = max(slide.info.mpp.x, slide.info.mpp.y)
     if mpp > coarsest:
         raise MppError(
-            f"{slide.info.path}: {mpp:.4g} µm/px ({slide.info.mpp.source}) is too coarse to see nuclei; "
-            f"{coarsest:g} or finer needed, or set coarsest_mpp",
+            f"{slide.info.path}: {figure(mpp, coarsest)} µm/px ({slide.info.mpp.source}) is too coarse to see nuclei; "
+            f"{figure(coarsest)} or finer needed, or set coarsest_mpp",
             reason="mpp_too_coarse",
         )
 

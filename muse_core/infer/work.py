@@ -109,7 +109,7 @@ class SlideWork:
         settings, mpp = job.settings, (slide.info.mpp.x, slide.info.mpp.y)
         self._area = Area(slide, job)
         on_gpu = job.device != "cpu" and getattr(model, "takes_tensors", False)
-        self._decodes_on_gpu = settings.decode_on_gpu and on_gpu and slide.info.reader == "cucim"
+        self._decodes_on_gpu = settings.decode_on_gpu and on_gpu and slide.info.decodes_on_gpu
         self._one_at_a_time = Lock()
         self._calls = count(1)
         self._begun = time.monotonic()

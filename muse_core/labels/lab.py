@@ -33,6 +33,7 @@ from muse_core.images.decode import size_px
 from muse_core.labels.lab_files import AnnotatedArea, Dot, DotFile, read_dot_file
 from muse_core.machine.files import normal_form
 from muse_core.slide import open_slide
+from muse_core.wording import figure
 
 logger = logging.getLogger(__name__)
 
@@ -290,12 +291,12 @@ def _check_inside(dots: Sequence[Dot], areas: Sequence[AnnotatedArea], size: tup
         swapped = all(0 <= one.y < width and 0 <= one.x < height for one in dots)
         hint = "; with x and y swapped all dots are inside: is the order of the columns y x?" if swapped else ""
         raise DatasetError(
-            f"{dot.row}: dot ({dot.x:g}, {dot.y:g}) outside the {width}x{height} px of {path.name}{hint}"
+            f"{dot.row}: dot ({figure(dot.x)}, {figure(dot.y)}) outside the {width}x{height} px of {path.name}{hint}"
         )
     image = shapely.box(0, 0, width, height)
     for area in areas:
         if not area.polygon.intersects(image) or area.polygon.difference(image).area > 0.01 * area.polygon.area:
-            bounds = ", ".join(f"{bound:g}" for bound in area.polygon.bounds)
+            bounds = ", ".join(figure(bound) for bound in area.polygon.bounds)
             raise DatasetError(f"{area.row}: region ({bounds}) reaches outside the {width}x{height} px of {path.name}")
 
 
@@ -305,7 +306,7 @@ def _check_overlaps(areas: Sequence[AnnotatedArea]) -> None:
             shared = first.polygon.intersection(second.polygon).area
             if shared > _LEAST_OVERLAP_PX2:
                 raise DatasetError(
-                    f"{second.row}: region overlaps that of {first.row} by {shared:.0f} px²; cut or merge them"
+                    f"{second.row}: region overlaps that of {first.row} by {figure(shared, 0)} px²; cut or merge them"
                 )
 
 

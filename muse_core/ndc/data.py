@@ -16,6 +16,7 @@ from muse_core.labels.regions import VALIDATION_REACH_UM, Region, regions_of, un
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.roi_dataset.dataset import RoiDataset
+from muse_core.wording import figure
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def unlabelled_regions(folder: str, *, mpp: float | None, limit: int = 200, seed
         raise ConfigError(f"--unlabelled {folder}: images don't say their um/px; give --unlabelled-mpp")
     low, high = PATCH_MPP
     if not low <= mpp <= high:
-        raise ConfigError(f"--unlabelled-mpp {mpp:g}: {low:g} to {high:g} um/px needed")
+        raise ConfigError(f"--unlabelled-mpp {figure(mpp)}: {low:g} to {high:g} um/px needed")
     drawn = np.random.default_rng(seed).permutation(len(images))[:limit]
     return [unlabelled_region(images[index].stem, read_rgb(images[index]), mpp) for index in sorted(drawn)]
 

@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 from muse_core.config import Settings
 from muse_core.errors import ConfigError, OutputError
 from muse_core.machine.files import output_errors, whole_file
+from muse_core.wording import figure
 
 CURRENT_NAME = "current.json"
 HISTORY_NAME = "history.jsonl"
@@ -208,7 +209,8 @@ def _reason(candidate: ModelScore, known: ModelScore | None) -> str:
         return f"the first to be registered: mean class F1 {candidate.mean_class_f1:.4f} on {candidate.measure}"
     word = "above" if candidate.mean_class_f1 > known.mean_class_f1 else "not above"
     return (
-        f"mean class F1 {candidate.mean_class_f1:.4f} is {word} the {known.mean_class_f1:.4f} of the checkpoint in use"
+        f"mean class F1 {figure(candidate.mean_class_f1, known.mean_class_f1)} is {word} the "
+        f"{figure(known.mean_class_f1, candidate.mean_class_f1)} of the checkpoint in use"
         f" on {candidate.measure}"
     )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from muse_core.errors import TrainingError
+from muse_core.wording import figure
 
 # A teacher that is this near the uniform distribution (nats) tells the student nothing; at the start it is above 1.
 _LEAST_KL = 0.005
@@ -89,12 +90,12 @@ class CollapseWatch:
 
 def _fault(health: Health) -> str | None:
     if health.kl_to_uniform < _LEAST_KL:
-        return f"KL to uniform {health.kl_to_uniform:.4f} nats (needs {_LEAST_KL})"
+        return f"KL to uniform {figure(health.kl_to_uniform, _LEAST_KL)} nats (needs {_LEAST_KL})"
     if health.marginal_entropy < _LEAST_MARGINAL:
         return (
-            f"entropy of what it says on the whole {health.marginal_entropy:.4f} nats (needs {_LEAST_MARGINAL}),"
-            f" {health.used:.1%} of the prototypes used"
+            f"entropy of what it says on the whole {figure(health.marginal_entropy, _LEAST_MARGINAL)} nats"
+            f" (needs {_LEAST_MARGINAL}), {health.used:.1%} of the prototypes used"
         )
     if health.spread < _LEAST_SPREAD:
-        return f"spread of the features {health.spread:.4f} (needs {_LEAST_SPREAD})"
+        return f"spread of the features {figure(health.spread, _LEAST_SPREAD)} (needs {_LEAST_SPREAD})"
     return None

@@ -8,6 +8,7 @@ import numpy as np
 
 from muse_core.models.familiar import MUCH_DOUBT, SOME_DOUBT
 from muse_core.report.scan import SlideScan
+from muse_core.wording import figure, percent
 
 # Cellular tissue in sections of 3 to 5 µm holds some hundreds (fat, stroma) to about fifteen thousand (lymph node)
 # nuclei per mm²; figures beyond are more often a wrong µm/px or a stain that the model does not know.
@@ -57,15 +58,16 @@ def _of_doubt(slide: Mapping[str, Any]) -> list[Note]:
     doubt = slide.get("doubt")
     if doubt is None:
         return []
+    share = percent(doubt, 0, 1)
     if doubt >= MUCH_DOUBT:
         text = (
-            f"The model does not know such tissue: {doubt:.0%} of the windows looked at are unlike what it learned "
+            f"The model does not know such tissue: {share} of the windows looked at are unlike what it learned "
             f"from, mostly in {slide.get('doubt_why')}. Nuclei may be where it says, but do not trust their classes."
         )
         return [Note("look", text)]
     if doubt > SOME_DOUBT:
         why = slide.get("doubt_why")
-        return [Note("look", f"{doubt:.0%} of the windows looked at are unlike what the model learned from: {why}.")]
+        return [Note("look", f"{share} of the windows looked at are unlike what the model learned from: {why}.")]
     return [Note("good", "Stain, sharpness and density are those of tissue that the model knows.")]
 
 
@@ -93,7 +95,7 @@ def _of_scale(slide: Mapping[str, Any]) -> list[Note]:
     else:
         notes.append(Note("good", f"{mpp_x:.4g} µm/px, from the file ({source})."))
     if abs(mpp_x / mpp_y - 1) > _MOST_ANISOTROPY:
-        notes.append(Note("look", f"Pixels are not square: {mpp_x:.4g} by {mpp_y:.4g} µm."))
+        notes.append(Note("look", f"Pixels are not square: {figure(mpp_x, mpp_y)} by {figure(mpp_y, mpp_x)} µm."))
     return notes
 
 
@@ -103,18 +105,21 @@ def _of_nuclei(slide: Mapping[str, Any], scan: SlideScan) -> list[Note]:
         return [Note("look", "No nucleus was found.")]
     notes, mm2 = [], slide.get("tissue_mm2") or 0.0
     if 0 < mm2 < _LEAST_TISSUE_MM2:
-        notes.append(Note("look", f"Only {mm2:.3g} mm² of tissue: densities are of little weight."))
+        area = figure(mm2, _LEAST_TISSUE_MM2, digits=3)
+        notes.append(Note("look", f"Only {area} mm² of tissue: densities are of little weight."))
     if mm2 and not _FEWEST_PER_MM2 <= inside / mm2 <= _MOST_PER_MM2:
         notes.append(Note("look", f"{inside / mm2:,.0f} nuclei per mm² is unusual; are µm/px and stain right?"))
     score = float(scan.score_sums.sum()) / total
     if score < _LEAST_MEAN_SCORE:
-        notes.append(Note("look", f"Scores are low, {score:.2f} on average; does the model know this stain?"))
+        mean = figure(score, _LEAST_MEAN_SCORE, digits=2)
+        notes.append(Note("look", f"Scores are low, {mean} on average; does the model know this stain?"))
     if (outside := 1 - inside / total) > _MOST_OUTSIDE:
-        notes.append(Note("look", f"{outside:.0%} of the nuclei lie at the tissue's rim, outside its outline."))
+        share = percent(outside, 0, 1)
+        notes.append(Note("look", f"{share} of the nuclei lie at the tissue's rim, outside its outline."))
     unsure = float(scan.chances[:, : scan.chances.shape[1] // 2].sum()) / total
     kind: Literal["good", "look"] = "look" if unsure > 0.2 and len(scan.counts) > 1 else "good"
     if len(scan.counts) > 1:
-        notes.append(Note(kind, f"{unsure:.0%} of the nuclei have a class of less than 50% probability."))
+        notes.append(Note(kind, f"{percent(unsure, 0, 1)} of the nuclei have a class of less than 50% probability."))
     return notes
 
 

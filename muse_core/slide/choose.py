@@ -11,8 +11,9 @@ from muse_core.errors import ConfigError, SlideReadError
 from muse_core.images.orientation import TURNS
 from muse_core.images.pixels import Pixels
 from muse_core.slide.cucim_reader import CucimReader
-from muse_core.slide.dicom import contradicted_colours
-from muse_core.slide.file_state import FileState
+from muse_core.slide.dicom import contradicted_colours, notes_of_dicom, why_no_slide
+from muse_core.slide.file_state import SlideState
+from muse_core.slide.focus_planes import planes_of_ndpi
 from muse_core.slide.handles import Handles
 from muse_core.slide.image_reader import IMAGE_SUFFIXES, ImageFile
 from muse_core.slide.info import Level, Mpp
@@ -24,11 +25,14 @@ from muse_core.slide.tiff_judgement import TiffJudgement, judge_tiff
 from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffPage, is_tiff
 from muse_core.slide.tile_check import BrokenTileError
 from muse_core.slide.turned_reader import TurnedReader, turned_source
+from muse_core.wording import figure
 
 READERS = ("auto", "cucim", "openslide", "tifffile", "pillow")
 
 # TIFFs whose pages are no whole pictures: tiles overlap, or several images make one. Only OpenSlide joins them.
 _STITCHED = ("hamamatsu", "leica", "ventana", "trestle")
+# Formats whose scanners alone write the levels, in a structure that says which is which; nobody puts others there.
+_OWN_PYRAMIDS = ("hamamatsu", "mirax", "leica")
 _SAMPLES_WANTED = 6
 _MAX_DIFFERENCE = 2.0  # mean absolute grey levels; JPEG decoders of one image differ by less than 1
 # Side in px, and place as fractions of the room it has: the centre, corners, edges, and more than are wanted, for a
@@ -47,6 +51,7 @@ _SAMPLES = (
     (256, 0.75, 0.6),
 )
 _EMPTY_SAMPLES = 2  # of tiles that were left out
+_DICOM, _DICOM_AT = b"DICM", 128
 _LFS_POINTER = b"version https://git-lfs"
 _KEPT = 8  # examinations that stay in memory: a slide is opened once a piece of work
 
@@ -64,8 +69,9 @@ class Choice:
         check: how the reader was checked, in a few words.
         vendor: OpenSlide's word for the format where it knows it.
         notes: what was concluded of the file and why, a sentence each.
-        state: of the file as it was opened.
+        state: of its files as they were opened.
         pages: of each level, where they are whole pictures of a TIFF and upright; else none.
+        decodes_on_gpu: whether cuCIM may be given the file, which a GPU decodes by.
     """
 
     name: str
@@ -74,8 +80,9 @@ class Choice:
     check: str
     vendor: str
     notes: tuple[str, ...]
-    state: FileState
+    state: SlideState
     pages: tuple[TiffPage, ...]
+    decodes_on_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class _Examined:
     vendor: str
     notes: tuple[str, ...]
     pages: tuple[TiffPage, ...] = ()
+    decodes_on_gpu: bool = False
 
 
 class _Candidate:
@@ -135,7 +143,7 @@ def choose_reader(path: Path, wanted: str, *, read_threads: int = 1, scene: int 
     if wanted not in READERS:
         raise ConfigError(f"reader {wanted!r} is unknown; one of {', '.join(READERS)} is needed")
     _refuse_what_is_no_file(path)
-    state = FileState.of(path)
+    state = SlideState.of(path)
     is_image = path.suffix.lower() in IMAGE_SUFFIXES and not is_tiff(path)
     try:
         # An image is decoded whole by the look at it, so that no look stays in memory.
@@ -143,11 +151,21 @@ def choose_reader(path: Path, wanted: str, *, read_threads: int = 1, scene: int 
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     handles = Handles(partial(found.open_reader, read_threads))
-    return Choice(found.name, handles, found.source, found.check, found.vendor, found.notes, state, found.pages)
+    return Choice(
+        found.name,
+        handles,
+        found.source,
+        found.check,
+        found.vendor,
+        found.notes,
+        state,
+        found.pages,
+        found.decodes_on_gpu,
+    )
 
 
 @lru_cache(maxsize=_KEPT)
-def _examine(path: Path, _: FileState, wanted: str, scene: int | None) -> _Examined:
+def _examine(path: Path, _: SlideState, wanted: str, scene: int | None) -> _Examined:
     failures: dict[str, str] = {}
     openslide = _opened("openslide", partial(OpenSlideReader, path), failures)
     try:
@@ -197,6 +215,7 @@ def _examine_by_openslide(path: Path, wanted: str, openslide: _Candidate | None,
     if contradicted == "rgb":
         raise _no_reader(path, {"openslide": "would take RGB frames for the YCbCr that the header says; convert it"})
     levels, notes = _levels_of_one_picture(openslide)
+    notes += [*openslide.source.notes, *_format_notes(path, openslide.source.vendor)]
     source = replace(openslide.source, levels=tuple(level for _, level in levels))
     numbers = [number for number, _ in levels]
     size = source.levels[0]
@@ -207,12 +226,22 @@ def _examine_by_openslide(path: Path, wanted: str, openslide: _Candidate | None,
     def open_reader(_: int) -> Reader:
         return LevelsReader(partial(OpenSlideReader, path, from_ycbcr=contradicted == "ycbcr"), numbers, source)
 
-    check = "cucim does not open it; openslide decodes a sample region"
+    check = "openslide decodes a sample region"
     return _Examined("openslide", open_reader, source, check, source.vendor, tuple(notes))
+
+
+def _format_notes(path: Path, vendor: str) -> list[str]:
+    """What is to be said of planes in focus, of which OpenSlide reads one, and of levels that are not there."""
+    if vendor == "dicom":
+        return notes_of_dicom([one for one, _ in SlideState.of(path).files])
+    planes = planes_of_ndpi(path) if vendor == "hamamatsu" and is_tiff(path) else None
+    return [planes] if planes else []
 
 
 def _levels_of_one_picture(openslide: _Candidate) -> tuple[list[tuple[int, Level]], list[str]]:
     """The levels that show the same as the finer ones, with their numbers, and what is to be said of the others."""
+    if openslide.source.vendor in _OWN_PYRAMIDS:
+        return list(enumerate(openslide.source.levels)), []
     kept, notes = [(0, openslide.source.levels[0])], []
     with openslide.handles.borrow() as reader:
         for number, level in enumerate(openslide.source.levels[1:], start=1):
@@ -248,7 +277,7 @@ def _examine_pages(
         bounds_level0=openslide.source.bounds_level0 if openslide else None,
     )
     judged = replace(judged, source=source)
-    openers, lacking = _openers(path, judged, openslide, failures)
+    openers, lacking = _openers(path, judged, openslide, wanted, failures)
     opened = ((name, _opened(name, partial(opener, 1), failures)) for name, opener in openers.items())
     candidates = {name: one for name, one in opened if one is not None}
     try:
@@ -266,14 +295,24 @@ def _examine_pages(
     check += "; lower levels by tifffile" if chosen.name in lacking else ""
     pages = judged.pages if judged.orientation == 1 else ()
     return _Examined(
-        chosen.name, opener, replace(source, associated=associated), check, source.vendor, judged.notes, pages
+        chosen.name,
+        opener,
+        replace(source, associated=associated),
+        check,
+        source.vendor,
+        judged.notes,
+        pages,
+        decodes_on_gpu=judged.cucim_refusal is None and bool(pages),
     )
 
 
 def _openers(
-    path: Path, judged: TiffJudgement, openslide: _Candidate | None, failures: dict[str, str]
+    path: Path, judged: TiffJudgement, openslide: _Candidate | None, wanted: str, failures: dict[str, str]
 ) -> tuple[dict[str, Callable[[int], Reader]], set[str]]:
     """How each reader that may have the file opens it, best first; what speaks against others goes to `failures`.
+
+    On a CPU cuCIM is asked only where it is wanted by name: it fills a damaged tile with whatever the memory held, and
+    some damaged files kill the process in its constructor; the codecs used here say so, and are as fast.
 
     The second value names those that lack lower levels, which tifffile's codecs read for them.
     """
@@ -291,12 +330,12 @@ def _openers(
             lacking.add(name)
         openers[name] = lambda threads: LevelsReader(partial(open_reader, threads), own, judged.source, by_tifffile)
 
-    if judged.cucim_refusal:
+    openers["tifffile"] = lambda _: by_tifffile()
+    if wanted == "cucim" and judged.cucim_refusal:
         failures["cucim"] = f"cucim: {judged.cucim_refusal}"
-    elif cucim := _opened("cucim", partial(CucimReader, path, judged.pages), failures):
+    elif wanted == "cucim" and (cucim := _opened("cucim", partial(CucimReader, path, judged.pages), failures)):
         cucim.handles.close()
         add("cucim", lambda threads: CucimReader(path, judged.pages, read_threads=threads), cucim.source)
-    openers["tifffile"] = lambda _: by_tifffile()
     if openslide is not None and judged.openslide_refusal:
         failures["openslide"] = f"openslide: {judged.openslide_refusal}"
     elif openslide is not None:
@@ -345,11 +384,14 @@ def _pick(
 ) -> tuple[_Candidate | None, str]:
     """The first candidate that decodes its samples and is not contradicted, and how that was found out, in words."""
     notes = [_words_of("cucim", failures["cucim"])] if "cucim" in failures else []
-    judge = candidates.get("tifffile")
+    judge, witness = candidates.get("tifffile"), candidates.get("openslide")
     for candidate in candidates.values():
         if wanted not in ("auto", candidate.name):
             continue
-        verdict = _check(candidate, None if candidate is judge else judge, extra)
+        if candidate is judge:
+            verdict = _judges_words(judge, witness, extra) if _decodes(judge) else None
+        else:
+            verdict = _check(candidate, judge, extra)
         if verdict is not None:
             return candidate, "; ".join([*notes, verdict])
         failures[candidate.name] = candidate.failure
@@ -359,6 +401,16 @@ def _pick(
 
 def _words_of(name: str, failure: str) -> str:
     return f"{name}: {failure.partition(': ')[2] or failure}"
+
+
+def _judges_words(judge: _Candidate, witness: _Candidate | None, extra: list[tuple[int, float, float]]) -> str:
+    """The reader that follows the judgement has the last word; where another sees the same, or not, it is said."""
+    if witness is None:
+        return f"{judge.name} decodes a sample region"
+    compared = _agreeing_samples(witness, judge, extra)
+    if compared:
+        return f"equal to {witness.name} on {compared} region{'s' if compared > 1 else ''}"
+    return f"{judge.name} decodes a sample region; {_words_of(f'{witness.name} does not', witness.failure)}"
 
 
 def _check(candidate: _Candidate, judge: _Candidate | None, extra: list[tuple[int, float, float]]) -> str | None:
@@ -390,7 +442,9 @@ def _agreeing_samples(candidate: _Candidate, judge: _Candidate, extra: list[tupl
             continue
         difference = float(np.abs(mine.astype(np.int16) - theirs).mean()) if mine.shape == theirs.shape else 255.0
         if difference > _MAX_DIFFERENCE:
-            candidate.failure = f"differs from {judge.name} by {difference:.1f} grey levels"
+            candidate.failure = (
+                f"differs from {judge.name} by {figure(difference, _MAX_DIFFERENCE, digits=2)} grey levels"
+            )
             return None
         agreeing += 1
         if agreeing == wanted:
@@ -419,10 +473,11 @@ def _no_reader(path: Path, failures: dict[str, str]) -> SlideReadError:
 
 def _hint(path: Path) -> str:
     with path.open("rb") as file:
-        head = file.read(len(_LFS_POINTER))
-    if head == _LFS_POINTER:
+        head = file.read(_DICOM_AT + len(_DICOM))
+    if head.startswith(_LFS_POINTER):
         return " (it is a git-lfs pointer, not the slide: run git lfs pull)"
-    return ""
+    words = why_no_slide(path) if head[_DICOM_AT:] == _DICOM else ""
+    return f" ({words})" if words else ""
 
 
 def _in_words(failures: dict[str, str]) -> str:

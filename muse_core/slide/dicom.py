@@ -87,6 +87,60 @@ def one_a_series(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, int]]:
     return sorted(kept), standing
 
 
+def notes_of_dicom(files: Sequence[Path]) -> list[str]:
+    """What is to be said of a series: more frames than tiles, a finest level that is no original.
+
+    Args:
+        files: the series.
+    """
+    headers = [found for path in files if (found := _level_header(path)) is not None]
+    if not headers:
+        return []
+    finest = max(headers, key=lambda one: int(one.TotalPixelMatrixColumns) * int(one.TotalPixelMatrixRows))
+    notes = []
+    across = -(-int(finest.TotalPixelMatrixColumns) // int(finest.Columns))
+    down = -(-int(finest.TotalPixelMatrixRows) // int(finest.Rows))
+    planes = int(finest.get("NumberOfFrames", 1)) // (across * down)
+    if planes > 1:
+        notes.append(
+            f"{planes} planes in focus (z) or light: the first is taken, the {across * down} tiles before others"
+        )
+    if "RESAMPLED" in finest.ImageType:
+        notes.append("its finest level is a smaller copy by its own word: the original level is not among the files")
+    return notes
+
+
+def _level_header(path: Path) -> pydicom.Dataset | None:
+    """Of a file that is a level, the elements that tell its size and kind."""
+    wanted = [*_TAGS, "NumberOfFrames"]
+    try:
+        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+        sizes = [
+            int(found[name].value) for name in ("TotalPixelMatrixColumns", "TotalPixelMatrixRows", "Columns", "Rows")
+        ]
+        return found if found.ImageType[_VOLUME] == "VOLUME" and all(sizes) else None
+    except Exception:  # pydicom lets many kinds of errors through
+        return None
+
+
+def why_no_slide(path: Path) -> str:
+    """Why a DICOM file is no slide that can be read, where its header tells, in words; else ""."""
+    try:
+        wanted = ["ImageType", "TotalPixelMatrixFocalPlanes", "Modality", "InConcatenationTotalNumber"]
+        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+        kind = str(found.ImageType[_VOLUME]).lower() if len(found.get("ImageType", [])) > _VOLUME else ""
+        planes, parts = found.get("TotalPixelMatrixFocalPlanes"), found.get("InConcatenationTotalNumber")
+    except Exception:  # pydicom lets many kinds of errors through
+        return ""
+    if kind in ("label", "overview", "thumbnail"):
+        return f"it is the {kind} of a slide, and no level of that slide lies beside it"
+    if planes is not None and int(planes) > 1:
+        return f"it holds {int(planes)} planes in focus (z), and slides of one are read: export the plane that is meant"
+    if parts is not None:
+        return f"it is one of {int(parts)} parts of a level; all of them are needed beside it"
+    return ""
+
+
 def contradicted_colours(path: Path) -> str | None:
     """What the JPEG frames of a file hold, "rgb" or "ycbcr", where its own header says the other; else None.
 

@@ -57,6 +57,7 @@ class SlideInfo:
         bounds_level0: the scanned part of the image where the scanner names one; never subtracted here.
         associated: names of the label, macro, thumbnail, ... images.
         scene: which of several pictures in the file was asked for; None for the largest.
+        decodes_on_gpu: whether a GPU may decode it (by cuCIM), as far as the file's own tags say.
         judgement: what was concluded of the file and why, a sentence each: which of its images are the slide, whose
             µm/px, which colours, how it lies.
     """
@@ -71,6 +72,7 @@ class SlideInfo:
     associated: tuple[str, ...]
     judgement: tuple[str, ...] = ()
     scene: int | None = None
+    decodes_on_gpu: bool = False
 
     @property
     def width_level0(self) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from muse_core.errors import MppError
 from muse_core.images.plausible_mpp import SLIDE_MPP
 from muse_core.slide.info import Mpp
+from muse_core.wording import percent
 
 # Best first. OpenSlide's figure is the vendor's own field; where it knows no vendor it is not among the candidates.
 _TRUST = ("openslide.mpp-x", "aperio.MPP", "ome.PhysicalSizeX", "imagej.unit", "tiff.XResolution")
@@ -49,8 +50,9 @@ def resolve_mpp(path: Path, candidates: Iterable[Mpp], override: float | None) -
         beaten = best.source in _BEATS_THE_TAG and other.source == "tiff.XResolution"
         if not beaten and (apart := _apart(best, other)) > _MOST_APART:
             raise MppError(
-                f"{path}: its µm/px are told twice and differ by {apart:.1%}: {_in_words(best)} and {_in_words(other)}"
-                "; give the right one with the manifest's `mpp` column or `--mpp`",
+                f"{path}: its µm/px are told twice and differ by {percent(apart, _MOST_APART)}: "
+                f"{_in_words(best)} and {_in_words(other)}; give the right one with the "
+                "manifest's `mpp` column or `--mpp`",
                 reason="mpp_conflict",
             )
     return best

@@ -9,6 +9,7 @@ import openslide
 from muse_core.errors import SlideReadError
 from muse_core.geometry import Box
 from muse_core.images.pixels import Pixels, to_rgb, ycbcr_to_rgb
+from muse_core.slide.focus_planes import planes_in_properties
 from muse_core.slide.info import Mpp
 from muse_core.slide.quiet import quiet_output
 from muse_core.slide.reader import Corner, Source, make_levels
@@ -87,6 +88,7 @@ def _describe(slide: openslide.OpenSlide) -> Source:
         mpp_candidates=tuple(_mpp_candidates(properties)),
         bounds_level0=_bounds(properties),
         associated=tuple(sorted(slide.associated_images)),
+        notes=(planes,) if (planes := planes_in_properties(properties)) else (),
     )
 
 

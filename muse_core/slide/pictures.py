@@ -12,6 +12,7 @@ from muse_core.slide.info import Level
 from muse_core.slide.reader import make_levels
 from muse_core.slide.same_picture import Verdict
 from muse_core.slide.tiff_pages import GREY, RGB, TiffFacts, TiffPage
+from muse_core.wording import figure
 
 _SCENE_PART = 0.1  # of the largest picture's area: so large another is worth a word
 _OTHER_PICTURES = ("label", "macro", "thumbnail", "overview", "map", "slide preview", "preview", "barcode")
@@ -135,7 +136,8 @@ def _as_level(pages: list[TiffPage], levels: list[Level], page: TiffPage, compar
     fits = [fit for fit in fits_of(main, page) if fit.width < levels[-1].width or fit.height < levels[-1].height]
     if not fits:
         across, down = main.width / page.width, main.height / page.height
-        return None, f"{what} is no level: {across:.5g} times smaller across and {down:.5g} times down"
+        x, y = figure(across, down, digits=5), figure(down, across, digits=5)
+        return None, f"{what} is no level: {x} times smaller across and {y} times down"
     verdict, level = _best(page, fits, pages[-1], levels[-1], compare)
     if not verdict.same:
         return None, f"{what} is no level: it shows something else than page {pages[-1].name} ({verdict.words})"

@@ -52,10 +52,16 @@ def death_of_kind(path: Path, facts: TiffFacts) -> str | None:
     return _first_death(kinds, path)
 
 
-def death_of(path: Path) -> str | None:
-    """How reading a file ends the process that does it, in words; None where it lives, or dies of memory."""
+def death_of(path: Path, *, whole: bool = False) -> str | None:
+    """How reading a file ends the process that does it, in words; None where it lives, or dies of memory.
+
+    Args:
+        path: the file.
+        whole: read all of its finest level, as far as a minute takes, instead of samples.
+    """
+    asked = [str(path), *(["--whole"] if whole else [])]
     try:
-        done = subprocess.run([*_COMMAND, str(path)], capture_output=True, text=True, timeout=_LONGEST_S, check=False)
+        done = subprocess.run([*_COMMAND, *asked], capture_output=True, text=True, timeout=_LONGEST_S, check=False)
     except subprocess.TimeoutExpired as error:
         said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
         return f"hangs for over {_LONGEST_S:g} s {_last(said)}"

@@ -1,11 +1,20 @@
-"""Opens and reads a slide, saying what it is at: `python -m muse_core.slide.probe_child FILE`. It may die of it."""
+"""Opens and reads a slide, saying what it is at; it may die of it.
+
+`python -m muse_core.slide.probe_child FILE [--whole]`
+"""
 
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from muse_core.errors import MuseError
+from muse_core.errors import MuseError, SlideReadError
 from muse_core.slide.probe import read_without_asking
-from muse_core.slide.slide import open_slide
+from muse_core.slide.slide import Slide, open_slide
+
+_SIDE_PX = 512
+_WHOLE_SIDE_PX = 2048
+_LONGEST_S = 60.0
 
 
 def _say(words: str) -> None:
@@ -14,7 +23,7 @@ def _say(words: str) -> None:
     sys.stdout.flush()
 
 
-def _main(path: Path) -> None:
+def _main(path: Path, *, whole: bool) -> None:
     """Read a file as a run would, a word ahead of each step."""
     read_without_asking()
     _say("while it opens the file")
@@ -22,14 +31,36 @@ def _main(path: Path) -> None:
         with open_slide(path, tolerate_missing_mpp=True) as slide:
             _say(f"while {slide.info.reader} reads its overview")
             slide.thumbnail(500)
-            size = slide.info.levels[0]
-            for part in range(16):
-                x, y = size.width * (part % 4) // 4, size.height * (part // 4) // 4
+            side = _WHOLE_SIDE_PX if whole else _SIDE_PX
+            for x, y in _everywhere(slide) if whole else _here_and_there(slide):
                 _say(f"while {slide.info.reader} reads at x={x} y={y}")
-                slide.read_level(x, y, 512, 512)
+                _read(slide, x, y, side)
     except MuseError as error:
         _say(f"after it said: {error}")
 
 
+def _here_and_there(slide: Slide) -> Iterator[tuple[int, int]]:
+    size = slide.info.levels[0]
+    for part in range(16):
+        yield size.width * (part % 4) // 4, size.height * (part // 4) // 4
+
+
+def _everywhere(slide: Slide) -> Iterator[tuple[int, int]]:
+    """All of level 0, row by row, as far as the time goes."""
+    size, until = slide.info.levels[0], time.monotonic() + _LONGEST_S
+    for y in range(0, size.height, _WHOLE_SIDE_PX):
+        for x in range(0, size.width, _WHOLE_SIDE_PX):
+            if time.monotonic() > until:
+                return
+            yield x, y
+
+
+def _read(slide: Slide, x: int, y: int, side: int) -> None:
+    try:
+        slide.read_level(x, y, side, side)
+    except SlideReadError as error:  # a region's fault, which a run lives with too
+        _say(f"after it said: {error}")
+
+
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _main(Path(sys.argv[1]), whole="--whole" in sys.argv[2:])

@@ -22,6 +22,7 @@ class Source:
         mpp_candidates: every µm/px figure the reader found, unjudged.
         bounds_level0: the scanned part, where named.
         associated: names of associated images.
+        notes: what the format says besides that a user should know, a sentence each.
     """
 
     vendor: str
@@ -29,6 +30,7 @@ class Source:
     mpp_candidates: tuple[Mpp, ...]
     bounds_level0: Box | None = None
     associated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Reader(Protocol):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from muse_core.errors import SlideReadError
+from muse_core.errors import MuseError, SlideReadError
 from muse_core.images.pixels import Pixels
 from muse_core.slide.handles import Handles
 from muse_core.slide.info import Level
@@ -65,7 +65,11 @@ class Regions(Iterator[Pixels]):
         source = self._from_stream()
         if self._position >= self._batch_end:
             self._end_batch(healthy=True)
-        return self._finish(self._read_one(window) if source is None else source, window)
+        try:
+            return self._finish(self._read_one(window) if source is None else source, window)
+        except MuseError:  # the file has changed, too
+            self._end_batch(healthy=False)
+            raise
 
     def close(self) -> None:
         """Stop decoding ahead; needed only where the regions are not all wanted."""

@@ -46,7 +46,7 @@ def open_slide(
         device: "cpu" or "cuda": where the tensor methods decode.
         tolerate_missing_mpp: open a slide of unknown µm/px all the same; its mpp is then NaN and only pixels of levels,
             the thumbnail and associated images can be read.
-        read_threads: threads that `read_regions` decodes with.
+        read_threads: threads that cuCIM's batch loader decodes with in `read_regions`.
         scene: which of several pictures or planes in the file, 1 for the first; None for the largest.
 
     Returns:
@@ -89,6 +89,7 @@ class Slide:
             bounds_level0=choice.source.bounds_level0,
             associated=choice.source.associated,
             scene=scene,
+            decodes_on_gpu=choice.decodes_on_gpu,
             judgement=(*choice.notes, *mpp_notes(choice.source.mpp_candidates, mpp)),
         )
 
@@ -201,12 +202,12 @@ class Slide:
         )
 
     def check_unchanged(self) -> None:
-        """Compare the file with the one that was opened; every read does.
+        """Compare the slide's files with those that were opened; every read does.
 
         Raises:
-            SlideChangedError: it was written to, replaced or taken away meanwhile.
+            SlideChangedError: one was written to, replaced or taken away meanwhile.
         """
-        self._state.check(self.info.path)
+        self._state.check()
 
     def read_level_tensor(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> "torch.Tensor":
         """`read_level` as a (height, width, 3) uint8 tensor on the slide's device.

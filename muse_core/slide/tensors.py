@@ -54,7 +54,7 @@ class TensorReader:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device {device!r}: torch finds no GPU; use --device cpu, or see `muse doctor`")
         self._own_levels: tuple[int | None, ...] = ()  # the GPU handle's number of each level
-        self._gpu = self._open_gpu() if self._device.type == "cuda" and info.reader == "cucim" else None
+        self._gpu = self._open_gpu() if self._device.type == "cuda" and info.decodes_on_gpu else None
 
     def read_window(self, window: Window, grid: Grid) -> torch.Tensor:
         """The level pixels of a window, (height, width, 3) uint8 on the device; white outside the image."""
@@ -88,7 +88,10 @@ class TensorReader:
 
     def _open_gpu(self) -> CucimReader | None:
         """A handle that decodes on the GPU; None where its pixels are not those of the CPU, or it lacks a level."""
-        reader = CucimReader(self._info.path, self._pages)
+        try:
+            reader = CucimReader(self._info.path, self._pages)
+        except SlideReadError:
+            return None
         self._own_levels = own_levels([page.size for page in self._pages], reader.source)
         if reader.has_empty_tiles or None in self._own_levels:
             reader.close()

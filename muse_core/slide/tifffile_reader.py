@@ -12,6 +12,7 @@ from muse_core.images.pixels import WHITE, Pixels
 from muse_core.slide.page_pixels import decode_planes, decode_segment, refusal_of
 from muse_core.slide.reader import Corner, Source
 from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffFacts, TiffPage
+from muse_core.slide.tile_check import BrokenTileError, problem_of
 
 _CACHE_BYTES = 48 << 20  # decoded segments kept a handle: two rows of tiles of a region, or some strips
 
@@ -100,10 +101,12 @@ class TifffileReader:
         data = [self._bytes_of(page, place) for place in places]
         if not all(data):
             return None
+        if problem := next((words for one in data if (words := problem_of(page, one))), None):
+            raise BrokenTileError(f"tifffile: {_place_of(page, index)} {problem}")
         try:
             pixels = decode_segment(page, data[0], index) if page.is_plain else decode_planes(page, data, index)
         except (SlideReadError, *PARSE_ERRORS) as error:
-            raise SlideReadError(f"tifffile: page {page.name}: {error}") from error
+            raise BrokenTileError(f"tifffile: {_place_of(page, index)}: {error}") from error
         self._keep(key, pixels)
         return pixels
 
@@ -120,8 +123,15 @@ class TifffileReader:
         offset = int(page.offsets[index])
         if offset + count > self._file_bytes:
             there = max(0, self._file_bytes - offset)
-            raise SlideReadError(
+            raise BrokenTileError(
                 f"tifffile: segment {index} of page {page.name} ends after {there} of {count} bytes; "
                 "the file is truncated"
             )
         return os.pread(self._file.fileno(), count, offset)
+
+
+def _place_of(page: TiffPage, index: int) -> str:
+    """A segment as people find it."""
+    row, column = divmod(index, page.tiles_x)
+    what = f"tile {column}, {row}" if page.is_tiled else f"strip {index}"
+    return f"{what} of page {page.name}"

@@ -81,7 +81,11 @@ def _problem(descriptor: int, offset: int, count: int, page: TiffPage) -> str | 
         return None
     if offset + count > os.fstat(descriptor).st_size:
         return "lies beyond the end of the file, which is truncated"
-    data = os.pread(descriptor, count, offset)
+    return problem_of(page, os.pread(descriptor, count, offset))
+
+
+def problem_of(page: TiffPage, data: bytes) -> str | None:
+    """What is wrong with a segment's bytes, as far as can be told without decoding them; None for nothing."""
     if page.compression == JPEG:
         return jpeg_problem(data, page.jpegtables)
     if page.compression in JPEG_2000:

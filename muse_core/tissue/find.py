@@ -16,6 +16,7 @@ from muse_core.tissue.mask import MaskResult, find_mask, looks_fluorescent
 from muse_core.tissue.overview import Overview, read_overview
 from muse_core.tissue.polygons import clip_polygons, mask_to_polygons
 from muse_core.tissue.settings import TissueSettings
+from muse_core.wording import figure, percent
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +109,9 @@ def _nothing(
     info: SlideInfo, found: MaskResult, refused: dict[str, NDArray[np.bool_]], settings: TissueSettings
 ) -> str:
     shares = ", ".join(f"{name} {mask.mean():.0%}" for name, mask in refused.items() if mask.mean() >= 0.005)
-    stained = f"{found.tissue.mean():.1%} of it" if found.tissue.any() else "nothing"
+    stained = f"{percent(found.tissue.mean(), 0)} of it" if found.tissue.any() else "nothing"
     return (
-        f"{info.path}: no tissue: {stained} is stained like tissue, no piece of {settings.min_area_um2:.0f} um2 "
+        f"{info.path}: no tissue: {stained} is stained like tissue, no piece of {figure(settings.min_area_um2)} um2 "
         f"is left (refused: {shares or 'nothing'}); lower tissue.min_stain_od or tissue.min_area_um2, or give the "
         "tissue as GeoJSON"
     )

@@ -22,10 +22,11 @@ def image() -> np.ndarray:
     return tissue_image(900, 700, seed=3)[0]
 
 
-def test_cucim_serves_what_it_decodes_as_the_judgement_says(tmp_path, image):
+def test_the_codecs_that_tell_damage_serve_and_another_reader_sees_the_same(tmp_path, image):
     with open_slide(draw_aperio(tmp_path / "a.svs", image)) as slide:
-        assert (slide.info.reader, slide.info.vendor) == ("cucim", "aperio")
-        assert slide.info.reader_check == "equal to tifffile on 6 regions"
+        assert (slide.info.reader, slide.info.vendor) == ("tifffile", "aperio")
+        assert slide.info.reader_check == "equal to openslide on 6 regions"
+        assert slide.info.decodes_on_gpu
 
 
 @pytest.mark.parametrize("reader", ["cucim", "openslide", "tifffile"])
@@ -40,13 +41,12 @@ def test_each_reader_can_be_asked_for_and_gives_the_same_pixels(tmp_path, image,
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_broken_tile_at_the_centre_costs_neither_the_slide_nor_the_fast_reader(tmp_path, image):
+def test_a_broken_tile_at_the_centre_does_not_cost_the_slide(tmp_path, image):
     path = draw_tiff(tmp_path / "a.tif", image, Drawing(factors=(1,)))
     break_tile(path, 1, 1, keep_bytes=1500)
-    with open_slide(path) as slide:
-        assert slide.info.reader == "cucim"
-        with pytest.raises(SlideReadError, match="tile 1, 1 of level 0 has no end of JPEG data"):
-            slide.read_level(300, 300, 50, 50)
+    words = "tile 1, 1 of page 0 has no end of JPEG data"
+    with open_slide(path) as slide, pytest.raises(SlideReadError, match=words):
+        slide.read_level(300, 300, 50, 50)
 
 
 def test_unknown_reader_names_the_known_ones(tmp_path, image):
@@ -57,7 +57,7 @@ def test_unknown_reader_names_the_known_ones(tmp_path, image):
 def test_ome_tiff_with_subifds_opens_with_its_physical_size_and_all_its_levels(tmp_path, image):
     with open_slide(draw_ome(tmp_path / "a.ome.tif", image, Drawing(mpp=(0.2465, 0.263)))) as slide:
         assert (slide.info.mpp.x, slide.info.mpp.y, slide.info.mpp.source) == (0.2465, 0.263, "ome.PhysicalSizeX")
-        assert slide.info.reader_check == "equal to tifffile on 6 regions; lower levels by tifffile"
+        assert slide.info.reader_check == "equal to openslide on 6 regions"
         assert [(level.width, level.height) for level in slide.info.levels] == [(900, 700), (225, 175), (56, 43)]
         quarter = slide.read_level(20, 10, 100, 80, level=1).astype(float)
         full = slide.read_level(80, 40, 400, 320).reshape(80, 4, 100, 4, 3).mean(axis=(1, 3))
@@ -129,12 +129,12 @@ def test_a_fresh_process_says_nothing_by_itself(tmp_path, image):
     [
         pytest.param(name, reader, check, marks=slides)
         for name, reader, check in [
-            ("CMU-1-Small-Region.svs", "cucim", "equal to tifffile on 6 regions"),
-            ("frozen-no-mpp.svs", "cucim", "equal to tifffile on 6 regions"),
-            ("fluorescence.ndpi", "openslide", "cucim does not open it"),
-            ("camelyon-thumbnail.dcm", "openslide", "cucim does not open it"),
+            ("CMU-1-Small-Region.svs", "tifffile", "equal to openslide on 6 regions"),
+            ("frozen-no-mpp.svs", "tifffile", "equal to openslide on 6 regions"),
+            ("fluorescence.ndpi", "openslide", "openslide decodes a sample region"),
+            ("camelyon-thumbnail.dcm", "openslide", "openslide decodes a sample region"),
             # Its JPEG tiles are YCbCr under a tag that says RGB: cuCIM would show green tissue.
-            ("OS-1-detail.ome.tif", "tifffile", "cucim: would take the tag's word for the colours"),
+            ("OS-1-detail.ome.tif", "tifffile", "tifffile decodes a sample region"),
         ]
     ],
 )

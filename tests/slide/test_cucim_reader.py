@@ -55,9 +55,9 @@ def test_what_it_does_not_decode_is_said(tmp_path, image, options, words):
     assert words in cucim_refusal(facts, facts.pages)
 
 
-def test_lzw_with_a_predictor_stays_with_it(tmp_path, image):
+def test_lzw_with_a_predictor_is_read_by_it_where_it_is_asked_for(tmp_path, image):
     options = {"photometric": "rgb", "tile": (256, 256), "compression": "lzw", "predictor": 2, "metadata": None}
     tifffile.imwrite(tmp_path / "a.tif", image, **options, **RESOLUTION)
-    with open_slide(tmp_path / "a.tif") as slide:
+    with open_slide(tmp_path / "a.tif", reader="cucim") as slide:
         assert slide.info.reader == "cucim"
         np.testing.assert_array_equal(slide.read_level(0, 0, 700, 600), image)

@@ -1,10 +1,16 @@
 """DICOM slides: a level a file, and frames that are not what the header says."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
 import cv2
 import numpy as np
+import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
-from muse_core.errors import SlideReadError
+from muse_core.errors import SlideChangedError, SlideReadError
 from muse_core.slide import open_slide
 from muse_core.slide.dicom import contradicted_colours
 from tests.data.make_dicom import write_level
@@ -49,3 +55,114 @@ def test_what_openslide_does_not_decode_is_refused(tmp_path, image):
     path = write_level(tmp_path / "a.dcm", 800, 600, image=image, jpeg=True, photometric="YBR_FULL")
     with pytest.raises(SlideReadError, match="photometric interpretation YBR_FULL"):
         open_slide(path)
+
+
+def change(path: Path, **values: object) -> Path:
+    """Set elements of a file by their names."""
+    found = pydicom.dcmread(path)
+    for name, value in values.items():
+        setattr(found, name, value)
+    found.save_as(path)
+    return path
+
+
+def frames_of(path: Path) -> np.ndarray:
+    return np.frombuffer(pydicom.dcmread(path).PixelData, np.uint8).reshape(-1, 256, 256, 3)
+
+
+def sparse(path: Path, order: Sequence[int], columns: int) -> Path:
+    """Some of a file's tiles, in some order, each with its place."""
+    frames, places = frames_of(path), []
+    for tile in order:
+        place, item = Dataset(), Dataset()
+        place.RowPositionInTotalImagePixelMatrix = tile // columns * 256 + 1
+        place.ColumnPositionInTotalImagePixelMatrix = tile % columns * 256 + 1
+        place.XOffsetInSlideCoordinateSystem = place.YOffsetInSlideCoordinateSystem = "0"
+        place.ZOffsetInSlideCoordinateSystem = "0"
+        item.PlanePositionSlideSequence = [place]
+        places.append(item)
+    return change(
+        path,
+        DimensionOrganizationType="TILED_SPARSE",
+        PerFrameFunctionalGroupsSequence=places,
+        PixelData=frames[list(order)].tobytes(),
+        NumberOfFrames=str(len(order)),
+    )
+
+
+def test_sparse_tiles_lie_where_they_say_and_those_left_out_are_glass(tmp_path, image):
+    path = sparse(write_level(tmp_path / "a.dcm", 800, 600, image=image), [5, 3, 1, 0, 2, 11, 10, 8, 9, 7, 4], 4)
+    expected = image.copy()
+    expected[256:512, 512:768] = 255  # tile 6
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_level(0, 0, 800, 600), expected)
+
+
+def parts_of(path: Path, cuts: Sequence[int]) -> list[Path]:
+    """A level in several files, as scanners cut those that grow too large."""
+    frames, parts = frames_of(path), []
+    for number, (first, last) in enumerate(pairwise(cuts)):
+        part = path.with_name(f"part-{number}.dcm")
+        part.write_bytes(path.read_bytes())
+        uid = f"{pydicom.dcmread(path).SOPInstanceUID}.{number + 5}"
+        of_whole = {"ConcatenationUID": "1.2.826.0.1.3680043.10.999.77", "InConcatenationTotalNumber": len(cuts) - 1}
+        of_part = {"InConcatenationNumber": number + 1, "ConcatenationFrameOffsetNumber": first, "SOPInstanceUID": uid}
+        pixels = {"PixelData": frames[first:last].tobytes(), "NumberOfFrames": str(last - first)}
+        parts.append(change(part, **of_whole, **of_part, **pixels))
+    path.unlink()
+    return parts
+
+
+def test_a_level_in_several_files_is_one_and_all_are_needed(tmp_path, image):
+    parts = parts_of(write_level(tmp_path / "a.dcm", 800, 600, image=image), [0, 5, 9, 12])
+    for part in parts:
+        with open_slide(part) as slide:
+            np.testing.assert_array_equal(slide.read_level(0, 0, 800, 600), image)
+    for part in parts[1:]:
+        part.unlink()
+    with pytest.raises(SlideReadError, match="one of 3 parts of a level; all of them are needed beside it"):
+        open_slide(parts[0])
+
+
+def test_a_series_may_lack_a_level(tmp_path, image):
+    for index in (0, 2):
+        size = (800 >> index, 600 >> index)
+        level = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        write_level(tmp_path / f"{index}.dcm", *size, image=level, index=index, mpp=0.5 * 2**index)
+    with open_slide(tmp_path / "2.dcm") as slide:
+        assert [level.downsample_x for level in slide.info.levels] == [1, 4]
+        np.testing.assert_array_equal(slide.read_level(0, 0, 800, 600), image)
+    (tmp_path / "0.dcm").unlink()
+    with open_slide(tmp_path / "2.dcm") as slide:  # what is left is read, and what is missing said
+        assert slide.info.mpp.x == pytest.approx(2.0)
+        assert any("the original level is not among the files" in one for one in slide.info.judgement)
+
+
+@pytest.mark.parametrize("kind", ["LABEL", "OVERVIEW", "THUMBNAIL"])
+def test_a_folder_of_small_pictures_holds_no_slide(tmp_path, image, kind):
+    path = change(
+        write_level(tmp_path / "a.dcm", 800, 600, image=image), ImageType=["ORIGINAL", "PRIMARY", kind, "NONE"]
+    )
+    with pytest.raises(SlideReadError, match=f"it is the {kind.lower()} of a slide, and no level"):
+        open_slide(path)
+
+
+def test_planes_in_focus_are_said_or_refused_by_name(tmp_path, image):
+    path = write_level(tmp_path / "a.dcm", 800, 600, image=image)
+    change(path, PixelData=pydicom.dcmread(path).PixelData * 3, NumberOfFrames="36")
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_level(0, 0, 800, 600), image)
+        assert any(one.startswith("3 planes in focus (z)") for one in slide.info.judgement)
+    with pytest.raises(SlideReadError, match=r"holds 3 planes in focus \(z\), and slides of one are read"):
+        open_slide(change(path, TotalPixelMatrixFocalPlanes=3))
+
+
+def test_a_file_of_the_series_that_changes_is_noticed(tmp_path, image):
+    half = np.asarray(cv2.resize(image, (400, 300), interpolation=cv2.INTER_AREA), np.uint8)
+    first = write_level(tmp_path / "0.dcm", 800, 600, image=image)
+    second = write_level(tmp_path / "1.dcm", 400, 300, image=half, index=1, mpp=1.0)
+    with open_slide(first) as slide:
+        slide.read_level(0, 0, 10, 10)
+        second.write_bytes(second.read_bytes() + b"\0\0")
+        with pytest.raises(SlideChangedError, match=r"1\.dcm: changes while it is read"):
+            slide.read_level(0, 0, 10, 10)

@@ -17,6 +17,7 @@ from muse_core.build.rois.shape import RoiShape, corner_positions, roi_shape
 from muse_core.errors import TissueError
 from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue import Overview, Tissue, read_overview
+from muse_core.wording import percent
 
 _DECIMALS = 9  # of a tissue fraction; beyond is the rounding of intersections, which would make 1 a little less
 _TEXTURE_WEIGHT = 0.8  # of haematoxylin's texture in richness; the rest is its amount
@@ -218,6 +219,7 @@ def _boxes(
 def _no_room(info: SlideInfo, shape: RoiShape, n_tried: int, best: float, *, settings: RoiSettings) -> str:
     return (
         f"{info.path}: no ROIs: of {n_tried} positions of {shape.width_px} x {shape.height_px} px at "
-        f"{shape.mpp:g} um/px the best is {best:.0%} tissue and {settings.min_tissue_fraction:.0%} is needed; lower "
+        f"{shape.mpp:g} um/px the best is {percent(best, settings.min_tissue_fraction)} tissue and "
+        f"{percent(settings.min_tissue_fraction)} is needed; lower "
         "rois.min_tissue_fraction or rois.size_px"
     )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from muse_core.build.rois.settings import RoiSettings
 from muse_core.errors import MppError, TissueError
 from muse_core.slide import Level, SlideInfo
+from muse_core.wording import figure
 
 _SAME_MPP = 1e-6  # relative; metadata holds this many digits
 
@@ -50,8 +51,9 @@ def roi_shape(info: SlideInfo, settings: RoiSettings) -> RoiShape:
     coarsest = max(slide_mpp.x, slide_mpp.y)
     if coarsest > settings.mpp * settings.max_upsampling:
         raise MppError(
-            f"{info.path}: {coarsest:g} um/px is too coarse for ROIs at {settings.mpp:g} um/px (at most "
-            f"{settings.max_upsampling:g} times as coarse); set rois.mpp nearer to the slide's, or correct its mpp",
+            f"{info.path}: {figure(coarsest, settings.mpp * settings.max_upsampling)} um/px is too coarse for ROIs at "
+            f"{figure(settings.mpp)} um/px (at most {figure(settings.max_upsampling)} times as coarse); set "
+            "rois.mpp nearer to the slide's, or correct its mpp",
             reason="mpp_too_coarse",
         )
     number = _native_level(info, settings)

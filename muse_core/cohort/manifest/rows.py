@@ -15,6 +15,7 @@ from muse_core.cohort.uris import absolute_uri, missing_driver, path_of, path_te
 from muse_core.errors import ConfigError
 from muse_core.images.plausible_mpp import SLIDE_MPP
 from muse_core.machine.files import normal_form
+from muse_core.wording import figure
 
 COLUMNS = ("slide_id", "case_id", "project", "uri", "size", "md5", "mpp")
 OPTIONAL_COLUMNS = ("scene",)  # known, and written where a row has a value
@@ -73,7 +74,7 @@ def with_mpp(manifest: Manifest, mpp: float | None) -> Manifest:
         return manifest
     low, high = SLIDE_MPP
     if not low <= mpp <= high:
-        raise ConfigError(f"--mpp {mpp:g}: needs µm/px between {low:g} and {high:g}, such as 0.25")
+        raise ConfigError(f"--mpp {figure(mpp)}: needs µm/px between {low:g} and {high:g}, such as 0.25")
     return replace(manifest, rows=tuple(replace(row, mpp=row.mpp or mpp) for row in manifest.rows))
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from muse_core.errors import ConfigError
 from muse_core.images.plausible_mpp import LABELLED_MPP
 from muse_core.labels import LabelledPatch, read_rgb
+from muse_core.wording import figure
 
 Coordinates = Literal["exact", "official"]
 COORDINATES: tuple[Coordinates, ...] = get_args(Coordinates)
@@ -53,7 +54,7 @@ class TileSettings:
         low, high = LABELLED_MPP
         if not low <= self.mpp <= high:
             needed = f"{low:g} to {high:g} needed, the published scores have 0.25 and 0.5"
-            raise ConfigError(f"tiles at {self.mpp:g} um/px: {needed}")
+            raise ConfigError(f"tiles at {figure(self.mpp)} um/px: {needed}")
         if self.fov_px < GRID_PX or self.fov_px % 16:
             raise ConfigError(f"field of view of {self.fov_px} px: a multiple of 16 from {GRID_PX} on is needed")
         if self.coordinates not in COORDINATES:
@@ -102,8 +103,8 @@ def made_up(patches: Sequence[LabelledPatch], settings: TileSettings) -> list[st
     coarsest = max(patch.mpp for patch in patches)
     if coarsest > _ENLARGED * settings.mpp:
         notes.append(
-            f"images of {coarsest:g} um/px are enlarged to {settings.mpp:g}, which adds no detail; the published "
-            "scores are of tiles cut from the slides"
+            f"images of {figure(coarsest, settings.mpp)} um/px are enlarged to {figure(settings.mpp)}, which adds no "
+            "detail; the published scores are of tiles cut from the slides"
         )
     if settings.fov_px > GRID_PX and any(patch.surround is None for patch in patches):
         notes.append(

@@ -1,0 +1,92 @@
+"""Whatever terminal or pipe stands behind a command: no traceback, and ASCII where ASCII is all that is shown."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.make_slides import Drawing, draw_tiff, tissue_image
+
+# One process for many commands: imports take longer than what they do.
+COMMANDS = """
+import sys
+from muse_core.cli.app import main
+folder = sys.argv[1]
+for words in {commands!r}:
+    sys.argv = ["muse", *(word.replace("FOLDER", folder) for word in words)]
+    try:
+        main()
+    except SystemExit as end:
+        sys.stdout.write(f"[{{words[0]}} ended with {{end.code}}]\\n")
+"""
+TOLD = [
+    ["--help"],
+    ["infer", "--help"],
+    ["doctor"],
+    ["doctor", "FOLDER/Gewebe µm².tif"],
+    ["doctor", "FOLDER/no-mpp.tif"],
+    ["manifest", "check", "FOLDER"],
+    ["infer", "--slides", "FOLDER/no such µ.svs", "--out", "FOLDER/out"],
+    ["infer", "--slides", "FOLDER", "--out", "FOLDER/out", "--mpp", "1000"],
+    ["build-tcga-nu", "--manifest", "FOLDER/none.csv", "--out", "FOLDER/out"],
+    ["report", "--nuclei", "FOLDER/µ", "--out", "FOLDER/r.html"],
+    ["export", "qupath", "--nuclei", "FOLDER/µ", "--slide-id", "µ", "--out", "FOLDER/q.geojson"],
+    ["status", "--out", "FOLDER/µ"],
+    ["evaluate", "knn", "--dataset", "brca-m2c", "--data", "FOLDER/µ"],
+    ["view", "--nuclei", "FOLDER/µ"],
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("slides")
+    image = tissue_image(300, 200, mpp=0.5)[0]
+    draw_tiff(made / "Gewebe µm².tif", image, Drawing(factors=(1,), mpp=(0.5, 0.5)))
+    draw_tiff(made / "no-mpp.tif", image, Drawing(factors=(1,), mpp=None))
+    return made
+
+
+def run(code: str, *words: object, unset: tuple[str, ...] = ("PYTHONIOENCODING", "LC_ALL", "LC_CTYPE"), **given: str):
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | given
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, capture_output=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LANG": "C"}, {"LC_ALL": "POSIX"}])
+def test_an_ascii_terminal_gets_ascii_from_every_command(folder, environment):
+    done = run(COMMANDS.format(commands=TOLD), folder, **environment)
+    said = done.stdout + done.stderr
+    assert not [byte for byte in said if byte > 127], said.decode(errors="replace")
+    assert b"Traceback" not in said, said.decode()
+    text = done.stdout.decode()
+    assert text.count(" ended with ") == len(TOLD), text
+    assert "um/px" in text
+    assert "[infer ended with 2]" in text
+
+
+def test_elsewhere_a_name_is_written_as_it_is(folder):
+    done = run(COMMANDS.format(commands=[["doctor", "FOLDER/Gewebe µm².tif"]]), folder, PYTHONIOENCODING="utf-8")
+    assert "µm².tif" in done.stdout.decode("utf-8").replace("\n", "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_costs_its_text_alone(folder, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    code = COMMANDS.format(commands=[["--help"], ["manifest", "check", "FOLDER"]]).replace("sys.stdout", "sys.stderr")
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False, env=environment)
+    os.close(write)
+    assert done.returncode == 0
+    assert done.stderr.decode().count(" ended with 0]") == 2, done.stderr.decode()
+    assert b"Broken" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", "> /dev/full"])
+def test_streams_that_are_closed_or_full_cost_their_text_alone(folder, closed):
+    words = f"'{sys.executable}' -m muse_core.cli manifest check '{folder}' {closed}"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr.decode()
