@@ -26,14 +26,13 @@ from muse_core.cohort.records import SlideRecord, write_slides_table
 from muse_core.cohort.summary import summarise, write_summary
 from muse_core.cohort.uris import path_text
 from muse_core.detector.detect import SHIPPED_DETECTORS, load_detector
-from muse_core.errors import ConfigError, MuseError, OutputError
+from muse_core.errors import ConfigError, MuseError, OutputError, figure
 from muse_core.images.plausible_mpp import PATCH_MPP
 from muse_core.machine.files import sweep_temporaries, whole_file
 from muse_core.machine.lock import locked
 from muse_core.machine.workers import Workers, open_workers, tried, value_of
 from muse_core.roi_dataset.write import part_path
 from muse_core.schemas import NO_PROJECT
-from muse_core.wording import figure
 
 logger = logging.getLogger(__name__)
 

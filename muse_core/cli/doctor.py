@@ -19,13 +19,12 @@ from rich.table import Table
 from muse_core.cli.options import AsJson
 from muse_core.cli.terminal import Terminal, open_terminal, print_json
 from muse_core.cohort.uris import unread_format
-from muse_core.errors import SlideReadError
+from muse_core.errors import SlideReadError, figure
 from muse_core.machine.installed import installed_version
 from muse_core.machine.limits import cpu_count, memory_limit_bytes
 from muse_core.models.quantised import int8_pays
 from muse_core.slide import open_slide
 from muse_core.slide.self_check import ReaderCheck, check_readers
-from muse_core.wording import figure
 
 _OLDEST_PYTHON = (3, 11)
 _MEMORY_WANTED_BYTES = 4 << 30  # two workers at their 1.5 GB peak, and the system

@@ -14,9 +14,8 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.errors import ConfigError, DatasetError, MppError
+from muse_core.errors import ConfigError, DatasetError, MppError, figure
 from muse_core.geometry import Box, inside
-from muse_core.wording import figure
 
 DEFAULT_MARGIN_UM = 16.0
 

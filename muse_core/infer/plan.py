@@ -9,13 +9,12 @@ from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from muse_core.cohort.job import opened
-from muse_core.errors import MppError, TissueError
+from muse_core.errors import MppError, TissueError, figure
 from muse_core.infer.job import InferJob, InferPlan
 from muse_core.machine.files import whole_file
 from muse_core.nuclei_dataset import read_regions
 from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue import Tissue, find_tissue, read_tissue, write_tissue
-from muse_core.wording import figure
 
 IMAGE_READER = "pillow"  # of PNG and JPEG images
 

@@ -28,12 +28,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from muse_core.config import Settings, load_settings
-from muse_core.errors import ConfigError, DatasetError, MppError
+from muse_core.errors import ConfigError, DatasetError, MppError, figure
 from muse_core.images.decode import size_px
 from muse_core.labels.lab_files import AnnotatedArea, Dot, DotFile, read_dot_file
 from muse_core.machine.files import normal_form
 from muse_core.slide import open_slide
-from muse_core.wording import figure
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_core.errors import ConfigError, DatasetError
+from muse_core.errors import ConfigError, DatasetError, figure
 from muse_core.images.plausible_mpp import PATCH_MPP
 from muse_core.labels import read_labelled_patches, read_rgb
 from muse_core.labels.datasets import LabelledData
@@ -16,7 +16,6 @@ from muse_core.labels.regions import VALIDATION_REACH_UM, Region, regions_of, un
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.roi_dataset.dataset import RoiDataset
-from muse_core.wording import figure
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,8 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from muse_core.config import Settings
-from muse_core.errors import ConfigError, OutputError
+from muse_core.errors import ConfigError, OutputError, figure
 from muse_core.machine.files import output_errors, whole_file
-from muse_core.wording import figure
 
 CURRENT_NAME = "current.json"
 HISTORY_NAME = "history.jsonl"

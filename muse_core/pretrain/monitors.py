@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from muse_core.errors import TrainingError
-from muse_core.wording import figure
+from muse_core.errors import TrainingError, figure
 
 # A teacher that is this near the uniform distribution (nats) tells the student nothing; at the start it is above 1.
 _LEAST_KL = 0.005

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from muse_core.errors import figure, percent
 from muse_core.models.familiar import MUCH_DOUBT, SOME_DOUBT
 from muse_core.report.scan import SlideScan
-from muse_core.wording import figure, percent
 
 # Cellular tissue in sections of 3 to 5 µm holds some hundreds (fat, stroma) to about fifteen thousand (lymph node)
 # nuclei per mm²; figures beyond are more often a wrong µm/px or a stain that the model does not know.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_core.errors import ConfigError, SlideReadError
+from muse_core.errors import ConfigError, SlideReadError, figure
 from muse_core.images.orientation import TURNS
 from muse_core.images.pixels import Pixels
 from muse_core.slide.cucim_reader import CucimReader
@@ -25,7 +25,6 @@ from muse_core.slide.tiff_judgement import TiffJudgement, judge_tiff
 from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffPage, is_tiff
 from muse_core.slide.tile_check import BrokenTileError
 from muse_core.slide.turned_reader import TurnedReader, turned_source
-from muse_core.wording import figure
 
 READERS = ("auto", "cucim", "openslide", "tifffile", "pillow")
 

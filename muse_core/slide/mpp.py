@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from muse_core.errors import MppError
+from muse_core.errors import MppError, percent
 from muse_core.images.plausible_mpp import SLIDE_MPP
 from muse_core.slide.info import Mpp
-from muse_core.wording import percent
 
 # Best first. OpenSlide's figure is the vendor's own field; where it knows no vendor it is not among the candidates.
 _TRUST = ("openslide.mpp-x", "aperio.MPP", "ome.PhysicalSizeX", "imagej.unit", "tiff.XResolution")

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from muse_core.errors import ConfigError, SlideReadError
+from muse_core.errors import ConfigError, SlideReadError, figure
 from muse_core.slide.info import Level
 from muse_core.slide.reader import make_levels
 from muse_core.slide.same_picture import Verdict
 from muse_core.slide.tiff_pages import GREY, RGB, TiffFacts, TiffPage
-from muse_core.wording import figure
 
 _SCENE_PART = 0.1  # of the largest picture's area: so large another is worth a word
 _OTHER_PICTURES = ("label", "macro", "thumbnail", "overview", "map", "slide preview", "preview", "barcode")

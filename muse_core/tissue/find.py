@@ -8,7 +8,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely import Polygon
 
-from muse_core.errors import TissueError
+from muse_core.errors import TissueError, figure, percent
 from muse_core.geometry import Frame
 from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue.focus import blurred_mask
@@ -16,7 +16,6 @@ from muse_core.tissue.mask import MaskResult, find_mask, looks_fluorescent
 from muse_core.tissue.overview import Overview, read_overview
 from muse_core.tissue.polygons import clip_polygons, mask_to_polygons
 from muse_core.tissue.settings import TissueSettings
-from muse_core.wording import figure, percent
 
 logger = logging.getLogger(__name__)
 

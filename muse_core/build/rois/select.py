@@ -14,10 +14,9 @@ from muse_core.build.rois.choose import Candidates, choose
 from muse_core.build.rois.maps import TissueMaps, tissue_maps, window_sums
 from muse_core.build.rois.settings import RoiSettings
 from muse_core.build.rois.shape import RoiShape, corner_positions, roi_shape
-from muse_core.errors import TissueError
+from muse_core.errors import TissueError, percent
 from muse_core.slide import Slide, SlideInfo
 from muse_core.tissue import Overview, Tissue, read_overview
-from muse_core.wording import percent
 
 _DECIMALS = 9  # of a tissue fraction; beyond is the rounding of intersections, which would make 1 a little less
 _TEXTURE_WEIGHT = 0.8  # of haematoxylin's texture in richness; the rest is its amount

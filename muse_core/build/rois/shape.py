@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.build.rois.settings import RoiSettings
-from muse_core.errors import MppError, TissueError
+from muse_core.errors import MppError, TissueError, figure
 from muse_core.slide import Level, SlideInfo
-from muse_core.wording import figure
 
 _SAME_MPP = 1e-6  # relative; metadata holds this many digits
 

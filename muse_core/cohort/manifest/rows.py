@@ -12,10 +12,9 @@ from typing import Literal, TypeVar
 
 from muse_core.cohort.manifest.tcga import patient_barcode
 from muse_core.cohort.uris import absolute_uri, missing_driver, path_of, path_text, public_uri, scheme_of, uri_problem
-from muse_core.errors import ConfigError
+from muse_core.errors import ConfigError, figure
 from muse_core.images.plausible_mpp import SLIDE_MPP
 from muse_core.machine.files import normal_form
-from muse_core.wording import figure
 
 COLUMNS = ("slide_id", "case_id", "project", "uri", "size", "md5", "mpp")
 OPTIONAL_COLUMNS = ("scene",)  # known, and written where a row has a value

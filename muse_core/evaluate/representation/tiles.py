@@ -18,10 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.errors import ConfigError
+from muse_core.errors import ConfigError, figure
 from muse_core.images.plausible_mpp import LABELLED_MPP
 from muse_core.labels import LabelledPatch, read_rgb
-from muse_core.wording import figure
 
 Coordinates = Literal["exact", "official"]
 COORDINATES: tuple[Coordinates, ...] = get_args(Coordinates)
