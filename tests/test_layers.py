@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up. A package imports only from rows above its own in this list, or from itself.
 LAYERS = (
-    "errors geometry wording",
+    "errors geometry",
     "schemas config machine",
     "images",
     "slide models roi_dataset",

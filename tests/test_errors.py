@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_core.wording import figure, percent
+from muse_core.errors import figure, percent
 
 
 @pytest.mark.parametrize(
