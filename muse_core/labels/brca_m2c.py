@@ -30,7 +30,7 @@ def read_brca_m2c(root: Path, split: str) -> list[LabelledPatch]:
 
 def _split_names(path: Path) -> list[str]:
     try:
-        names = path.read_text(encoding="utf-8").split()
+        names = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"{path}: the split's list cannot be read ({error}); give --data the dataset's folder"
@@ -90,7 +90,7 @@ def _read_rows(path: Path) -> NDArray[np.int64]:
     try:
         rows = [
             [int(word) for word in line.split()]
-            for line in path.read_text(encoding="utf-8").splitlines()
+            for line in path.read_text(encoding="utf-8-sig").splitlines()
             if line.strip()
         ]
     except OSError as error:

@@ -28,7 +28,7 @@ def read_consep(root: Path, split: str) -> list[LabelledPatch]:
     The release has `Train` and `Test`; every fifth training image validates. See `read_labelled_patches`.
     """
     folder = root / ("Test" if split == "test" else "Train")
-    paths = sorted((folder / "Images").glob("*.png"), key=_number)
+    paths = sorted((folder / "Images").glob("[!.]*.png"), key=_number)
     if not paths:
         raise DatasetError(f"{folder / 'Images'}: no .png in it; give --data the folder that holds Train and Test")
     if split != "test":

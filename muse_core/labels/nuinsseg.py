@@ -31,7 +31,7 @@ def read_nuinsseg(root: Path, split: str) -> list[LabelledPatch]:
     return [
         _read_patch(organ, path)
         for organ in chosen
-        for path in sorted((organ / _IMAGES).glob("*.png"), key=lambda path: _by_number(path.stem))
+        for path in sorted((organ / _IMAGES).glob("[!.]*.png"), key=lambda path: _by_number(path.stem))
     ]
 
 

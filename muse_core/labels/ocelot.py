@@ -30,7 +30,7 @@ def read_ocelot(root: Path, split: str) -> list[LabelledPatch]:
 
 def _read_pairs(path: Path) -> dict[str, Any]:
     try:
-        pairs = json.loads(path.read_text(encoding="utf-8"))["sample_pairs"]
+        pairs = json.loads(path.read_text(encoding="utf-8-sig"))["sample_pairs"]
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); give --data the dataset's folder") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -98,7 +98,7 @@ def _mpp(entry: object, key: str, where: str) -> float:
 def _read_rows(path: Path, width: int, height: int) -> NDArray[np.int64]:
     """Rows x, y, label, (N, 3) int64; an empty file has none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DatasetError(f"{path}: no label file ({error.strerror}); each image needs one") from None
     except UnicodeDecodeError as error:

@@ -74,7 +74,7 @@ def _read_split(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); {what}") from None
     except ValueError as error:

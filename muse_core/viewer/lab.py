@@ -219,7 +219,7 @@ def _write_labels(path: Path, known: _Known, frame: SlideFrame) -> None:
 
 def _keep_mpp(path: Path, name: str, mpp: float) -> None:
     """Say a slide's µm/px where readers of the folder look for it; a file that a person made is left alone."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
     if text and not text.startswith(_TOML_SIGN):
         logger.warning("%s: made by hand; mpp_by_name of %s is to be %g in it", path, name, mpp)
         return

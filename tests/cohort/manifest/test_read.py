@@ -381,6 +381,15 @@ def test_written_manifests_read_back(tmp_path):
     assert path.read_text(encoding="utf-8").splitlines()[0] == HEADER
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_byte_order_mark_before_the_header_costs_nothing(tmp_path, delimiter):
+    path = tmp_path / "m.csv"
+    lines = [delimiter.join(words) for words in (("slide_id", "uri"), ("Ä1", "/x/ä.svs"))]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    (row,) = read_manifest(path).rows
+    assert (row.slide_id, row.uri) == ("Ä1", "/x/ä.svs")
+
+
 def test_a_scene_is_read_and_written_where_a_row_has_one(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("slide_id,uri,scene\na,/x.tif,1\nb,/x.tif,2\nc,/y.tif,\nd,/z.tif,0\n")
