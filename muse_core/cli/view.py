@@ -211,6 +211,8 @@ def _inferred(terminal: Terminal, slide: dict[str, Any], lab: Path, registry: Pa
     settings = load_settings(InferSettings)
     if "settings" in provenance:
         settings = InferSettings.model_validate(provenance["settings"])
+    if settings.engine == "openvino":  # a taught model has no quantised weights beside it
+        settings = settings.model_copy(update={"engine": "auto"})
     summary = infer_told(
         replace(terminal, as_json=False),
         replace(manifest, rows=(row,)),

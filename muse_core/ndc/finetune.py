@@ -111,7 +111,7 @@ def begun_run(
         drop_path=settings.drop_path,
         own_geometry=not settings.loss.dense,
     )
-    settings = with_rates(settings, start.backbone.preset)
+    settings = with_rates(settings, start.backbone.preset).model_copy(update={"model": start.heads})
     run = FinetuneRun(start.net, start.backbone, data, settings=settings, out=out, device=device, identity=identity)
     if stored is not None:
         run.restore(stored)

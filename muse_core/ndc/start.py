@@ -33,10 +33,11 @@ _MAP_STRIDE = 4  # px of the image a pixel of the map that the heads take
 
 @dataclass(frozen=True)
 class Start:
-    """A network to train and how its backbone is built."""
+    """A network to train, how its backbone is built, and its heads."""
 
     net: NdcNet
     backbone: BackboneSettings
+    heads: ModelSettings
 
 
 def start_from(
@@ -140,7 +141,7 @@ def _around(
         dropout=settings.dropout,
         dense_hidden=settings.dense_hidden,
     )
-    return Start(net, built)
+    return Start(net, built, settings)
 
 
 def _from_ndc(path: Path, class_names: tuple[str, ...], settings: ModelSettings) -> Start:

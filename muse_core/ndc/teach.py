@@ -4,27 +4,36 @@ LAB/labels, LAB/images                 what is learned from
 LAB/held-back/labels, images           what both models are compared on; no training sees it
 LAB/taught/<id>/                       the run of fine-tuning; a killed one goes on there
 LAB/models/                            the registry: which model is in use
+
+Lone marks say which class a nucleus has, but not how many nuclei there are: the ground known around each holds one. A
+threshold chosen by them alone would find nuclei everywhere, and a shift of classes would follow the few that were asked
+about. So both are chosen by the marks together with the tissue around them as the model in use sees it: the more is
+labelled, the more the labels say.
 """
 
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.labels.lab import LabDots, read_lab
 from muse_core.labels.lab_regions import lab_regions
+from muse_core.labels.regions import Region
 from muse_core.models.shipped import MUSE_NANO_NDC
 from muse_core.ndc.data import LAB
 from muse_core.ndc.finetune import FinetuneResult, finetune
 from muse_core.ndc.finetune_data import FinetuneData
+from muse_core.ndc.judge import find_on_regions
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.promote import LabelledRegions, score_current, score_of
 from muse_core.ndc.registry import Decision, current_checkpoint, read_current, register_if_better
-from muse_core.ndc.settings import FinetuneSettings
+from muse_core.ndc.settings import FinetuneLossSettings, FinetuneSettings
 from muse_core.ndc.state import identity_of
 from muse_core.training.progress import Progress
 
@@ -34,6 +43,8 @@ REGISTRY_NAME = "models"
 HELD_BACK_NAME = "held-back"
 RUNS_NAME = "taught"
 _ID_DIGITS = 12
+_MOST_TISSUE = 24  # regions whose tissue is looked at by the model in use: more would say the same
+_FOUND = 0.5  # score of what counts as found
 
 
 class TeachSettings(FinetuneSettings):
@@ -49,7 +60,9 @@ class TeachSettings(FinetuneSettings):
     freeze_stages: int = Field(2, ge=0)
     warmup_steps: int = Field(10, ge=0)
     average_steps: int = Field(50, ge=1)
-    validate_every: int = Field(100, ge=1)
+    validate_every: int = Field(200, ge=1)  # the tissue as it was seen tells no step from another: the last is kept
+    # The teacher is the model in use, which knows from the first step on: tissue around the marks stays as it sees it.
+    loss: FinetuneLossSettings = FinetuneLossSettings(cons_start=0, cons_ramp=0)
 
 
 def teach(
@@ -84,8 +97,7 @@ def teach(
     registry = lab / REGISTRY_NAME
     start = current_checkpoint(registry) if read_current(registry) is not None else in_use or MUSE_NANO_NDC
     model = NdcModel(start, device=device)
-    known = model.class_names
-    data, held_back = _read(lab, known, settings)
+    data, held_back = _read(lab, model, settings)
     if read_current(registry) is None:
         register_if_better(registry, start, (score_of(model, held_back),))
     result = _learned(lab, data, start, settings=settings, device=device, told=on_progress, should_stop=should_stop)
@@ -96,17 +108,35 @@ def teach(
     return register_if_better(registry, result.checkpoint, (candidate,))
 
 
-def _read(lab: Path, known: tuple[str, ...], settings: TeachSettings) -> tuple[FinetuneData, LabelledRegions]:
+def _read(lab: Path, model: NdcModel, settings: TeachSettings) -> tuple[FinetuneData, LabelledRegions]:
     """What is learned from, and what both models are compared on; of the same classes."""
-    dots = _labels(lab, known, "label some nuclei in muse view")
+    dots = _labels(lab, model.class_names, "label some nuclei in muse view")
     held = _labels(lab / HELD_BACK_NAME, dots.class_names, "every fifth is held back; label more nuclei, or others")
     names = held.class_names
     if names != dots.class_names:
         dots = read_lab(lab, class_names=names)
-    train, validation = lab_regions(dots, side_px=settings.side_px)
-    first, second = lab_regions(held, side_px=settings.side_px)
-    unique = first if first is second else [*first, *second]
-    return FinetuneData(names, train, [], validation or train), LabelledRegions(LAB, "held back", names, unique)
+    learned, compared = (_all_regions(one, settings.side_px) for one in (dots, held))
+    chosen_by = [_as_seen(model, region) for region in learned[:: -(-len(learned) // _MOST_TISSUE)]]
+    return FinetuneData(names, learned, [], chosen_by), LabelledRegions(LAB, "held back", names, compared)
+
+
+def _all_regions(dots: LabDots, side_px: int) -> list[Region]:
+    """Every region: what validates is another folder's."""
+    train, validation = lab_regions(dots, side_px=side_px)
+    return train if train is validation else [*train, *validation]
+
+
+def _as_seen(model: NdcModel, region: Region) -> Region:
+    """All of a region's image: its labels, and beyond the ground they are on what the model finds."""
+    (found,) = find_on_regions(model.find, [region])
+    others = (found.score >= _FOUND) & ~region.is_annotated(found.xy)
+    known = region.is_annotated(region.xy)
+    return replace(
+        region,
+        annotated=None,
+        xy=np.concatenate([region.xy[known], found.xy[others]]).astype(np.float32),
+        class_ids=np.concatenate([region.class_ids[known], found.class_ids[others]]),
+    )
 
 
 def _labels(folder: Path, known: tuple[str, ...], hint: str) -> LabDots:

@@ -302,6 +302,8 @@ def _find(source: str | Path) -> tuple[fs.FileSystem, str]:
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{source}: {error}; give a folder, or a URL that pyarrow opens (s3://)") from None
     outer, inner = filesystem.get_file_info([root, f"{root}/nuclei"])
+    if outer.type == fs.FileType.File:
+        raise DatasetError(f"{source}: a file; give the folder that muse infer --out wrote")
     if outer.type != fs.FileType.Directory:
         raise DatasetError(f"{source}: no such folder; give the folder that muse infer --out wrote")
     return filesystem, inner.path if inner.type == fs.FileType.Directory else root

@@ -80,7 +80,9 @@ class Viewer:
         part = need_nuclei(shown).part(slide_id)
         given = part.provenance.get("mpp_source") == "override"
         path = shown.path if shown.scene is None else None  # learning opens a file's largest picture
-        return SlideFrame(path, part.slide_mpp, bounds_origin(part.provenance), mpp_given=given)
+        size = shown.size_level0 if shown.row.get("width_level0") else None
+        origin = bounds_origin(part.provenance)
+        return SlideFrame(path, part.slide_mpp, origin, mpp_given=given, size_level0=size)
 
     def labelled(self, slide_id: str) -> list[tuple[float, float]]:
         """Where nuclei of a slide were labelled."""
@@ -355,7 +357,8 @@ def _ask(viewer: Viewer, request: Request) -> Response:
 
 
 def _alike(viewer: Viewer, request: Request) -> Response:
-    return JSONResponse(alike(_shown(viewer, request), _place(request), min(100, int(_number(request, "n", 24)))))
+    shown, count = _shown(viewer, request), min(100, int(_number(request, "n", 24)))
+    return JSONResponse(alike(shown, viewer.labelled(shown.slide_id), _place(request), count))
 
 
 def _changes(viewer: Viewer, request: Request) -> Response:

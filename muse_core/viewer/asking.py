@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from muse_core.errors import DatasetError
 from muse_core.geometry import Box
-from muse_core.nuclei_dataset import NucleiDataset
+from muse_core.nuclei_dataset import NucleiDataset, NucleiPart
 from muse_core.viewer.digest import Asked
 from muse_core.viewer.run import SlideShown, ViewedRun, need_nuclei
 
@@ -56,11 +56,14 @@ def to_ask(
     return in_turn[:count]
 
 
-def alike(shown: SlideShown, xy_level0: tuple[float, float], count: int) -> list[dict[str, Any]]:
+def alike(
+    shown: SlideShown, labelled: list[tuple[float, float]], xy_level0: tuple[float, float], count: int
+) -> list[dict[str, Any]]:
     """The nuclei of a slide whose embeddings are most like that of the one at a point.
 
     Args:
         shown: the slide.
+        labelled: its level-0 points that were asked already.
         xy_level0: where the one is.
         count: how many.
 
@@ -75,15 +78,19 @@ def alike(shown: SlideShown, xy_level0: tuple[float, float], count: int) -> list
         )
     columns = ["nucleus_id", "x_level0", "y_level0", "class_id", "score", *_chances(part.class_names), "embedding"]
     mine = _nearest(dataset, shown.slide_id, xy_level0, columns)
+    seen = _Seen(np.array(labelled).reshape(-1, 2) * part.slide_mpp)
+    most = count + 1 + len(labelled)
     best: list[tuple[float, dict[str, Any]]] = []
     for table in dataset.tables(shown.slide_id, columns):
         vectors = _unit(_vectors(table["embedding"]))
         likeness = vectors @ _unit(np.asarray(mine["embedding"], np.float32)[None])[0]
-        rows = np.argsort(-likeness)[: count + 1].tolist()
+        rows = np.argsort(-likeness)[:most].tolist()
         taken = table.drop_columns("embedding").take(rows).to_pylist()
         best += list(zip(likeness[rows].tolist(), taken, strict=True))
-        best = sorted(best, key=lambda pair: -pair[0])[: count + 1]
-    others = [row for _, row in best if row["nucleus_id"] != mine["nucleus_id"]]
+        best = sorted(best, key=lambda pair: -pair[0])[:most]
+    others = [
+        row for _, row in best if row["nucleus_id"] != mine["nucleus_id"] and not seen.is_labelled(_um(row, part))
+    ]
     return [_asked_row(shown.slide_id, part.class_names, row) for row in others[:count]]
 
 
@@ -141,14 +148,22 @@ class _Seen:
         self._labelled = cKDTree(labelled_um) if len(labelled_um) else None
         self._given: list[NDArray[np.float64]] = []
 
+    def is_labelled(self, xy_um: NDArray[np.float64]) -> bool:
+        """Whether the nucleus at a place was asked about already."""
+        return self._labelled is not None and bool(self._labelled.query(xy_um)[0] <= _LABELLED_UM)
+
     def is_new(self, xy_um: NDArray[np.float64]) -> bool:
         """Whether a place is neither labelled nor near one already given; it is given then."""
-        if self._labelled is not None and self._labelled.query(xy_um)[0] <= _LABELLED_UM:
+        if self.is_labelled(xy_um):
             return False
         if any(np.hypot(*(xy_um - other)) < _APART_UM for other in self._given):
             return False
         self._given.append(xy_um)
         return True
+
+
+def _um(row: dict[str, Any], part: NucleiPart) -> NDArray[np.float64]:
+    return np.array((row["x_level0"], row["y_level0"])) * part.slide_mpp
 
 
 def _asked(slide_id: str, class_names: tuple[str, ...], pool: Asked, row: int) -> dict[str, Any]:

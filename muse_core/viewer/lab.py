@@ -29,7 +29,7 @@ from muse_core.errors import OutputError
 from muse_core.machine.files import output_errors, safe_name, whole_file
 from muse_core.nuclei_dataset import class_colours, rgb
 from muse_core.viewer.journal import Journal
-from muse_core.viewer.marks import AreaMark, Entry, NucleusMark, Rings, SentMark, TissueMark, in_force
+from muse_core.viewer.marks import MOST_PX, AreaMark, Entry, NucleusMark, Rings, SentMark, TissueMark, in_force
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +52,14 @@ class SlideFrame:
         mpp: µm per level-0 px along x and y.
         origin_level0: the corner that QuPath counts from.
         mpp_given: whether the µm/px was given by hand, whatever the file says.
+        size_level0: its width and height, level-0 px; None where they are not known.
     """
 
     path: Path | None
     mpp: tuple[float, float]
     origin_level0: tuple[float, float] = (0.0, 0.0)
     mpp_given: bool = False
+    size_level0: tuple[float, float] | None = None
 
 
 class _Known(NamedTuple):
@@ -143,10 +145,13 @@ def _known_parts(
 ) -> dict[bool, _Known]:
     """What training sees and what is held back."""
     parts = {held: _Known([], []) for held in (False, True)}
-    marks = _last_of_each(nuclei, frame)
+    width, height = frame.size_level0 or (MOST_PX, MOST_PX)
+    slide = shapely.box(0, 0, width, height)
+    marks = _last_of_each([mark for mark in nuclei if mark.x < width and mark.y < height], frame)
     taken = shapely.GeometryCollection()
     for area in (one for one in areas if one.whole):
-        polygon = shapely.difference(_polygon(area.rings), taken)  # areas may not overlap: the first has the ground
+        drawn = shapely.intersection(_polygon(area.rings), slide)
+        polygon = _surface(shapely.difference(drawn, taken))  # areas may not overlap: the first has the ground
         if polygon.area == 0:
             continue
         taken = shapely.union(taken, polygon)
@@ -157,7 +162,7 @@ def _known_parts(
     for held, part in parts.items():
         mine = [mark for mark in lone if _is_held(slide_id, mark.x, mark.y, frame) is held]
         part.dots.extend((mark.x, mark.y, mark.class_name) for mark in mine if mark.class_name is not None)
-        part.areas.extend(_ground(mine, taken, frame))
+        part.areas.extend(_ground(mine, slide, taken, frame))
     return parts
 
 
@@ -183,8 +188,10 @@ def _dots_in(
     return dots + [(mark.x, mark.y, mark.class_name) for mark in mine if mark.class_name is not None]
 
 
-def _ground(marks: Sequence[NucleusMark], taken: shapely.Geometry, frame: SlideFrame) -> list[shapely.Geometry]:
-    """The ground that is known about lone nuclei: discs, those of one window together."""
+def _ground(
+    marks: Sequence[NucleusMark], slide: shapely.Geometry, taken: shapely.Geometry, frame: SlideFrame
+) -> list[shapely.Geometry]:
+    """The ground that is known about lone nuclei: discs as far as the slide reaches, those of one window together."""
     groups: dict[tuple[int, int], list[shapely.Geometry]] = {}
     for mark in marks:
         window = int(mark.x * frame.mpp[0] / _WINDOW_UM), int(mark.y * frame.mpp[1] / _WINDOW_UM)
@@ -192,7 +199,8 @@ def _ground(marks: Sequence[NucleusMark], taken: shapely.Geometry, frame: SlideF
         groups.setdefault(window, []).append(shapely.Point(mark.x, mark.y).buffer(reach, quad_segs=4))
     found, before = [], taken
     for window in sorted(groups):
-        ground = shapely.difference(shapely.union_all(groups[window]), before)
+        discs = shapely.intersection(shapely.union_all(groups[window]), slide)
+        ground = shapely.difference(discs, before)
         polygons = [part for part in shapely.get_parts(ground) if part.geom_type == "Polygon" and part.area > 0]
         if polygons:
             found.append(shapely.MultiPolygon(polygons))
@@ -206,8 +214,12 @@ def _is_held(slide_id: str, x: float, y: float, frame: SlideFrame) -> bool:
 
 
 def _polygon(rings: Rings) -> shapely.Geometry:
-    made = shapely.make_valid(shapely.Polygon(rings[0], rings[1:]))
-    return shapely.union_all([part for part in shapely.get_parts(made) if part.area > 0])
+    return _surface(shapely.make_valid(shapely.Polygon(rings[0], rings[1:])))
+
+
+def _surface(shape: shapely.Geometry) -> shapely.Geometry:
+    """What of a shape holds area: no points, no lines."""
+    return shapely.union_all([part for part in shapely.get_parts(shape) if part.area > 0])
 
 
 def _write_labels(path: Path, known: _Known, frame: SlideFrame) -> None:

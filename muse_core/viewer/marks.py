@@ -6,12 +6,12 @@ from pydantic import Field, StringConstraints
 
 from muse_core.config import Settings
 
-_MOST_PX = 2**20  # level-0 px along a side; no slide is wider
+MOST_PX = 2**20  # level-0 px along a side; no slide is wider
 _MOST_POINTS = 100_000  # of one outline, and dots of one area
 
 SlideId = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
-Px = Annotated[float, Field(ge=0, lt=_MOST_PX, allow_inf_nan=False)]
+Px = Annotated[float, Field(ge=0, lt=MOST_PX, allow_inf_nan=False)]
 Ring = Annotated[list[tuple[Px, Px]], Field(min_length=3, max_length=_MOST_POINTS)]
 Rings = Annotated[list[Ring], Field(min_length=1, max_length=1000)]  # the outline, then holes
 

@@ -21,7 +21,7 @@ from muse_core.cohort.records import read_records
 from muse_core.cohort.uris import path_of, scheme_of
 from muse_core.errors import DatasetError, MuseError
 from muse_core.machine.files import safe_name
-from muse_core.nuclei_dataset import NucleiDataset, class_colours, read_regions
+from muse_core.nuclei_dataset import NucleiDataset, NucleiPart, class_colours, read_regions
 from muse_core.viewer.digest import Cut, Digest, count_cut, part_identity, read_digest
 
 _LOOK_AGAIN_S = 2.0  # least time between two looks at a folder
@@ -70,7 +70,7 @@ class SlideShown:
     @property
     def version(self) -> str:
         """Changes when its nuclei do."""
-        return "-".join(map(str, part_identity(self.dataset, self.slide_id))) if self.dataset else ""
+        return "-".join(map(str, part_identity(self.dataset, self.slide_id))) if self.dataset is not None else ""
 
 
 class ViewedRun:
@@ -111,7 +111,8 @@ class ViewedRun:
     def class_names(self) -> tuple[str, ...]:
         """The classes of all slides."""
         self._look()
-        return tuple(dict.fromkeys(name for dataset in self._datasets for name in dataset.class_names))
+        parts = [dataset.part(slide_id) for dataset in self._datasets for slide_id in dataset.slide_ids]
+        return tuple(dict.fromkeys(name for part in parts if not _problem(part) for name in part.class_names))
 
     @property
     def colours(self) -> dict[str, str]:
@@ -134,6 +135,9 @@ class ViewedRun:
             raise DatasetError(f"slide {slide_id!r}: not in this run", reason="not_found")
         dataset = next((one for one in self._datasets if slide_id in one.slide_ids), None)
         row = self._rows.get(slide_id, {})
+        if dataset is not None and (problem := _problem(dataset.part(slide_id))):
+            # One bad file must not hide the other slides.
+            dataset, row = None, {**row, "reason": problem.reason, "message": str(problem)}
         path, why = self._file_of(slide_id, row)
         return SlideShown(slide_id, dataset, row, path, why)
 
@@ -236,13 +240,21 @@ def need_nuclei(shown: SlideShown) -> NucleiDataset:
     """Where a slide's nuclei are.
 
     Raises:
-        DatasetError: it has none (reason not_found), or a file that no inference made.
+        DatasetError: it has none (reason not_found).
     """
     if shown.dataset is None:
         why = shown.row.get("message") or shown.row.get("reason") or "it is not finished"
         raise DatasetError(f"slide {shown.slide_id}: no nuclei: {why}", reason="not_found")
-    assert shown.dataset.part(shown.slide_id).provenance  # raises for a file that somebody else made
     return shown.dataset
+
+
+def _problem(part: NucleiPart) -> DatasetError | None:
+    """Why a slide's nuclei cannot be read: a file that somebody else made, or that is not whole."""
+    try:
+        part.provenance  # noqa: B018 (the footer is read)
+    except DatasetError as error:
+        return error
+    return None
 
 
 def _rings(polygon: shapely.Polygon) -> list[list[list[float]]]:

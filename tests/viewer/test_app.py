@@ -147,7 +147,19 @@ def test_nuclei_alike_need_embeddings(client, drawn, tmp_path, open_run):
     write_run(tmp_path / "run", *drawn, embeddings=True)
     run = open_run()
     with TestClient(make_app(run, TeachJob(run), token=TOKEN, who="x"), base_url="http://127.0.0.1:8000") as other:
-        found = other.get(f"/{TOKEN}/api/alike", params={"slide": "S1", "x": x, "y": y, "n": 5}).json()
+        place = {"slide": "S1", "x": x, "y": y, "n": 5}
+        found = other.get(f"/{TOKEN}/api/alike", params=place).json()
+        labelled = {
+            "kind": "nucleus",
+            "slide_id": "S1",
+            "x": found[0]["x"],
+            "y": found[0]["y"],
+            "class_name": "stromal",
+        }
+        sent = {"who": "Ada", "marks": [{"id": "page-mark-1", "mark": labelled}]}
+        assert other.post(f"/{TOKEN}/api/marks", json=sent).status_code == 200
+        again = other.get(f"/{TOKEN}/api/alike", params=place).json()
+    assert found[0]["nucleus_id"] not in {one["nucleus_id"] for one in again}, "labelled: nothing to ask any more"
     assert len(found) == 5
     here = int(np.digitize(x, (2400, 3400)))
     assert {one["class_name"] for one in found} == {("lymphocyte", "tumour_epithelial", "stromal")[here]}

@@ -1,6 +1,9 @@
 """The pyramid of counts against counting by hand, and what is kept beside the part."""
 
+import tracemalloc
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from muse_core.nuclei_dataset import NucleiDataset
@@ -30,6 +33,24 @@ def test_every_nucleus_is_counted_once_in_its_cell_at_every_level(slide):
     assert all(level.sum() == 3000 for level in made.levels)
     np.testing.assert_array_equal(made.counts, np.bincount(points.class_ids, minlength=3))
     np.testing.assert_array_equal(made.in_tissue, np.bincount(points.class_ids[points.in_tissue], minlength=3))
+
+
+def test_memory_does_not_grow_with_the_number_of_nuclei(tmp_path):
+    """Three times the nuclei in little more memory."""
+    peaks = []
+    for count in (100_000, 300_000):
+        write_slide(tmp_path / str(count), count)
+        dataset = NucleiDataset(tmp_path / str(count))
+        before = pa.total_allocated_bytes()
+        arrow_peak = 0
+        tracemalloc.start()
+        for table in dataset.tables("S1", ["nucleus_id", "x_level0"]):  # how much is read at a time
+            arrow_peak = max(arrow_peak, pa.total_allocated_bytes() - before, table.nbytes)
+        make_digest(dataset, "S1", SIZE)
+        peaks.append(tracemalloc.get_traced_memory()[1] + arrow_peak)
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 100e6
 
 
 def test_a_cut_leaves_out_low_scores_and_improbable_classes(slide):

@@ -40,6 +40,10 @@ def dots(folder) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
+def _images(folder):
+    return read_lab(folder).images if (folder / "labels").exists() else ()
+
+
 def test_marks_become_dots_on_known_ground_some_of_them_held_back(lab, drawn):
     xy = drawn[1][::20]
     lab.append([nucleus(point, ("a", "b")[number % 2]) for number, point in enumerate(xy)], "Ada")
@@ -53,6 +57,20 @@ def test_marks_become_dots_on_known_ground_some_of_them_held_back(lab, drawn):
     ground = shapely.union_all(image.areas)
     assert shapely.contains_xy(ground, image.xy).all()
     assert ground.area < len(image.xy) * 1.01 * np.pi * 24**2
+
+
+def test_ground_at_the_slides_edge_ends_there(tmp_path, drawn):
+    frame = SlideFrame(drawn[0], (0.25, 0.25), size_level0=(5600.0, 4800.0))
+    lab = Lab(tmp_path / "lab", lambda slide_id: frame)
+    corners = [(1.0, 1.0), (5599.0, 4799.0), (1.0, 4799.0), (5599.0, 1.0), (5599.5, 2400.0), (2800.0, 0.0)]
+    wide = [[(5000.0, 4000.0), (6000.0, 4000.0), (6000.0, 4500.0), (5000.0, 4500.0)]]
+    whole = AreaMark(slide_id="S1", rings=wide, whole=True, dots=((5500.0, 4200.0, "a"), (5900.0, 4200.0, "a")))
+    beyond = nucleus((5601.0, 100.0), "a")
+    lab.append([*(nucleus(corner, "a") for corner in corners), sent(whole), beyond], "Ada")
+    images = [image for folder in (lab.folder, lab.folder / "held-back") for image in _images(folder)]
+    assert sum(len(image.xy) for image in images) == len(corners) + 1
+    areas = [area for image in images for area in image.areas]
+    assert shapely.box(0, 0, 5600, 4800).covers(shapely.union_all(areas))
 
 
 def test_what_is_held_back_stays_so(lab, drawn):

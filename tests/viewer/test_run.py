@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import geopandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shapely
 
 from muse_core.errors import DatasetError, ManifestError
 from muse_core.viewer import ViewedRun
@@ -70,13 +72,31 @@ def test_a_run_still_being_written_is_looked_at_as_it_grows(tmp_path, drawn, mon
     assert run.class_names == ("lymphocyte", "tumour_epithelial", "stromal")
 
 
-def test_a_foreign_geoparquet_is_one_line(tmp_path):
-    folder = tmp_path / "nuclei" / "X" / "S1"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.table({"x": [1.0], "y": [2.0]}), folder / "part-0000.parquet")
+def test_a_foreign_or_torn_file_is_one_line_and_hides_no_other_slide(tmp_path):
+    points = geopandas.GeoDataFrame({"kind": ["a", "b"]}, geometry=[shapely.Point(1, 2), shapely.Point(3, 4)])
+    whole = write_slide(tmp_path, 100)
+    for slide_id in ("F1", "T1"):
+        (tmp_path / "nuclei" / "LAB" / slide_id).mkdir()
+    points.to_parquet(tmp_path / "nuclei" / "LAB" / "F1" / "part-0000.parquet")
+    own = next(tmp_path.glob("nuclei/LAB/S1/*.parquet")).read_bytes()
+    (tmp_path / "nuclei" / "LAB" / "T1" / "part-0000.parquet").write_bytes(own[:-100])
     run = ViewedRun(tmp_path, lab=tmp_path / "lab")
-    with pytest.raises(DatasetError, match="not a part of a nuclei dataset"):
-        run.digest(run.slide("S1"))
+    assert run.slide_ids == ["F1", "S1", "T1"]
+    assert run.class_names == ("lymphocyte", "tumour_epithelial", "stromal")
+    assert run.digest(run.slide("S1")).counts.sum() == len(whole.scores)
+    for slide_id, told in (("F1", "not a part of a nuclei dataset"), ("T1", "part-0000.parquet")):
+        with pytest.raises(DatasetError, match=told) as raised:
+            run.digest(run.slide(slide_id))
+        assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_lone_foreign_file_or_its_folder_is_one_line(tmp_path):
+    points = geopandas.GeoDataFrame({"kind": ["a"]}, geometry=[shapely.Point(1, 2)])
+    points.to_parquet(tmp_path / "points.parquet")
+    with pytest.raises(DatasetError, match=r"points\.parquet: a file; give the folder that muse infer --out wrote"):
+        ViewedRun(tmp_path / "points.parquet", lab=tmp_path / "lab")
+    with pytest.raises(DatasetError, match="no nuclei dataset, it has no part"):
+        ViewedRun(tmp_path, lab=tmp_path / "lab")
 
 
 def test_nuclei_found_by_a_taught_model_take_their_place(open_run, out, drawn):
