@@ -73,7 +73,8 @@ def rgb_of(image: Image.Image, path: Path) -> Pixels:
     if more_than_8_bits(image):
         message = f"{path}: more than 8 bits a channel, and its white is not known; save it as 8-bit RGB"
         raise SlideReadError(message, reason="not_8_bit")
-    stored = to_rgb(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
+    # A copy that may be written on: torch warns of others.
+    stored = to_rgb(np.array(image.convert("RGBA" if image.has_transparency_data else "RGB")))
     return upright(stored, exif_orientation(image))  # asked after decoding: Pillow turns TIFF by itself, and forgets it
 
 
