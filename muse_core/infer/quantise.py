@@ -21,7 +21,6 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.models.backbone import standardised
 from muse_core.models.ndc import NdcNet
 from muse_core.models.nucleus_model import NucleiFound, NucleusModel
 from muse_core.models.quantised import CONSTANTS, GRAPH, quantised_path, read_quantised, sha256_of
@@ -74,7 +73,8 @@ class _DenseAnswer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images to logits."""
-        feature_map = self.backbone(standardised(images.permute(0, 3, 1, 2))).map  # (B, H, W, 3) -> (B, 3, H, W)
+        rgb = images.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
+        feature_map = self.backbone(self.backbone.standardised(rgb)).map
         logits: Tensor = self.h_dense(feature_map)
         return logits
 

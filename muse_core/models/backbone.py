@@ -2,7 +2,7 @@
 
     from muse_core.models.backbone import BackboneSettings, build_backbone, sample_at, standardised
     backbone = build_backbone(BackboneSettings(preset="vit-s16"))
-    features = backbone(standardised(rgb))  # map (B, D, H / 4, W / 4), image (B, C)
+    features = backbone(backbone.standardised(rgb))  # map (B, D, H / 4, W / 4), image (B, C)
     nuclei = sample_at(features.map, xy, image_index, side_px=(224, 224), mode=backbone.sampling)  # (N, D)
 
 Presets `vit-s16` (31,070,784 parameters), `vit-b16` (123,409,536) and `resnet50` (86,435,392) are the paper's; `nano`
@@ -56,7 +56,21 @@ class BackboneSettings(Settings):
     drop_path: float = Field(0.0, ge=0, lt=1)  # stochastic depth of the encoder; DINO: 0.1, in the student alone
     decoder: bool = True  # off: the map is the encoder's last one (table 4 of the paper, first row)
     hybrid: bool = True  # off: the map is the finest decoder level alone (table 4, second row)
+    # What is taken away from RGB, 0..1, and what it is divided by: of the weights. None: ImageNet's, or with `imagenet`
+    # what timm says of them; 0.5 and 0.5 for its AugReg ViTs. Files of backbones always say it.
+    input_mean: tuple[float, float, float] | None = None
+    input_std: tuple[float, float, float] | None = None
     geometry: SamplingMode = "exact"  # official: corners aligned in resizing and look-up, as the released weights want
+
+
+class InputScale(NamedTuple):
+    """What an encoder takes: (RGB - mean) / std, of RGB 0..1."""
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+IMAGENET_INPUT = InputScale()
 
 
 class Features(NamedTuple):
@@ -84,10 +98,19 @@ class MuseBackbone(nn.Module):
         image_channels: C of the image feature.
         output_stride: px of the image a map pixel; 4, or the encoder's without a decoder.
         side_multiple: sides of images are multiples of this.
+        input: what its weights take.
     """
 
-    def __init__(self, encoder: Encoder, decoder: MuseDecoder | None, *, sampling: SamplingMode) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: MuseDecoder | None,
+        *,
+        sampling: SamplingMode,
+        input_scale: InputScale = IMAGENET_INPUT,
+    ) -> None:
         super().__init__()
+        self.input = input_scale
         self.encoder = encoder
         self.decoder = decoder
         self.sampling = sampling
@@ -100,7 +123,7 @@ class MuseBackbone(nn.Module):
         """Images to the map and the image feature.
 
         Args:
-            images: (B, 3, H, W) float, from `standardised`; sides multiples of `side_multiple`, 16 for a ViT.
+            images: (B, 3, H, W) float, from its `standardised`; sides multiples of `side_multiple`, 16 for a ViT.
 
         Raises:
             DatasetError: a side is no such multiple.
@@ -111,6 +134,10 @@ class MuseBackbone(nn.Module):
             shift = self.encoder.last_shift_px / self.output_stride if self.sampling == "exact" else 0.0
             return Features(moved(levels[-1], shift) if shift else levels[-1], image)
         return Features(self.decoder(levels, (images.shape[-2], images.shape[-1])), image)
+
+    def standardised(self, rgb: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) uint8 to float32 as its weights take it."""
+        return standardised(rgb, self.input)
 
     def encode(self, images: Tensor) -> Tensor:
         """The image feature (B, C) of images as `forward` takes them, at the cost of the encoder alone."""
@@ -143,7 +170,20 @@ def build_backbone(settings: BackboneSettings) -> MuseBackbone:
     decoder = _decoder_for(encoder, settings) if settings.decoder else None
     if decoder is not None and settings.imagenet:
         decoder.start_as_projection()
-    return MuseBackbone(encoder, decoder, sampling=settings.geometry)
+    return MuseBackbone(encoder, decoder, sampling=settings.geometry, input_scale=_input_scale(settings, encoder))
+
+
+def _input_scale(settings: BackboneSettings, encoder: Encoder) -> InputScale:
+    own = IMAGENET_INPUT
+    if settings.imagenet and settings.preset != "nano":
+        own = timm_input(encoder)
+    return InputScale(settings.input_mean or own.mean, settings.input_std or own.std)
+
+
+def timm_input(encoder: Encoder) -> InputScale:
+    """What timm's own weights for an encoder take."""
+    about = getattr(encoder.encoder, "pretrained_cfg", None) or {}
+    return InputScale(tuple(about.get("mean") or IMAGENET_MEAN), tuple(about.get("std") or IMAGENET_STD))
 
 
 def _decoder_for(encoder: Encoder, settings: BackboneSettings) -> MuseDecoder:
@@ -164,8 +204,8 @@ def _decoder_for(encoder: Encoder, settings: BackboneSettings) -> MuseDecoder:
     )
 
 
-def standardised(rgb: Tensor) -> Tensor:
-    """RGB (B, 3, H, W) uint8 to float32 by ImageNet's mean and spread: what every preset's encoder takes."""
-    mean = torch.tensor(IMAGENET_MEAN, device=rgb.device).view(3, 1, 1) * 255
-    std = torch.tensor(IMAGENET_STD, device=rgb.device).view(3, 1, 1) * 255
+def standardised(rgb: Tensor, scale: InputScale = IMAGENET_INPUT) -> Tensor:
+    """RGB (B, 3, H, W) uint8 to float32, by ImageNet's mean and spread unless weights want others."""
+    mean = torch.tensor(scale.mean, device=rgb.device).view(3, 1, 1) * 255
+    std = torch.tensor(scale.std, device=rgb.device).view(3, 1, 1) * 255
     return (rgb.float() - mean).div_(std)

@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from muse_core.errors import ConfigError
-from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
+from muse_core.models.backbone import BackboneSettings, InputScale, MuseBackbone, build_backbone, timm_input
 from muse_core.models.encoder import VitEncoder
+from muse_core.models.position import positions_for
 from muse_core.models.tensor_file import BROKEN_FILE, save_tensors
 
 FORMAT = "muse-backbone-1"
@@ -66,7 +67,8 @@ def save_backbone(
         for name, tensor in backbone.state_dict().items()
         if not name.endswith(_COUNTER)
     }
-    metadata = {"format": FORMAT, "settings": settings.model_dump_json(), "notes": json.dumps(notes)}
+    said = settings.model_copy(update={"input_mean": backbone.input.mean, "input_std": backbone.input.std})
+    metadata = {"format": FORMAT, "settings": said.model_dump_json(), "notes": json.dumps(notes)}
     save_tensors(path, tensors, metadata=metadata)
 
 
@@ -113,9 +115,16 @@ def backbone_of(found: BackboneFile, *, image_px: int | None = None, legacy_posi
 def start_from(backbone: MuseBackbone, settings: BackboneSettings) -> None:
     """Give a new backbone the weights of the file that `settings.init` names; a ViT's positions fit its size.
 
+    With the weights comes what they take (`MuseBackbone.input`). A file of timm's own weights fills the encoder alone.
+
     Raises:
-        ConfigError: the file is no backbone's, or of another preset, geometry or decoder.
+        ConfigError: the file is no backbone's, of another preset, geometry or decoder, or takes other inputs than the
+            settings say.
     """
+    timm_weights = read_timm_weights(Path(settings.init))
+    if timm_weights is not None:
+        _fill_encoder(backbone, timm_weights, settings)
+        return
     found = read_backbone_file(Path(settings.init))
     for name in ("preset", "geometry", "decoder", "hybrid"):
         here, there = getattr(settings, name), getattr(found.settings, name)
@@ -124,7 +133,45 @@ def start_from(backbone: MuseBackbone, settings: BackboneSettings) -> None:
                 f"backbone.init {settings.init}: backbone.{name} is {there} there and {here} here; set it to {there}"
             )
     other = backbone_of(found, image_px=settings.image_px)
+    for name, theirs in (("input_mean", other.input.mean), ("input_std", other.input.std)):
+        here = getattr(settings, name)
+        if here is not None and tuple(here) != tuple(theirs):
+            raise ConfigError(
+                f"backbone.init {settings.init}: its weights take {name} {list(theirs)}, backbone.{name} is "
+                f"{list(here)}; leave it out"
+            )
+    backbone.input = other.input
     backbone.load_state_dict(other.state_dict())
+
+
+def read_timm_weights(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a safetensors file without a format word: timm's own weights; None of any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if "format" in (about := file.metadata() or {}) and about["format"] != "pt":
+                return None
+            return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError):
+        return None
+
+
+def _fill_encoder(backbone: MuseBackbone, tensors: dict[str, Tensor], settings: BackboneSettings) -> None:
+    """Timm's weights into the encoder, positions brought to its size; a classifier's are left out."""
+    encoder = backbone.encoder.encoder
+    own = encoder.state_dict()
+    known = {name: tensor for name, tensor in tensors.items() if name in own}
+    if isinstance(backbone.encoder, VitEncoder) and "pos_embed" in known:
+        side = settings.image_px // backbone.encoder.side_multiple
+        known["pos_embed"] = positions_for(known["pos_embed"], (side, side))
+    wrong = [name for name in own if not name.endswith(_COUNTER) and not _fits(name, own, known)]
+    if wrong:
+        raise ConfigError(
+            f"backbone.init {settings.init}: timm's weights of another network, {len(wrong)} of {len(own)} tensors do "
+            f"not fit preset {settings.preset!r}, the first is {wrong[0]}"
+        )
+    encoder.load_state_dict({**own, **known})
+    theirs = timm_input(backbone.encoder)
+    backbone.input = InputScale(settings.input_mean or theirs.mean, settings.input_std or theirs.std)
 
 
 def _fits(name: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from muse_core.labels.regions import Region
 from muse_core.labels.turns import regions_in_turn
-from muse_core.models.backbone import standardised
 from muse_core.ndc.samples import Sample, draw_sample, joined
 from muse_core.ndc.settings import FinetuneSettings
 from muse_core.ndc.targets import DenseTargets, dense_targets
@@ -33,12 +32,12 @@ class Batch:
     dense: DenseTargets | None = None
 
     def images(self, device: torch.device) -> Tensor:
-        """What the student sees: (B, 3, n, n) standardised."""
-        return _standardised([sample.image for sample in self.samples], device)
+        """What the student sees: (B, 3, n, n) uint8 RGB."""
+        return _stacked([sample.image for sample in self.samples], device)
 
     def plain_images(self, device: torch.device) -> Tensor:
         """The same pictures with their own colours, which the teacher sees."""
-        return _standardised([sample.plain for sample in self.samples], device)
+        return _stacked([sample.plain for sample in self.samples], device)
 
     @property
     def has_unlabelled_tissue(self) -> bool:
@@ -126,6 +125,5 @@ def _with_mosaics(samples: list[Sample], share: float, rng: np.random.Generator)
     ]
 
 
-def _standardised(pictures: list[NDArray[np.uint8]], device: torch.device) -> Tensor:
-    stacked = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2)  # (B, n, n, 3) -> (B, 3, n, n)
-    return standardised(stacked)
+def _stacked(pictures: list[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2)  # (B, n, n, 3) -> (B, 3, n, n)

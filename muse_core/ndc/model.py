@@ -21,7 +21,6 @@ from torch import Tensor
 from muse_core.detector.ink import on_ink
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.machine.device import best_dtype
-from muse_core.models.backbone import standardised
 from muse_core.models.feature_sampling import sample_at
 from muse_core.models.folding import made_to_run
 from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
@@ -117,8 +116,9 @@ class NdcModel:
             )
         height, width = pixels.shape[1:3]
         padded = _mirrored(pixels.to(self._device), self._step_px)
+        backbone = self._net.backbone
         upright = padded.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
-        feature_map = self._net.backbone(standardised(self._facing(upright)).to(self._dtype)).map
+        feature_map = backbone(backbone.standardised(self._facing(upright)).to(self._dtype)).map
         answers = self._read(feature_map, (padded.shape[2], padded.shape[1]), (width, height), least_chance)
         return [
             self._found(read.among(~on_ink(pixels[index], read.xy)), feature_map, index, padded.shape)

@@ -147,7 +147,7 @@ class FinetuneRun:
         for module in self.frozen:
             module.eval()
         with self._autocast():
-            proposals = self.net(batch.images(self.device))
+            proposals = self.net(self.net.backbone.standardised(batch.images(self.device)))
         if not bool(torch.isfinite(proposals.xy).all() and torch.isfinite(proposals.logits).all()):
             raise self._diverged()
         targets = targets_of(
@@ -179,7 +179,7 @@ class FinetuneRun:
         training = teacher.training
         teacher.eval()
         with self._autocast():
-            said: Proposals = teacher(batch.plain_images(self.device))
+            said: Proposals = teacher(teacher.backbone.standardised(batch.plain_images(self.device)))
         teacher.train(training)
         for module in self.frozen:
             module.eval()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from muse_core.models.backbone import MuseBackbone, sample_at, standardised
+from muse_core.models.backbone import MuseBackbone, sample_at
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain.views.batch import ViewBatch
 from muse_core.training.losses.distillation import Pairing, distillation_loss
@@ -74,7 +74,7 @@ class MuseNetwork(nn.Module):
         for pixels in (batch.global_images, batch.local_images):
             if first >= n_views or not len(pixels):
                 break
-            rgb = standardised(pixels.flatten(0, 1))  # (n, B, 3, S, S) -> (n*B, 3, S, S)
+            rgb = self.backbone.standardised(pixels.flatten(0, 1))  # (n, B, 3, S, S) -> (n*B, 3, S, S)
             if first < n_decoded:
                 feature_map, image = self.backbone(rgb)
                 here = (view >= first) & (view < first + len(pixels))

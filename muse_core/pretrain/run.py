@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from muse_core.models.backbone import InputScale
 from muse_core.models.backbone_file import start_from
 from muse_core.pretrain.assembly import build_network, build_student, heads_of, n_views_decoded
 from muse_core.pretrain.feed import Feed
@@ -67,6 +68,7 @@ class PretrainRun:
             start_from(self.network.backbone, settings.backbone)
         self.teacher = build_network(settings, processes, drop_path=0.0)
         self.teacher.load_state_dict(self.network.state_dict())
+        self.teacher.backbone.input = self.network.backbone.input
         self.teacher.requires_grad_(False)
         self.centres = nn.ModuleDict(
             {
@@ -246,12 +248,16 @@ class PretrainRun:
             "seconds": self.seconds,
             "precision": self.precision,
             "feed": self.feed.state(),
+            "input": self.network.backbone.input,
         }
 
     def _restore(self, stored: Checkpoint) -> None:
         load_part(self.network, stored, "student")
         load_part(self.teacher, stored, "teacher")
         load_part(self.centres, stored, "centre")
+        if "input" in stored.about:  # of weights that the run was begun with, whose file may be gone
+            mean, std = stored.about["input"]
+            self.network.backbone.input = self.teacher.backbone.input = InputScale(tuple(mean), tuple(std))
         load_optimiser(self.optimiser.adamw, self.optimiser.names, part_of(stored, "optimiser"))
         self.feed.go_to(stored.about["feed"])
         self.feed.left_out.update(stored.about.get("left_out", {}))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from muse_core.models.backbone import MuseBackbone, standardised
+from muse_core.models.backbone import MuseBackbone
 from muse_core.models.feature_sampling import sample_at
 from muse_core.roi_dataset.dataset import RoiDataset, RoiSample
 from muse_core.slide.resample import scaled_image
@@ -66,5 +66,5 @@ def _at_nuclei(backbone: MuseBackbone, sample: RoiSample, mpp: float) -> Tensor:
     pixels = torch.from_numpy(np.ascontiguousarray(window)).to(device).permute(2, 0, 1)[None]  # (1, 3, h, w)
     rows = torch.zeros(len(xy), dtype=torch.int64, device=device)
     points = torch.from_numpy(np.ascontiguousarray(xy)).to(device)
-    feature_map = backbone(standardised(pixels)).map
+    feature_map = backbone(backbone.standardised(pixels)).map
     return sample_at(feature_map, points, rows, side_px=(sides[1], sides[0]), mode=backbone.sampling).float()

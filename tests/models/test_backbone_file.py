@@ -4,12 +4,15 @@ import os
 import pickle
 
 import pytest
+import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from muse_core.errors import ConfigError, OutputError
-from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
-from muse_core.models.backbone_file import load_backbone, read_backbone_file, save_backbone
+from muse_core.models.backbone import IMAGENET_INPUT, BackboneSettings, MuseBackbone, build_backbone
+from muse_core.models.backbone_file import load_backbone, read_backbone_file, save_backbone, start_from
+from muse_core.models.shipped import MUSE_NANO
 from tests.models.plain_muse import plain_decoder, plain_vit
 
 TINY = BackboneSettings(preset="test_vit", image_px=64)
@@ -42,7 +45,8 @@ def test_what_is_saved_comes_back(tiny, tmp_path):
     with torch.inference_mode():
         assert torch.equal(loaded(images).map, tiny(images).map)
     found = read_backbone_file(path)
-    assert (found.settings, found.notes) == (TINY, {"data": "none"})
+    said = TINY.model_copy(update={"input_mean": IMAGENET_INPUT.mean, "input_std": IMAGENET_INPUT.std})
+    assert (found.settings, found.notes) == (said, {"data": "none"})
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["format"] == "muse-backbone-1"
 
@@ -198,3 +202,36 @@ def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"a\.safetensors: cannot be written"):
         save_backbone(tiny, TINY, tmp_path / "file" / "a.safetensors", notes={})
+
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def test_what_weights_take_goes_with_them(tmp_path):
+    settings = BackboneSettings(preset="test_efficientnet", input_mean=HALF, input_std=HALF)
+    save_backbone(build_backbone(settings), settings, tmp_path / "half.safetensors", notes={})
+    found = load_backbone(tmp_path / "half.safetensors")
+    assert found.input == (HALF, HALF)
+    rgb = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    torch.testing.assert_close(found.standardised(rgb), torch.ones(1, 3, 2, 2))
+    assert load_backbone(MUSE_NANO).input == IMAGENET_INPUT  # written before files said it
+    plain = BackboneSettings(preset="test_efficientnet", init=str(tmp_path / "half.safetensors"))
+    begun = build_backbone(plain)
+    start_from(begun, plain)
+    assert begun.input == (HALF, HALF)
+    with pytest.raises(ConfigError, match=r"its weights take input_mean \[0\.5, 0\.5, 0\.5\], backbone\.input_mean is"):
+        start_from(begun, plain.model_copy(update={"input_mean": IMAGENET_INPUT.mean}))
+
+
+def test_timms_own_weights_fill_the_encoder_and_say_what_they_take(tmp_path):
+    net = timm.create_model("test_vit", num_classes=5)
+    save_file(net.state_dict(), tmp_path / "timm.safetensors", metadata={"format": "pt"})
+    settings = BackboneSettings(preset="test_vit", image_px=64, init=str(tmp_path / "timm.safetensors"))
+    backbone = build_backbone(settings)
+    start_from(backbone, settings)
+    torch.testing.assert_close(backbone.encoder.encoder.blocks[0].attn.qkv.weight, net.blocks[0].attn.qkv.weight)
+    assert backbone.encoder.encoder.pos_embed.shape[1] == 1 + (64 // 16) ** 2
+    assert backbone.input == (tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"])) == (HALF, HALF)
+    other = settings.model_copy(update={"preset": "test_efficientnet"})
+    with pytest.raises(ConfigError, match="timm's weights of another network"):
+        start_from(build_backbone(other), other)

@@ -21,7 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_core.errors import ConfigError, DatasetError
-from muse_core.models.backbone import NETWORKS, BackboneSettings, MuseBackbone, build_backbone, sample_at, standardised
+from muse_core.models.backbone import (
+    IMAGENET_INPUT,
+    NETWORKS,
+    BackboneSettings,
+    InputScale,
+    MuseBackbone,
+    build_backbone,
+    sample_at,
+    standardised,
+    timm_input,
+)
 from muse_core.models.backbone_file import backbone_of, read_backbone_file
 from muse_core.models.encoder import ConvEncoder, Encoder, EncoderOptions, encoder_of
 from muse_core.models.feature_sampling import SamplingMode
@@ -44,10 +54,18 @@ class MapEncoder(nn.Module):
         net: a MUSE backbone, whose map is read, or an encoder alone: the four stages of a convolutional network, or
             the last tokens of a transformer.
         mode: how maps are read, see `sample_at`; None for what the backbone wants, `exact` for an encoder.
+        input_scale: what the weights take; None for what the backbone says, ImageNet's for an encoder.
     """
 
-    def __init__(self, net: MuseBackbone | Encoder, *, mode: SamplingMode | None = None) -> None:
+    def __init__(
+        self,
+        net: MuseBackbone | Encoder,
+        *,
+        mode: SamplingMode | None = None,
+        input_scale: InputScale | None = None,
+    ) -> None:
         super().__init__()
+        self.input = input_scale or (net.input if isinstance(net, MuseBackbone) else IMAGENET_INPUT)
         self.net = net
         self.mode: SamplingMode = mode or (net.sampling if isinstance(net, MuseBackbone) else "exact")
         # With the centres of a map's pixels at s j + 1.5 rather than s (j + 0.5), see ConvEncoder.
@@ -63,7 +81,7 @@ class MapEncoder(nn.Module):
     def on_arrays(self, images: Images, xy: Points) -> Tensor:
         """The same of uint8 images and arrays of points: a `NucleusEncoder`."""
         device = next(self.parameters()).device
-        features: Tensor = self(*(part.to(device) for part in as_tensors(images, xy)))
+        features: Tensor = self(*(part.to(device) for part in as_tensors(images, xy, self.input)))
         return features
 
     def _maps(self, images: Tensor) -> list[Tensor]:
@@ -77,9 +95,9 @@ class MapEncoder(nn.Module):
         return sample_at(level, xy + shift, image_index, side_px=side_px, mode=self.mode)
 
 
-def as_tensors(images: Images, xy: Points) -> tuple[Tensor, Tensor, Tensor]:
+def as_tensors(images: Images, xy: Points, scale: InputScale = IMAGENET_INPUT) -> tuple[Tensor, Tensor, Tensor]:
     """Standardised images (B, 3, H, W) float32, xy (N, 2) float32 and image index (N,) int64, as `MapEncoder` takes."""
-    batch = standardised(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))  # (B, H, W, 3) in memory
+    batch = standardised(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2), scale)  # (B, H, W, 3)
     points = torch.from_numpy(np.concatenate(xy))
     counts = torch.tensor([len(points) for points in xy])
     return batch, points, torch.arange(len(counts)).repeat_interleave(counts)
@@ -149,7 +167,8 @@ def encoder_named(
     torch.manual_seed(seed)
     if name.startswith("timm:"):
         encoder = _timm_encoder(name, weights, image_px, exact=mode != "official")
-        return MapEncoder(encoder, mode=mode).eval()
+        random = name.endswith(_RANDOM) or name.removeprefix("timm:") == NETWORKS["nano"]
+        return MapEncoder(encoder, mode=mode, input_scale=None if random else timm_input(encoder)).eval()
     if ":" in name:
         return _callable_named(name)
     if weights is not None:

@@ -110,6 +110,7 @@ def _published_rate(encoder: MapEncoder) -> float:
 def _loss(encoder: MapEncoder, layer: nn.Linear, tiles: Sequence[Tile]) -> Tensor:
     """Cross entropy averaged over all nuclei of the tiles."""
     device = next(encoder.parameters()).device
-    images, xy, index = as_tensors(np.stack([tile.image for tile in tiles]), [tile.xy for tile in tiles])
+    pictures = np.stack([tile.image for tile in tiles])
+    images, xy, index = as_tensors(pictures, [tile.xy for tile in tiles], encoder.input)
     class_ids = torch.cat([torch.from_numpy(tile.class_ids) for tile in tiles]).to(device)
     return functional.cross_entropy(layer(encoder(images.to(device), xy.to(device), index.to(device))), class_ids)
