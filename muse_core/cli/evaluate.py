@@ -39,6 +39,10 @@ CoordinatesChoice = Annotated[
     Literal["exact", "official"],
     typer.Option(help="official: cut, positions resampled and maps read as the published scripts do."),
 ]
+Folds = Annotated[
+    int,
+    typer.Option(metavar="N", help="By case over all labels, lab's folders too, instead of a split.", min=0),
+]
 Device = Annotated[str, typer.Option(help="Where the encoder runs: auto, cpu or cuda.")]
 Picture = Annotated[Path | None, typer.Option(metavar="F.png", help="Draw nearest neighbours of a few nuclei here.")]
 
@@ -55,11 +59,14 @@ def evaluate_knn(
     k: Annotated[list[int] | None, typer.Option("--k", help="Neighbours; repeat it. Published: 10 to 500.")] = None,
     coordinates: CoordinatesChoice = "exact",
     picture: Picture = None,
+    folds: Folds = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Accuracy of the k nearest labelled nuclei in feature space, k as best on the split and as chosen on validation.
+
+    Example: `muse evaluate knn --dataset lab --data data/consep_train --folds 5`
 
     Example: `muse evaluate knn --dataset brca-m2c --data data/brca_m2c --split val --encoder nano-imagenet`
     """
@@ -79,10 +86,15 @@ def evaluate_knn(
         ks=tuple(k or KS),
         coordinates=coordinates,
         picture=picture,
+        folds=folds,
         device=resolve_device(device),
     )
+    best = f"best of {len(answer['by_k'])} k, k={answer['k']}"
+    if folds:
+        _tell(terminal, answer, f"{best}; deviation over folds {answer['fold_sd']:.2f}")
+        return
     chosen = f"k={answer['k_from_val']} of validation: {answer['accuracy_k_from_val']:.2f}"
-    _tell(terminal, answer, f"best of {len(answer['by_k'])} k, k={answer['k']}; {chosen}")
+    _tell(terminal, answer, f"{best}; {chosen}")
 
 
 @evaluate_app.command("linear")
@@ -97,6 +109,7 @@ def evaluate_linear(
     coordinates: CoordinatesChoice = "exact",
     config: ConfigFile = None,
     overrides: Overrides = None,
+    folds: Folds = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -120,8 +133,12 @@ def evaluate_linear(
         mpp=mpp,
         fov_px=fov,
         coordinates=coordinates,
+        folds=folds,
         device=resolve_device(device),
     )
+    if folds:
+        _tell(terminal, answer, f"deviation over folds {answer['fold_sd']:.2f}")
+        return
     _tell(terminal, answer, f"epoch {answer['epoch']}, validation {answer['validation_accuracy']:.2f}")
 
 

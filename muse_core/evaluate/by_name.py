@@ -25,6 +25,7 @@ from muse_core.evaluate.representation import (
     published_scores,
     read_features,
 )
+from muse_core.evaluate.representation.folds import knn_by_folds, linear_by_folds, read_folds
 from muse_core.evaluate.representation.tiles import Coordinates
 from muse_core.evaluate.watch import EvaluationWatcher
 from muse_core.labels import read_labelled_patches
@@ -55,6 +56,7 @@ class Evaluation:
         fov_px: side of those tiles.
         coordinates: of those tiles: `exact`, or `official` for what the published scripts do.
         ks: numbers of neighbours of knn.
+        folds: of knn and linear: by cases over all that is labelled, the test split aside; 0 for the dataset's splits.
         detector: instead of a checkpoint, for detect: learned, classical or the dotted name of a callable.
         radius_um: of detect and ndc: farthest that a point may lie from its label.
         min_score: of ndc: nuclei below are not predictions.
@@ -72,6 +74,7 @@ class Evaluation:
     fov_px: int = 224
     coordinates: Coordinates = "exact"
     ks: tuple[int, ...] = KS
+    folds: int = 0
     detector: str = "learned"
     radius_um: float = RADIUS_UM
     min_score: float = 0.5
@@ -188,6 +191,11 @@ def _representation(
     if name == "finetune":
         recipe = settings_of(EncoderFinetuneSettings, settings)
         return evaluate_finetune(encoder, request, settings=recipe, on_tiles=watcher.tiles, on_epoch=watcher.epoch)
+    if what.folds:
+        by_case = read_folds(encoder, request, what.folds, on_tiles=watcher.tiles)
+        if name == "linear":
+            return linear_by_folds(by_case, settings=settings_of(LinearSettings, settings))
+        return knn_by_folds(by_case, ks=what.ks)
     scored = read_features(encoder, request, on_tiles=watcher.tiles)
     if name == "linear":
         return evaluate_linear(scored, settings=settings_of(LinearSettings, settings))
