@@ -125,7 +125,8 @@ def test_tiles_that_were_left_out_are_white_with_every_reader(tmp_path, image, c
     expected = image.copy()
     expected[:256, :256] = expected[256:512, 256:512] = expected[512:, 768:] = 255
     with open_slide(path, reader=reader) as slide:
-        assert np.abs(slide.read_level(0, 0, 1000, 760).astype(int) - expected).mean() < 2
+        difference = np.abs(slide.read_level(0, 0, 1000, 760).astype(int) - expected)
+        assert difference.mean() < 2 if compression == "jpeg" else difference.max() <= 1
         regions = list(slide.read_regions([(200, 200), (700, 500), (200, 300)], 250, 200, mpp=0.5))
         assert (regions[0][56:, 56:] == 255).all()
         assert any("3 of 12 tiles were left out" in one for one in slide.info.judgement)
@@ -155,6 +156,15 @@ def stored_as(kind: str, image: np.ndarray) -> tuple[np.ndarray, dict[str, objec
     return np.asarray(palette), {"photometric": "palette", "colormap": colours}
 
 
+def shown_as(kind: str, image: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """The RGB that such samples stand for: what making them lost is no fault of who reads them."""
+    if kind in ("white-is-zero", "grey"):
+        return np.repeat(image[:, :, 1:2], 3, axis=2)
+    if kind == "ycbcr":
+        return np.asarray(Image.fromarray(samples, "YCbCr").convert("RGB"))
+    return np.asarray(Image.fromarray(image).quantize(256).convert("RGB")) if kind == "palette" else image
+
+
 KINDS = ["white-is-zero", "grey", "cmyk", "alpha", "spare channel", "planes", "ycbcr", "palette"]
 
 
@@ -166,9 +176,7 @@ def test_other_colours_are_converted_in_strips_as_in_tiles(tmp_path, image, kind
     tags = [(530, 3, 2, (1, 1), True)] if kind == "ycbcr" else []
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, samples, compression=compression, extratags=tags, **TILED | layout | options | RESOLUTION)
-    grey = kind in ("white-is-zero", "grey")
-    expected = np.repeat(image[:, :, 1:2], 3, axis=2) if grey else image
-    assert np.abs(read_whole(path).astype(int) - expected).mean() < (6 if kind == "palette" else 1.5)
+    assert np.abs(read_whole(path).astype(int) - shown_as(kind, image, samples)).max() <= 1
 
 
 @pytest.mark.parametrize(
