@@ -6,7 +6,7 @@ import { ringArea } from "./overlay.js";
 
 export function areasPanel(page) {
   const element = h("div", {}), statistics = new Map(); // by outline
-  let entries = [], open = null;
+  let entries = [], open = null, shownOpen = null;
 
   const outline = (entry) => JSON.stringify(entry.mark.rings);
 
@@ -19,6 +19,7 @@ export function areasPanel(page) {
     } catch (error) {
       statistics.set(name, { error: error.message });
     }
+    shownOpen = null; // what was counted takes room: into view with it
     show();
   }
 
@@ -79,6 +80,8 @@ export function areasPanel(page) {
       entries.length && h("button", { class: "link", onclick: save }, "Save as GeoJSON"),
     ].filter(Boolean));
     page.stage.refresh();
+    if (open !== shownOpen) element.querySelector("li.open")?.scrollIntoView({ block: "nearest" });
+    shownOpen = open;
   }
 
   function save() {

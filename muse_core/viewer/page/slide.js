@@ -42,18 +42,22 @@ export class SlidePage {
     this.chosen = h("div", { class: "chosen", hidden: true });
     const missing = slide.no_pixels && h("p", { class: "notice" }, `The slide's picture is not shown. ${slide.no_pixels}`);
     const none = !slide.has_nuclei && h("p", { class: "notice" }, `No nuclei: ${slide.message || slide.reason || "this slide is not finished"}`);
+    const nothing = !slide.has_nuclei && slide.width <= 1; // a file that no reader opens: no pixels, no size
+    if (nothing) slide.no_pixels ||= "it cannot be read";
+    for (const one of [this.toolbar, this.zoomer, this.magnification, this.minimap.element]) one.hidden = nothing;
     stage.element.append(this.toolbar, this.zoomer, this.magnification, this.minimap.element, this.hint, this.tip, this.chosen, ...[missing, none].filter(Boolean));
     this.classList = h("ul", { class: "classes" });
     this.facts = h("div", { class: "facts" });
     this.notes = h("ul", { class: "notes" });
     this.areas = areasPanel(this);
     this.labels = h("div", {});
+    const section = (isWanted, ...parts) => h("section", { hidden: !isWanted }, ...parts);
     this.panel = h("aside", { class: "panel", "aria-label": "About this slide" },
-      h("section", {}, h("h1", {}, slide.slide_id), this.facts),
-      h("section", {}, h("div", { class: "row" }, h("h2", {}, "Nuclei"), this.nucleiToggle()), this.classList, this.sliders()),
-      h("section", {}, h("h2", {}, "Labels"), this.labels),
-      h("section", {}, h("h2", {}, "Regions"), this.areas.element),
-      h("section", {}, h("h2", {}, "Notes"), this.notes));
+      section(true, h("h1", {}, slide.slide_id), this.facts),
+      section(slide.has_nuclei, h("div", { class: "row" }, h("h2", {}, "Nuclei"), this.nucleiToggle()), this.classList, this.sliders()),
+      section(slide.has_nuclei, h("h2", {}, "Labels"), this.labels),
+      section(!nothing, h("h2", {}, "Regions"), this.areas.element),
+      section(slide.has_nuclei, h("h2", {}, "Notes"), this.notes));
     this.teach = teachPanel(this.app, slide.slide_id);
     this.labels.after(this.teach.element);
     this.element = h("div", { class: "slide-page" }, stage.element, this.panel);
