@@ -1,6 +1,6 @@
 """How much depends on where tiles begin: the same slide, cut anew with the grid shifted by odd amounts.
 
-    python -m benchmarks.infer_seams [--slide S.svs] [--side PX] [--checkpoint F]
+    python -m benchmarks.infer_seams [--slide S.svs] [--side PX] [--checkpoint F] [--set engine=torch]
 
 Nuclei of two runs are the same where they pair one to one within 1 um; the symmetric difference is what has no partner,
 over the nuclei of the first run.
@@ -43,14 +43,16 @@ def main() -> None:
     parser.add_argument("--slide", type=Path, help="a slide; one of scikit-image's tissue is drawn otherwise")
     parser.add_argument("--side", type=int, default=8000, help="level-0 px of the drawn slide")
     parser.add_argument("--checkpoint", type=Path, help="weights; those that ship unless given")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="a setting of muse infer")
     args = parser.parse_args()
+    overrides = [word for one in args.overrides for word in ("--set", one)]
     with tempfile.TemporaryDirectory() as name:
         slide = args.slide or Path(name) / "drawn.svs"
         if not args.slide:
             draw_slide(slide, args.side, args.side)
         found = []
         for number, (x, y) in enumerate(SHIFTS):
-            infer(slide, Path(name) / str(number), args.checkpoint, "--set", f"offset_px=[{x}, {y}]")
+            infer(slide, Path(name) / str(number), args.checkpoint, *overrides, "--set", f"offset_px=[{x}, {y}]")
             found.append(places_um(Path(name) / str(number)))
     shares = [n_alone(found[0], other) / len(found[0]) for other in found[1:]]
     for shift, share in zip(SHIFTS[1:], shares, strict=True):
