@@ -4,8 +4,8 @@
     logits = net(images)  # (B, H, W, 3) uint8 -> (B, C, H / 2, W / 2) float32
 
 The file is safetensors: OpenVINO's graph and its constants as bytes, and in the metadata what is needed to read the
-answers. A layer's sums are of whole numbers, so that its answers are the same bit for bit however many threads share
-its work, on whichever processor. torch is neither needed nor imported.
+answers. Nearly all sums are of whole numbers, and no sum is shared among threads, so that answers are the same bit for
+bit however many there are. torch is neither needed nor imported.
 """
 
 import gc
