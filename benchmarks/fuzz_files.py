@@ -81,10 +81,8 @@ def _samples(folder: Path) -> dict[str, Path]:
     write_rois(found["parquet"], rows, {"slide_id": "a"})
     found["toml"] = folder / "s.toml"
     found["toml"].write_text("[tissue]\noverview_mpp = 8.0\n[rois]\nrichness_mpp = 8.0\n")
-    weights = next((path for path in Path(shipped.__file__).parent.rglob("*.safetensors")), None)
-    if weights is not None:
-        found["safetensors"] = folder / "w.safetensors"
-        found["safetensors"].write_bytes(weights.read_bytes())
+    found["safetensors"] = folder / "w.safetensors"
+    found["safetensors"].write_bytes(shipped.NUCLEUS_DETECTOR.read_bytes())
     return found
 
 

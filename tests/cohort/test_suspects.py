@@ -10,14 +10,14 @@ from muse_core.cohort.suspects import Suspects
 from muse_core.errors import SlideReadError
 from muse_core.slide import probe
 from tests.data.make_slides import Drawing, draw_tiff, tissue_image
-from tests.infer.cohort_runs import infer, slide_rows
+from tests.build.test_run import build, slide_rows
 
 DIES = "import os, sys; print('while a reader opens the file', flush=True); os.kill(os.getpid(), 11)"
 RUN = """
 import os, sys
 from pathlib import Path
 from muse_core.slide import slide as slide_module
-from tests.infer.cohort_runs import infer
+from tests.build.test_run import build
 
 read = slide_module.Slide.read_level
 def deadly(self, *place, **how):
@@ -25,7 +25,7 @@ def deadly(self, *place, **how):
         os.kill(os.getpid(), 11)
     return read(self, *place, **how)
 slide_module.Slide.read_level = deadly
-infer(Path(sys.argv[1]), Path(sys.argv[2]))
+build(Path(sys.argv[1]), Path(sys.argv[2]), overrides=["detector=none", "rois.size_px=256"])
 """
 
 
@@ -67,7 +67,7 @@ def test_a_slide_that_kills_a_run_costs_itself_in_the_next(tmp_path, monkeypatch
     assert "deadly" in {one.name for one in (out / ".in-work").iterdir()}
     code = f"import sys; {DIES.replace('import os, sys; ', 'import os; ')}" + " if 'deadly' in sys.argv[1] else None"
     monkeypatch.setattr(probe, "_COMMAND", (sys.executable, "-c", code))
-    infer(folder, out)
+    build(folder, out, overrides=["detector=none", "rois.size_px=256"])
     rows = slide_rows(out)
     assert (rows["deadly"]["status"], rows["deadly"]["reason"]) == ("failed", "reader_died")
     assert rows["good"]["status"] == "done"
