@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from muse_core.errors import DatasetError, SlideReadError
 from muse_core.images.orientation import STEPS, exif_orientation, upright
 from muse_core.images.pixels import Pixels, more_than_8_bits, to_rgb
+from muse_core.images.strict_jpeg import decode_file_strictly
 from muse_core.machine.files import md5_of
 
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -74,8 +75,18 @@ def rgb_of(image: Image.Image, path: Path) -> Pixels:
         message = f"{path}: more than 8 bits a channel, and its white is not known; save it as 8-bit RGB"
         raise SlideReadError(message, reason="not_8_bit")
     # A copy that may be written on: torch warns of others.
-    stored = to_rgb(np.array(image.convert("RGBA" if image.has_transparency_data else "RGB")))
+    stored = _jpeg_rgb(image, path)
+    if stored is None:
+        stored = to_rgb(np.array(image.convert("RGBA" if image.has_transparency_data else "RGB")))
     return upright(stored, exif_orientation(image))  # asked after decoding: Pillow turns TIFF by itself, and forgets it
+
+
+def _jpeg_rgb(image: Image.Image, path: Path) -> Pixels | None:
+    """The pixels of a JPEG of colour or grey, decoded strictly, for Pillow says nothing of damage; None of others."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    samples = decode_file_strictly(path.read_bytes(), "RGB" if image.mode == "RGB" else "GRAY")
+    return to_rgb(samples) if image.mode == "RGB" else to_rgb(samples[:, :, 0])
 
 
 def read_rgb(path: Path) -> Pixels:

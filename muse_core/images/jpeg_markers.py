@@ -86,7 +86,8 @@ def is_zeroed(stream: bytes, tables: bytes | None) -> bool:
     """Whether part of a stream was overwritten by zeros, which has no marker that would tell.
 
     Such a run is believed to be coded data only where the codes make it flat colour: the code of nothing but zeros
-    then ends a block. Codes made for one flat tile do; the usual ones don't.
+    then ends a block, for brightness as for colour. Codes made for one flat tile do; the usual ones, which do for
+    colour alone, don't.
 
     Args:
         stream: a sound stream as far as `check_stream` sees.
@@ -100,7 +101,8 @@ def is_zeroed(stream: bytes, tables: bytes | None) -> bool:
         bodies += [one.body(tables) for one in segments(tables) if one.marker == HUFFMAN] if tables else []
     except ValueError:
         return True
-    return not any(first == 0 for body in bodies for first in _first_ac_symbols(body))
+    firsts = [first for body in bodies for first in _first_ac_symbols(body)]
+    return not firsts or any(first != 0 for first in firsts)
 
 
 def _first_ac_symbols(body: bytes) -> Iterator[int]:

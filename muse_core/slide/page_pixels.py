@@ -1,19 +1,16 @@
 """From the bytes of a TIFF page's segment to RGB: which pages can be converted, and how."""
 
 import os
-import re
 from pathlib import Path
-from typing import Literal
 
 import imagecodecs
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from muse_core.errors import SlideReadError
 from muse_core.images.jpeg_colours import JpegColours, jpeg_colours, with_marker
-from muse_core.images.jpeg_markers import END
 from muse_core.images.pixels import WHITE, Pixels, ycbcr_to_rgb
+from muse_core.images.strict_jpeg import decode_strictly
 from muse_core.slide.tiff_pages import (
     GREY,
     GREY_WHITE_IS_ZERO,
@@ -60,7 +57,6 @@ _COLOURS = {0: "white-is-zero grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask
 _WHOLE_PICTURES = (33003, 33004, 33005, 34712, 34892, 34927, 34933, 34934, 50001, 50002, 52546)  # codecs of RGB itself
 _APERIO_YCBCR = 33003
 _CHANNELS = {GREY_WHITE_IS_ZERO: 1, GREY: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
-_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # libjpeg's words
 
 
 def codec_name(page: TiffPage) -> str:
@@ -159,7 +155,7 @@ def _samples(page: TiffPage, data: bytes, index: int) -> NDArray[np.uint8]:
         if page.compression == JPEG and page.channels == 3 and page.is_plain:
             return _jpeg_rgb(page, data)
         if page.compression == JPEG and (page.channels == 1 or not page.is_plain):
-            return _strictly(with_marker(data, page.jpegtables, "grey"), "GRAY")
+            return decode_strictly(with_marker(data, page.jpegtables, "grey"), "GRAY")
         if page.compression == JPEG:
             grey = imagecodecs.jpeg8_decode(data, tables=page.jpegtables)
             return np.asarray(grey, np.uint8).reshape(*grey.shape[:2], -1)
@@ -174,26 +170,7 @@ def _samples(page: TiffPage, data: bytes, index: int) -> NDArray[np.uint8]:
 
 def _jpeg_rgb(page: TiffPage, data: bytes) -> NDArray[np.uint8]:
     colours = jpeg_colours(data[:HEAD_BYTES], page.jpegtables, tag_is_ycbcr=page.photometric == YCBCR).colours
-    return _strictly(with_marker(data, page.jpegtables, colours), "RGB")
-
-
-def _strictly(stream: bytes, colours: Literal["RGB", "GRAY"]) -> NDArray[np.uint8]:
-    """What libjpeg only warns of, such as coded data that end too early or go on too long, is an error."""
-    try:
-        return np.asarray(simplejpeg.decode_jpeg(stream, colours, strict=True), np.uint8)
-    except ValueError as error:
-        if not _is_padding(str(error), stream):
-            raise
-    return np.asarray(simplejpeg.decode_jpeg(stream, colours, strict=False), np.uint8)
-
-
-def _is_padding(complaint: str, stream: bytes) -> bool:
-    """Whether bytes that are left over before the end are what some writers fill up with, not lost coded data."""
-    found = _LEFT_OVER.search(complaint)
-    if found is None:
-        return False
-    end = stream.rfind(END)
-    return set(stream[end - int(found[1]) : end]) in ({0}, {255})
+    return decode_strictly(with_marker(data, page.jpegtables, colours), "RGB")
 
 
 def _to_rgb(page: TiffPage, samples: NDArray[np.uint8]) -> Pixels:

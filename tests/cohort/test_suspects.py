@@ -9,8 +9,8 @@ import pytest
 from muse_core.cohort.suspects import Suspects
 from muse_core.errors import SlideReadError
 from muse_core.slide import probe
-from tests.data.make_slides import Drawing, draw_tiff, tissue_image
 from tests.build.test_run import build, slide_rows
+from tests.data.make_slides import Drawing, draw_tiff, tissue_image
 
 DIES = "import os, sys; print('while a reader opens the file', flush=True); os.kill(os.getpid(), 11)"
 RUN = """
