@@ -12,8 +12,7 @@ from flows.slides import do_slides, final_state, publish_slides
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
 from muse_core.cohort.manifest import read_manifest, with_mpp, with_scene
-from muse_core.cohort.paths import RunPaths
-from muse_core.cohort.records import known_ids
+from muse_core.cohort.output import known_ids_of, output_of
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.machine.device import resolve_device
@@ -25,8 +24,8 @@ SHOWN_COLUMNS = ("n_rois", "n_nuclei", "tissue_mm2", "mpp_x", "reader")
 @flow(name=KEY)
 @ends_in_one_line
 def build_tcga_nu(
-    manifest: Path,
-    out: Path,
+    manifest: str | Path,
+    out: str | Path,
     config: Path | None = None,
     overrides: tuple[str, ...] = (),
     mpp: float | None = None,
@@ -41,8 +40,8 @@ def build_tcga_nu(
     """Build the ROI dataset of a manifest; ends failed, with everything else kept, when a slide failed.
 
     Args:
-        manifest: manifest CSV, GDC manifest TSV, or a folder of slides.
-        out: output folder.
+        manifest: manifest CSV, GDC manifest TSV, or a folder of slides, or the URL of one in an object store.
+        out: output folder, or the URL of one in an object store.
         config: settings as TOML.
         overrides: single settings, `key=value`.
         mpp: µm/px of every slide whose manifest row gives none, whatever the file says.
@@ -58,8 +57,10 @@ def build_tcga_nu(
         The run's counts, the same as `muse build-tcga-nu --json`.
     """
     settings = load_settings(BuildSettings, config, overrides)
+    output = output_of(out)
     options = BuildOptions(
-        out=out,
+        out=output.path,
+        url=output.url,
         device=resolve_device(device),
         workers=workers,
         dask_scheduler=dask_scheduler,
@@ -67,7 +68,7 @@ def build_tcga_nu(
         max_slides_on_disk=max_slides_on_disk,
         tissue_folder=tissue,
     )
-    checked = with_scene(with_mpp(read_manifest(manifest, known=known_ids(RunPaths(out).records)), mpp), scene)
+    checked = with_scene(with_mpp(read_manifest(manifest, known=known_ids_of(output)), mpp), scene)
     get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
     key = artifact_key(KEY)
     with open_build(options, settings) as run:

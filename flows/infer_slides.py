@@ -12,9 +12,9 @@ from flows.ending import ends_in_one_line
 from flows.gpu import gpus_wanted
 from flows.slides import do_slides, final_state, news_state, publish_slides
 from muse_core.cohort.inbox import Inbox, read_inbox
-from muse_core.cohort.manifest import Manifest, with_scene
-from muse_core.cohort.paths import RunPaths
-from muse_core.cohort.records import SlideRecord, known_ids
+from muse_core.cohort.manifest import with_scene
+from muse_core.cohort.output import known_ids_of, output_of
+from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.infer import (
@@ -47,9 +47,9 @@ SHOWN_COLUMNS = (
 @flow(name=KEY)
 @ends_in_one_line
 def infer_slides(
-    slides: Path,
-    out: Path,
-    checkpoint: Path | None = None,
+    slides: str | Path,
+    out: str | Path,
+    checkpoint: str | Path | None = None,
     device: str = "auto",
     workers: int = 0,
     regions: Path | None = None,
@@ -66,8 +66,8 @@ def infer_slides(
     """Infer slides that are new or changed; ends failed, all else kept, when a slide failed or tiles were unreadable.
 
     Args:
-        slides: a manifest, a slide or image, a folder or glob of them.
-        out: output folder.
+        slides: a manifest, a slide or image, a folder or glob of them, or the URL of one in an object store.
+        out: output folder, or the URL of one in an object store.
         checkpoint: weights of `muse finetune`, or a registry folder of `finetune-ndc`; None for those that ship.
         device: where tiles are decoded and the network runs: auto, cpu or cuda.
         workers: worker processes that slides are shared out to, each with a GPU of its own; 0 for this one.
@@ -87,8 +87,10 @@ def infer_slides(
         The run's counts, the same as `muse infer --json`.
     """
     settings = load_settings(InferSettings, config, overrides)
+    output = output_of(out)
     options = InferOptions(
-        out=out,
+        out=output.path,
+        url=output.url,
         checkpoint=resolve_checkpoint(checkpoint),
         device=resolve_device(device),
         workers=workers,
@@ -96,24 +98,28 @@ def infer_slides(
         tissue_folder=tissue,
         keep_slides=keep_slides,
     )
-    found = with_scene(_slides(slides, mpp, out, watch), scene)
-    inbox = read_inbox(RunPaths(out).inbox, time.time()) if watch else None
-    if inbox is not None:
-        found = inbox.due(found, settled_s=60 * settled_minutes)
+    known = known_ids_of(output)
+    listed = read_watched(slides, mpp, known=known) if watch else read_inputs(slides, mpp, known=known)
+    found = with_scene(listed, scene)
+    get_run_logger().info("%s: %d slides, %d problems", slides, len(found.rows), len(found.problems))
     check_inputs(found, regions, may_be_empty=watch)
     key = artifact_key(KEY)
     with open_infer(options, settings) as run:
-        run.begin(found)
+        inbox = read_inbox(run.paths.inbox, time.time()) if watch else None
         if inbox is not None:
+            found = inbox.due(found, settled_s=60 * settled_minutes)
             inbox.keep()
+        run.begin(found)
         records = do_slides(run, found.rows, verb="infer", key=key, gpus=gpus_wanted(options.device, workers))
         summary = run.finish(found, records)
         news = None if inbox is None else _news(inbox, records, summary)
-    page = refresh_report(out, report)
+        run.keep_tables()
+    page = refresh_report(output, report)
     get_run_logger().info("%s", page or "no slide is finished, so there is nothing to report")
-    publish_slides(records, summary_text(summary, run.paths) + "\n" + digest_text(out), key=key, columns=SHOWN_COLUMNS)
+    text = summary_text(summary, run.paths) + "\n" + digest_text(output)
+    publish_slides(records, text, key=key, columns=SHOWN_COLUMNS)
     if page is not None:
-        publish_link(page.absolute().as_uri(), "Report of all slides", key=key, of="report")
+        publish_link(page, "Report of all slides", key=key, of="report")
     return final_state(summary) if news is None else news_state(summary, news)
 
 
@@ -130,10 +136,3 @@ def _news(inbox: Inbox, records: list[SlideRecord], summary: InferSummary) -> li
         then = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(one.next_try))
         get_run_logger().info("%s: in quarantine (%s, %d times), next try %s", slide_id, one.reason, one.tries, then)
     return news
-
-
-def _slides(slides: Path, mpp: float | None, out: Path, watch: bool) -> Manifest:
-    known = known_ids(RunPaths(out).records)
-    found = read_watched(slides, mpp, known=known) if watch else read_inputs(slides, mpp, known=known)
-    get_run_logger().info("%s: %d slides, %d problems", slides, len(found.rows), len(found.problems))
-    return found

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp, with_scene
-from muse_core.cohort.paths import RunPaths
-from muse_core.cohort.records import known_ids
+from muse_core.cohort.objects import local_only
+from muse_core.cohort.output import known_ids_of, output_of
 from muse_core.cohort.run import NOBODY, Watcher, do_manifest
 from muse_core.config import Settings, settings_of
 from muse_core.errors import ManifestError
@@ -56,8 +56,8 @@ def build(
     only what is missing or changed.
 
     Args:
-        manifest: manifest CSV, GDC manifest TSV, a folder of slides, or what `read_manifest` returned.
-        out: output folder.
+        manifest: manifest CSV, GDC manifest TSV, a folder of slides, the URL of one, or what `read_manifest` returned.
+        out: output folder, or the URL of one in an object store.
         settings: of `build.settings.BuildSettings`.
         mpp: µm/px of every slide whose manifest row gives none, whatever the file says.
         scene: which of several pictures in each file whose manifest row gives none, 1 for the first; None for the
@@ -78,8 +78,10 @@ def build(
     from muse_core.build.run import BuildOptions, open_build
     from muse_core.build.settings import BuildSettings
 
+    output = output_of(out)
     options = BuildOptions(
-        out=Path(out),
+        out=output.path,
+        url=output.url,
         device=resolve_device(device),
         workers=workers,
         dask_scheduler=dask_scheduler,
@@ -87,8 +89,7 @@ def build(
         max_slides_on_disk=max_slides_on_disk,
         tissue_folder=None if tissue is None else Path(tissue),
     )
-    known = known_ids(RunPaths(options.out).records)
-    listed = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest), known=known)
+    listed = manifest if isinstance(manifest, Manifest) else read_manifest(manifest, known=known_ids_of(output))
     checked = with_scene(with_mpp(listed, mpp), scene)
     if not checked.rows and not checked.problems:
         raise ManifestError("the manifest names no slide")
@@ -125,7 +126,7 @@ def import_patches(
     from muse_core.build.patches import import_patches as import_folder
     from muse_core.build.settings import ImportSettings
 
-    options = ImportOptions(Path(images), mpp, Path(out), project=project, workers=workers)
+    options = ImportOptions(local_only("images", images), mpp, local_only("out", out), project=project, workers=workers)
     return import_folder(options, settings_of(ImportSettings, settings), on_images=on_images)
 
 
@@ -159,7 +160,7 @@ def pretrain(
 
     base = load_pretrain_settings(None if recipe is None else Path(recipe), [])
     wanted = settings_of(PretrainSettings, settings, base)
-    return train(rois, Path(out), settings=wanted, device=resolve_device(device), resume=resume)
+    return train(rois, local_only("out", out), settings=wanted, device=resolve_device(device), resume=resume)
 
 
 def train_detector(
@@ -190,9 +191,9 @@ def train_detector(
     from muse_core.detector.train import train_detector as train
 
     wanted = settings_of(TrainDetectorSettings, settings)
-    learned_from = _labelled(dataset, Path(data), labels="polygons", side_px=wanted.side_px)
+    learned_from = _labelled(dataset, local_only("data", data), labels="polygons", side_px=wanted.side_px)
     start = None if init is None else Path(init)
-    return train(learned_from, Path(out), settings=wanted, init=start, resume=resume)
+    return train(learned_from, local_only("out", out), settings=wanted, init=start, resume=resume)
 
 
 def _labelled(dataset: AnyPath, data: Path, *, labels: "Labels", side_px: int) -> "LabelledData":
@@ -244,10 +245,10 @@ def finetune(
 
     wanted = settings_of(FinetuneSettings, settings, recipe_settings(recipe))
     tissue = [] if unlabelled is None else unlabelled_regions(str(unlabelled), mpp=unlabelled_mpp)
-    labelled = _labelled(dataset, Path(data), labels="dots", side_px=wanted.side_px)
+    labelled = _labelled(dataset, local_only("data", data), labels="dots", side_px=wanted.side_px)
     learned_from = finetune_data(labelled, unlabelled=tissue)
     with one_gpu(resolve_device(device)) as own:
-        return train(learned_from, Path(out), init=str(init), settings=wanted, device=own, resume=resume)
+        return train(learned_from, local_only("out", out), init=str(init), settings=wanted, device=own, resume=resume)
 
 
 def infer(
@@ -271,8 +272,9 @@ def infer(
     only what is missing or changed, also in the middle of a slide.
 
     Args:
-        slides: a slide or image, a folder or glob of them, a manifest, or what `read_manifest` returned.
-        out: output folder; `NucleiDataset(out)` opens it.
+        slides: a slide or image, a folder or glob of them, a manifest, the URL of one, or what `read_manifest`
+            returned.
+        out: output folder, or the URL of one in an object store; `NucleiDataset(out)` opens it.
         checkpoint: weights of `finetune` or `train_detector`, or a registry folder; None for those that ship.
         settings: of `infer.settings.InferSettings`.
         mpp: µm/px of slides whose manifest row gives none, whatever the file says; of images.
@@ -293,17 +295,21 @@ def infer(
     from muse_core.infer import InferOptions, InferSettings, check_inputs, open_infer, read_inputs
     from muse_core.ndc.registry import resolve_checkpoint
 
+    output = output_of(out)
     options = InferOptions(
-        out=Path(out),
-        checkpoint=resolve_checkpoint(None if checkpoint is None else Path(checkpoint)),
+        out=output.path,
+        url=output.url,
+        checkpoint=resolve_checkpoint(checkpoint),
         device=resolve_device(device),
         workers=workers,
         regions=None if regions is None else Path(regions),
         tissue_folder=None if tissue is None else Path(tissue),
         keep_slides=keep_slides,
     )
-    known = known_ids(RunPaths(options.out).records)
-    listed = with_mpp(slides, mpp) if isinstance(slides, Manifest) else read_inputs(Path(slides), mpp, known=known)
+    if isinstance(slides, Manifest):
+        listed = with_mpp(slides, mpp)
+    else:
+        listed = read_inputs(slides, mpp, known=known_ids_of(output))
     found = with_scene(listed, scene)
     check_inputs(found, options.regions)
     with open_infer(options, settings_of(InferSettings, settings)) as run:
@@ -351,7 +357,7 @@ def evaluate(
 
     what = Evaluation(
         dataset,
-        Path(data),
+        local_only("data", data),
         split,
         None if checkpoint is None else Path(checkpoint),
         encoder,
@@ -378,4 +384,4 @@ def write_report(nuclei: AnyPath, out: AnyPath, *, slide_ids: Iterable[str] = ()
     from muse_core.report import ReportSettings
     from muse_core.report import write_report as write
 
-    return write(nuclei, Path(out), slide_ids=slide_ids, settings=settings_of(ReportSettings, settings))
+    return write(nuclei, local_only("out", out), slide_ids=slide_ids, settings=settings_of(ReportSettings, settings))

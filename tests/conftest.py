@@ -70,3 +70,33 @@ def no_handlers_are_left():
     root = logging.getLogger()
     for handler in [one for one in root.handlers if type(one) is logging.StreamHandler]:
         root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """An S3-compatible server on loopback, and the environment that leads there."""
+    pytest.importorskip("moto")
+    from tests.object_store import s3_server
+
+    with s3_server() as address, pytest.MonkeyPatch.context() as environment:
+        keys = {"AWS_ACCESS_KEY_ID": "key-of-the-test", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test"}
+        for name, value in {**keys, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": address}.items():
+            environment.setenv(name, value)
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_address, tmp_path, monkeypatch) -> Iterator[str]:
+    """The URL of an empty bucket; working folders are the test's own."""
+    import s3fs
+
+    from muse_core.cohort.objects import open_store
+
+    monkeypatch.setenv("MUSE_WORK", str(tmp_path / "work"))
+    name = f"bucket-{abs(hash(tmp_path)) % 10**12}"
+    s3fs.S3FileSystem.clear_instance_cache()
+    open_store.cache_clear()
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}"
+    s3fs.S3FileSystem.clear_instance_cache()
+    open_store.cache_clear()

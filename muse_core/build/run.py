@@ -23,7 +23,6 @@ from muse_core.cohort.inputs import hash_of_inputs
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
-from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.run import CohortRun, open_cohort
 from muse_core.cohort.staging import remove_files
@@ -65,7 +64,7 @@ class BuildWork:
     def __init__(self, options: BuildOptions, settings: BuildSettings, workers: Workers) -> None:
         self.settings = settings
         self._options = options
-        self._paths = RunPaths(options.out)
+        self._paths = options.output.paths
         self._executor = workers.executor
         self._parts = parts_by_slide(options.out)  # nobody else writes while the folder is locked
 

@@ -9,12 +9,11 @@ import typer
 from muse_core import api
 from muse_core.build.settings import BuildSettings, ImportSettings
 from muse_core.build.summary import BuildSummary
-from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Scene, Verbose
+from muse_core.cli.options import AsJson, ConfigFile, Out, OutOrUrl, Overrides, Scene, Verbose
 from muse_core.cli.progress import CohortDisplay, open_display
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp, with_scene
-from muse_core.cohort.paths import RunPaths
-from muse_core.cohort.records import known_ids
+from muse_core.cohort.output import known_ids_of, output_of
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.schemas import NO_PROJECT
@@ -27,9 +26,12 @@ DetectorName = Annotated[
 
 def build_tcga_nu(
     manifest: Annotated[
-        Path, typer.Option("--manifest", metavar="M.csv", help="Manifest CSV, GDC manifest TSV, or a folder of slides.")
+        str,
+        typer.Option(
+            "--manifest", metavar="M.csv", help="Manifest CSV, GDC manifest TSV, or a folder of slides; a URL."
+        ),
     ],
-    out: Out,
+    out: OutOrUrl,
     config: ConfigFile = None,
     overrides: Overrides = None,
     detector: DetectorName = None,
@@ -66,7 +68,7 @@ def build_tcga_nu(
     terminal = open_terminal(as_json, verbose)
     summary = build_told(
         terminal,
-        with_scene(with_mpp(read_manifest(manifest, known=known_ids(RunPaths(out).records)), mpp), scene),
+        with_scene(with_mpp(read_manifest(manifest, known=known_ids_of(output_of(out))), mpp), scene),
         out,
         settings=load_settings(BuildSettings, config, _with_detector(overrides, detector)),
         device=device,
@@ -113,7 +115,7 @@ def import_patches_command(
             workers=workers,
             on_images=partial(display.show, "patches"),
         )
-    _say(terminal, summary_text(summary, RunPaths(out)), summary)
+    _say(terminal, summary_text(summary, output_of(out).paths), summary)
     raise typer.Exit(FAILED if summary.slides_failed else OK)
 
 
@@ -125,7 +127,7 @@ def _with_detector(overrides: list[str] | None, detector: str | None) -> list[st
 def build_told(
     terminal: Terminal,
     manifest: Manifest,
-    out: Path,
+    out: str | Path,
     *,
     settings: BuildSettings | None = None,
     device: str = "cpu",
@@ -150,7 +152,7 @@ def build_told(
             tissue=tissue,
             watcher=CohortDisplay(display, "ROIs"),
         )
-    _say(terminal, summary_text(summary, RunPaths(out)), summary)
+    _say(terminal, summary_text(summary, output_of(out).paths), summary)
     return summary
 
 

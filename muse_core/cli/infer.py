@@ -7,10 +7,10 @@ import typer
 
 from muse_core import api
 from muse_core.cli.build import say_problems
-from muse_core.cli.options import AsJson, ConfigFile, Out, Overrides, Scene, Verbose
+from muse_core.cli.options import AsJson, ConfigFile, OutOrUrl, Overrides, Scene, Verbose
 from muse_core.cli.progress import CohortDisplay, open_display
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
-from muse_core.cohort.paths import RunPaths
+from muse_core.cohort.output import known_ids_of, output_of
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 def infer(
     slides: Annotated[
-        Path,
-        typer.Option("--slides", metavar="PATH", help="A slide or image, a folder or glob of them, or a manifest."),
+        str,
+        typer.Option(
+            "--slides", metavar="PATH", help="A slide or image, a folder or glob of them, or a manifest; or a URL."
+        ),
     ],
-    out: Out,
+    out: OutOrUrl,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -68,14 +70,12 @@ def infer(
     Example: `muse infer --slides slides/ --out runs/nuclei`
     """
     from muse_core.cohort.manifest import with_scene
-    from muse_core.cohort.paths import RunPaths
-    from muse_core.cohort.records import known_ids
     from muse_core.infer import InferSettings, read_inputs
 
     terminal = open_terminal(as_json, verbose)
     summary = infer_told(
         terminal,
-        with_scene(read_inputs(slides, mpp, known=known_ids(RunPaths(out).records)), scene),
+        with_scene(read_inputs(slides, mpp, known=known_ids_of(output_of(out))), scene),
         out,
         settings=load_settings(InferSettings, config, overrides or ()),
         checkpoint=checkpoint,
@@ -91,7 +91,7 @@ def infer(
 def infer_told(
     terminal: Terminal,
     manifest: "Manifest",
-    out: Path,
+    out: str | Path,
     *,
     settings: "InferSettings | None" = None,
     checkpoint: Path | None = None,
@@ -116,7 +116,7 @@ def infer_told(
             keep_slides=keep_slides,
             watcher=CohortDisplay(display, "tiles"),
         )
-    terminal.results.print(summary_text(summary, RunPaths(out)), markup=False, highlight=False, soft_wrap=True)
+    terminal.results.print(summary_text(summary, output_of(out).paths), markup=False, highlight=False, soft_wrap=True)
     if terminal.as_json:
         print_json(summary.as_json())
     return summary

@@ -21,7 +21,7 @@ export_app = typer.Typer(
 )
 
 Nuclei = Annotated[
-    Path, typer.Option("--nuclei", metavar="DIR", help="What muse infer --out wrote, or its folder nuclei.")
+    str, typer.Option("--nuclei", metavar="DIR", help="What muse infer --out wrote, or its folder nuclei; or the URL.")
 ]
 SlideId = Annotated[str, typer.Option("--slide-id", metavar="ID", help="The slide, by its slide_id.")]
 RegionFile = Annotated[

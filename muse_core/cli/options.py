@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from muse_core.cohort.uris import path_of
+
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")]
@@ -20,7 +22,22 @@ Scene = Annotated[
     typer.Option("--scene", metavar="N", help="Which of several pictures in each file; default the largest.", min=1),
 ]
 
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.")]
+
+def folder_here(text: str | Path) -> Path:
+    """A folder on this machine, of an option that takes no URL."""
+    path = path_of(str(text))
+    if path is None:
+        raise typer.BadParameter(f"{text}: this command needs a folder on this machine; copy it there afterwards")
+    return path
+
+
+Out = Annotated[
+    Path,
+    typer.Option("--out", metavar="DIR", help="Output folder; made where it is missing.", parser=folder_here),
+]
+OutOrUrl = Annotated[
+    str, typer.Option("--out", metavar="DIR", help="Output folder, or s3://bucket/folder; made where it is missing.")
+]
 
 Dataset = Annotated[
     str, typer.Option("--dataset", metavar="NAME", help="Layout: brca-m2c, ocelot, puma, nuinsseg or consep.")

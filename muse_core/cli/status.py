@@ -1,7 +1,6 @@
 """`muse status`: a run's folder at a glance."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,9 @@ from muse_core.cli.terminal import open_terminal, print_json
 
 EVERY_S = 2.0
 
-Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder of muse infer or build-tcga-nu.")]
+Folder = Annotated[
+    str, typer.Option("--out", metavar="DIR", help="Output folder of muse infer or build-tcga-nu, or its URL.")
+]
 Watch = Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until the run ends or Ctrl-C.")]
 
 

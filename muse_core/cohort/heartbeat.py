@@ -4,7 +4,8 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -50,14 +51,14 @@ class Heartbeat:
 
     Args:
         path: the file.
-        command: which of `muse` works.
-        workers: who does the work, in words.
+        facts: who works.
+        also: given the same again and again, where others look for it.
     """
 
-    def __init__(self, path: Path, command: str, workers: str) -> None:
-        now = time.time()
+    def __init__(self, path: Path, facts: RunFacts, also: Callable[[RunFacts], None] | None = None) -> None:
         self._path = path
-        self._facts = RunFacts(command, socket.gethostname(), os.getpid(), now, 0, workers, now)
+        self._facts = facts
+        self._also = also
         self._ended = Event()
         self._thread = Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -75,7 +76,12 @@ class Heartbeat:
 
     def expect(self, slides: int) -> None:
         """The run is over so many slides."""
-        self._facts = RunFacts(**{**asdict(self._facts), "slides": slides})
+        self._facts = replace(self._facts, slides=slides)
+        self._write()
+
+    def work_with(self, workers: str) -> None:
+        """Who does the work, in words."""
+        self._facts = replace(self._facts, workers=workers)
         self._write()
 
     def _beat(self) -> None:
@@ -88,6 +94,19 @@ class Heartbeat:
     def _write(self) -> None:
         with whole_file(self._path) as file:
             file.write_text(json.dumps({**asdict(self._facts), "beat": time.time()}), encoding="utf-8")
+        if self._also is not None:
+            self._also(self._facts)
+
+
+def own_facts(command: str, workers: str) -> RunFacts:
+    """Of a run of this process that begins now.
+
+    Args:
+        command: which of `muse` it is.
+        workers: who does the work, in words.
+    """
+    now = time.time()
+    return RunFacts(command, socket.gethostname(), os.getpid(), now, 0, workers, now)
 
 
 def read_run(path: Path) -> RunFacts | None:

@@ -32,6 +32,8 @@ def hash_of_inputs(
     # With a checksum it plays no part where the slide lies, nor how its URL is signed today.
     parts: list[Any] = [row.slide_id, row.case_id, row.project, row.md5 or public_uri(row.uri), row.size, row.mpp]
     parts += [] if row.scene is None else [f"scene {row.scene}"]
+    if row.version is not None:
+        parts.append(row.version)
     parts += depends_on
     if path is not None and not by_content and os.path.exists(path):  # False for impossible names
         files = files_of_slide(path)  # a manifest's md5 is of the first alone

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from muse_core.cohort.output import Output
 from muse_core.cohort.polygon_files import PolygonFiles
 from muse_core.errors import ConfigError
 
@@ -15,7 +16,8 @@ class CohortOptions:
 
     Attributes:
         command: which of `muse` it is; a folder is one command's.
-        out: the output folder.
+        out: the output folder on this machine.
+        url: of the store that the folder is the working copy of, as `output_of` has both; None for none.
         device: `cpu` or `cuda`: where slides are decoded, and where a network runs.
         workers: worker processes; None for one a usable core, 0 for this process alone.
         tissue_folder: edited tissue polygons `<slide_id>.geojson`, which replace those that would be found; other names
@@ -25,6 +27,7 @@ class CohortOptions:
 
     command: ClassVar[str]
     out: Path
+    url: str | None = None
     device: str = "cpu"
     workers: int | None = 0
     tissue_folder: Path | None = None
@@ -34,6 +37,11 @@ class CohortOptions:
     def tissue_files(self) -> PolygonFiles:
         """Edited tissue polygons, by the slide that they are of."""
         return PolygonFiles(self.tissue_folder, "--tissue")
+
+    @property
+    def output(self) -> Output:
+        """Where the results go."""
+        return Output(self.out, self.url)
 
     def check(self) -> None:
         """Before anything is begun.

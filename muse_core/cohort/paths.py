@@ -9,9 +9,26 @@ from muse_core.machine.files import safe_name, whole_file
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The layout of an output folder. Names made from slide ids are percent-encoded and never leave their folder."""
+    """The layout of an output folder. Names made from slide ids are percent-encoded and never leave their folder.
+
+    Attributes:
+        out: the folder on this machine.
+        url: of the store that it is the working copy of; None where it is the output itself.
+    """
 
     out: Path
+    url: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The folder as people name it."""
+        return self.url or str(self.out)
+
+    def shown(self, path: object) -> str:
+        """A path below the folder as people find it: in the store, where that is the output's home."""
+        if self.url is None or not isinstance(path, Path):
+            return str(path)
+        return f"{self.url}/{path.relative_to(self.out).as_posix()}"
 
     @property
     def slides_table(self) -> Path:
@@ -81,6 +98,14 @@ class RunPaths:
         """The picture of one slide's ROIs and nuclei."""
         return self.out / "contact_sheets" / f"{safe_name(slide_id)}.jpg"
 
+    def pictures(self, slide_id: str) -> Path:
+        """The folder of pictures kept of a slide for reports."""
+        return self.out / "pictures" / safe_name(slide_id)
+
+    def checksum(self, slide_id: str) -> Path:
+        """The checksum of a slide's files, for runs that look whether it changed."""
+        return self.out / "checksums" / f"{safe_name(slide_id)}.json"
+
     def staging(self, slide_id: str) -> Path:
         """Unfinished work on one slide, one sub-folder a set of inputs."""
         return self.out / ".staging" / safe_name(slide_id)
@@ -101,7 +126,7 @@ def claim(paths: RunPaths, command: str) -> None:
     holder = command_of(paths)
     if holder not in (None, command):
         raise OutputError(
-            f"{paths.out}: holds what `muse {holder}` made, and `muse {command}` needs a folder of its own; give "
+            f"{paths.place}: holds what `muse {holder}` made, and `muse {command}` needs a folder of its own; give "
             "another --out",
             reason="output_mixed",
         )

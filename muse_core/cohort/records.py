@@ -1,6 +1,7 @@
 """What became of each slide: one JSON record a finished slide, and the slides table and summary made from them."""
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,10 @@ def keep_record(record: SlideRecord, path: Path) -> None:
     """
     with whole_file(path) as file:
         file.write_text(
-            json.dumps({"row": record.row, "inputs_hash": record.inputs_hash, "parts": record.parts}), encoding="utf-8"
+            json.dumps(
+                {"row": record.row, "inputs_hash": record.inputs_hash, "parts": record.parts, "at": time.time()}
+            ),
+            encoding="utf-8",
         )
 
 
@@ -98,6 +102,14 @@ def read_record(path: Path) -> SlideRecord | None:
         return SlideRecord(dict(values["row"]), str(values["inputs_hash"]), tuple(values["parts"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def recorded_at(path: Path) -> float:
+    """When a record was made, seconds since 1970; 0 where there is none."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8")).get("at") or path.stat().st_mtime)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 0.0
 
 
 def read_records(folder: Path) -> list[SlideRecord]:

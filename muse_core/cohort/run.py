@@ -21,14 +21,14 @@ from typing import Any, Generic, TypeVar
 from distributed import KilledWorker
 
 from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire
-from muse_core.cohort.heartbeat import Heartbeat
+from muse_core.cohort.heartbeat import Heartbeat, own_facts
+from muse_core.cohort.home import Home, interrupted_record
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
-from muse_core.cohort.paths import RunPaths, claim
+from muse_core.cohort.paths import claim
 from muse_core.cohort.records import (
     SlideRecord,
-    keep_record,
     package_versions,
     read_record,
     read_records,
@@ -38,6 +38,7 @@ from muse_core.cohort.staging import commit_files, drop_other_attempts, remove_s
 from muse_core.cohort.summary import AnySummary, write_summary
 from muse_core.cohort.suspects import Suspects
 from muse_core.cohort.uris import path_of, public_text, public_uri
+from muse_core.cohort.versions import Versions
 from muse_core.cohort.work import Tell, Work
 from muse_core.errors import AcquireError, MuseError, OutputError, SlideReadError, TissueError, WorkersLostError
 from muse_core.machine.files import sweep_temporaries, whole_file
@@ -85,6 +86,7 @@ class CohortRun(Generic[AnySummary]):
         work: what is done to a slide.
         acquire: how slides are fetched.
         heartbeat: its signs of life.
+        home: where the results live.
     """
 
     def __init__(
@@ -95,10 +97,13 @@ class CohortRun(Generic[AnySummary]):
         work: Work[AnySummary],
         acquire: AcquireSettings,
         heartbeat: Heartbeat,
+        home: Home,
     ) -> None:
         self.heartbeat = heartbeat
         self.options = options
-        self.paths = RunPaths(options.out)
+        self.paths = home.paths
+        self._home = home
+        self._versions = Versions()
         self.workers = workers
         self.store = store
         self.work = work
@@ -145,6 +150,7 @@ class CohortRun(Generic[AnySummary]):
         begun = time.monotonic()
         known = read_record(self.paths.record(row.slide_id))
         try:
+            row = self._versions.of(row)
             inputs_hash = self.work.inputs_hash(row)
         except MuseError as error:
             return self._settle(row, known, "", self._failure(row.slide_id, error, {}))
@@ -163,7 +169,7 @@ class CohortRun(Generic[AnySummary]):
         if known is None or known.status == "failed":
             return None  # without its hash, for which a file may be read whole
         try:
-            done = self._is_finished(known, self.work.inputs_hash(row))
+            done = self._is_finished(known, self.work.inputs_hash(self._versions.of(row)))
         except (OSError, MuseError):
             return None  # who does it will be told why
         return self._reused(known) if done else None
@@ -188,7 +194,16 @@ class CohortRun(Generic[AnySummary]):
         summary.slides_earlier = len(older)
         summary.peak_rss_bytes = self.workers.peak_rss_bytes()
         write_summary(self.paths, summary)
+        self.keep_tables()
         return summary
+
+    def keep_tables(self) -> None:
+        """Have what was written of the whole run where its results live; nothing to do for a folder.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self._home.keep_tables()
 
     def _job(self, row: ManifestRow, acquired: Acquired, inputs_hash: str) -> SlideJob:
         # Absolute paths: a worker's current folder is not this process's.
@@ -213,20 +228,21 @@ class CohortRun(Generic[AnySummary]):
     ) -> None:
         """Put staged files in place of those that the dataset holds of a slide, and its tissue with them."""
         drop_other_attempts(job.staging, job.folder.name)
-        self._begin_commit(row)
+        staged = list(staged)
+        self._begin_commit(row, (final.relative_to(self.paths.out.absolute()).as_posix() for _, final in staged))
         # A person's edit is not written over.
         tissue = [(job.staged_tissue, job.tissue_file)] if job.tissue_edited != job.tissue_file else []
         commit_files(job.folder, [*staged, *tissue], replaced)
 
-    def _begin_commit(self, row: ManifestRow) -> None:
+    def _begin_commit(self, row: ManifestRow, parts: Iterable[str]) -> None:
         """From here on the dataset changes, and what an earlier record says is no longer so."""
-        interrupted = {"status": "failed", "reason": "interrupted", "message": f"{row.slide_id}: run the command again"}
-        keep_record(SlideRecord({**_identity(row), **interrupted}), self.paths.record(row.slide_id))
+        known = read_record(self.paths.record(row.slide_id))
+        self._home.keep(interrupted_record(_identity(row), [*parts, *(() if known is None else known.parts)]))
 
     def _is_finished(self, known: SlideRecord, inputs_hash: str) -> bool:
         if known.inputs_hash != inputs_hash or known.status == "failed":
             return False
-        return all((self.paths.out / part).exists() for part in known.parts)
+        return all(self._home.holds(part) for part in known.parts)
 
     def _reused(self, known: SlideRecord) -> SlideRecord:
         """The record of a finished slide; what an attempt with other inputs left staged goes.
@@ -288,7 +304,7 @@ class CohortRun(Generic[AnySummary]):
         if values["status"] != "done":
             self.work.clear(row.slide_id)
         record = SlideRecord({**_identity(row), **values}, inputs_hash, parts)
-        keep_record(record, self.paths.record(row.slide_id))
+        self._home.keep(record)
         remove_staging(self.paths.staging(row.slide_id))
         return record
 
@@ -322,18 +338,24 @@ def open_cohort(
         ConfigError: the tissue folder, the worker count or the scheduler is of no use.
     """
     options.check()
-    paths = RunPaths(options.out)
+    home = options.output.home()
+    paths = home.paths
     with ExitStack() as stack:
         stack.enter_context(locked(paths.out))
+        facts = own_facts(options.command, "workers that start")
+        stack.enter_context(home.held(facts))
+        heartbeat = stack.enter_context(Heartbeat(paths.run, facts, home.beat))
+        home.pull()
         claim(paths, options.command)
+        home.keep_tables()
         for folder in paths.own_folders:
             sweep_temporaries(folder)
         workers = stack.enter_context(open_workers(options.workers, dask_scheduler))
         store = SlideStore(paths.downloads, acquire, keep=options.keep_slides, max_slides_on_disk=max_slides_on_disk)
         stack.enter_context(store)
-        logger.info("working in %s with %s", options.out, workers.description)
-        heartbeat = stack.enter_context(Heartbeat(paths.run, options.command, workers.description))
-        run = CohortRun(options, workers, store, work(workers), acquire, heartbeat)
+        logger.info("working in %s with %s", options.url or options.out, workers.description)
+        heartbeat.work_with(workers.description)
+        run = CohortRun(options, workers, store, work(workers), acquire, heartbeat, home)
         # Before the workers are closed: a slide that loses them then is not a slide that failed.
         stack.callback(run.stopping.set)
         stack.callback(run.suspects.forget)

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from muse_core.cohort.heartbeat import RunFacts, read_run
+from muse_core.cohort.home import ObjectHome
+from muse_core.cohort.lease import holder_of
+from muse_core.cohort.objects import ObjectFolder
+from muse_core.cohort.output import Output, output_of
 from muse_core.cohort.paths import RunPaths, command_of
-from muse_core.cohort.records import SlideRecord, read_record
+from muse_core.cohort.records import SlideRecord, read_record, recorded_at
 from muse_core.errors import ConfigError
+from muse_core.machine.lock import locked
 
 SHOWN_FAILURES = 5
 
@@ -33,7 +38,7 @@ class Status:
         done_now: slides that the run has put on record.
         slides_per_hour, mm2_per_hour: of the run; None before it has done any.
         seconds_left: at that pace; None where nothing can be said.
-        disk_free_bytes: where the folder lies.
+        disk_free_bytes: where the folder lies, on this machine for one in a store.
         fetched_bytes: slides fetched and there.
     """
 
@@ -61,23 +66,25 @@ class Status:
         return asdict(self)
 
 
-def read_status(out: Path, *, now: float | None = None) -> Status:
+def read_status(out: str | Path, *, now: float | None = None) -> Status:
     """Look at a folder; changes nothing, and needs no lock.
 
     Args:
-        out: output folder of `muse infer` or `muse build-tcga-nu`.
+        out: output folder of `muse infer` or `muse build-tcga-nu`, or its URL: then new records are
+            fetched into a folder of their own in `MUSE_WORK`.
         now: seconds since 1970; the clock's unless given.
 
     Raises:
         ConfigError: no run has worked there.
+        OutputError: the store cannot be read.
     """
     now = time.time() if now is None else now
-    paths = RunPaths(out)
+    output = output_of(out)
+    paths, run = _looked_at(output)
     command = command_of(paths)
     if command is None:
         raise ConfigError(f"--out {out}: no run has worked there; give the --out of muse infer or muse build-tcga-nu")
-    run = read_run(paths.run)
-    found = [(record, path.stat().st_mtime) for path, record in _records(paths.records)]
+    found = [(record, recorded_at(path)) for path, record in _records(paths.records)]
     records = [record for record, _ in found]
     count = Counter(record.status for record in records)
     failed = [record for record in records if record.status == "failed"]
@@ -100,16 +107,28 @@ def read_status(out: Path, *, now: float | None = None) -> Status:
             {key: str(one.row.get(key) or "") for key in ("slide_id", "reason", "message")}
             for one in failed[:SHOWN_FAILURES]
         ],
-        begun=sorted(folder.name for folder in (out / ".staging").glob("*")),
+        begun=sorted(folder.name for folder in (output.path / ".staging").glob("*")),
         n_nuclei=sum(one.row.get("n_nuclei") or 0 for one in records),
         tissue_mm2=sum(one.row.get("tissue_mm2") or 0.0 for one in records),
         done_now=len(fresh),
         slides_per_hour=pace,
         mm2_per_hour=sum(one.row.get("tissue_mm2") or 0.0 for one in fresh) / hours if pace else None,
         seconds_left=3600 * max(0, left) / pace if pace else None,
-        disk_free_bytes=shutil.disk_usage(out).free,
+        disk_free_bytes=shutil.disk_usage(paths.out).free,
         fetched_bytes=sum(path.stat().st_size for path in paths.downloads.rglob("*") if path.is_file()),
     )
+
+
+def _looked_at(output: Output) -> tuple[RunPaths, RunFacts | None]:
+    """A folder with the records, and who works there."""
+    if output.url is None:
+        return output.paths, read_run(output.paths.run)
+    folder = ObjectFolder(output.url)
+    own = RunPaths(output.path.with_name(f"{output.path.name}-status"), output.url)
+    own.out.mkdir(parents=True, exist_ok=True)
+    with locked(own.out):
+        ObjectHome(own, folder).pull()
+    return own, holder_of(folder)
 
 
 def status_text(status: Status) -> str:

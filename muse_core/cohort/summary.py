@@ -113,7 +113,7 @@ def summary_text(summary: CohortSummary, paths: RunPaths) -> str:
         *(f"- {remark}" for remark in summary.remarks()),
         f"- {summary.pace()}, at most {summary.peak_rss_bytes / 2**30:.2f} GiB of memory",
         "",
-        *(f"{what + ':':<{width}} {path}" for what, path in places.items()),
+        *(f"{what + ':':<{width}} {paths.shown(path)}" for what, path in places.items()),
     ]
     if summary.slides_earlier:
         lines += ["", f"The folder and its tables also hold {summary.slides_earlier} slides of earlier manifests."]

@@ -80,10 +80,17 @@ def path_text(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def absolute_uri(uri: str, folder: Path) -> str:
-    """The URI as it is, or for a plain path the absolute one, relative paths being counted from `folder`."""
-    if scheme_of(uri):
+def absolute_uri(uri: str, folder: Path | str) -> str:
+    """The URI as it is, or for a plain path the absolute one, relative paths being counted from `folder`.
+
+    Args:
+        uri: of a slide.
+        folder: a folder on this machine, or the URL of one elsewhere.
+    """
+    if scheme_of(uri) or (isinstance(folder, str) and uri.startswith(("/", "~"))):
         return uri
+    if isinstance(folder, str):
+        return f"{folder}/{uri.removeprefix('./')}"
     return os.path.abspath(folder / os.path.expanduser(uri))  # no symlink resolved: the name a person gave stays
 
 

@@ -3,27 +3,30 @@
 import glob
 import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from muse_core.cohort.manifest import NO_SLIDES, Manifest, ManifestRow, read_manifest, with_mpp
 from muse_core.cohort.manifest.files import OWN_FOLDERS, distinct_ids, files_below, is_picture_of, is_slide
 from muse_core.cohort.manifest.patch_list import list_patches
 from muse_core.cohort.manifest.rows import check_row
+from muse_core.cohort.manifest.store import slides_in_store
+from muse_core.cohort.objects import is_object_url, url_of_path
+from muse_core.cohort.uris import slide_stem
 from muse_core.errors import ConfigError, ManifestError
 from muse_core.slide.image_reader import IMAGE_SUFFIXES
 
 _GLOB = re.compile(r"[*?\[]")
 
 
-def read_inputs(path: Path, mpp: float | None, *, known: Mapping[str, str] | None = None) -> Manifest:
+def read_inputs(path: str | Path, mpp: float | None, *, known: Mapping[str, str] | None = None) -> Manifest:
     """The slides to work on.
 
     Of a folder, its slides; its PNG and JPEG images too where `mpp` is given, or where it holds no slide at all, for
     beside slides they are thumbnails more often than not.
 
     Args:
-        path: a manifest, a slide or image, a folder or a glob of slides.
+        path: a manifest, a slide or image, a folder or a glob of slides; or the URL of one in an object store.
         mpp: µm/px of every slide and image for which nothing else is given.
         known: ids that files had in earlier runs, by their absolute paths.
 
@@ -31,6 +34,10 @@ def read_inputs(path: Path, mpp: float | None, *, known: Mapping[str, str] | Non
         ManifestError: there is nothing there to work on.
         ConfigError: mpp is no microscope's.
     """
+    path = url_of_path(path)
+    if isinstance(path, str) and is_object_url(path):
+        return with_mpp(_from_store(path, mpp, known or {}), mpp)
+    path = Path(path)
     images = _images(path)
     if path.suffix.lower() in IMAGE_SUFFIXES and not images:
         raise ManifestError(f"{path}: no such file; give an image, or a folder of them")
@@ -45,7 +52,7 @@ def read_inputs(path: Path, mpp: float | None, *, known: Mapping[str, str] | Non
     return with_mpp(manifest, mpp)
 
 
-def read_watched(path: Path, mpp: float | None, *, known: Mapping[str, str] | None = None) -> Manifest:
+def read_watched(path: str | Path, mpp: float | None, *, known: Mapping[str, str] | None = None) -> Manifest:
     """The same of a folder or glob that others put slides into: none yet is no error.
 
     Which of them have arrived whole is `Inbox.due`'s.
@@ -87,6 +94,35 @@ def check_inputs(manifest: Manifest, regions: Path | None, *, may_be_empty: bool
         )
 
 
+def _from_store(url: str, mpp: float | None, known: Mapping[str, str]) -> Manifest:
+    """The slides at a URL; images by the same rule as those of a folder."""
+    suffix = PurePosixPath(url).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return _checked_images([(slide_stem(url), url)])
+    try:
+        manifest = read_manifest(url, known=known)
+    except ManifestError as error:
+        if error.reason != NO_SLIDES:
+            raise
+        manifest = Manifest((), ())
+        if not (images := _stored_images(url, known)):
+            raise
+        return _checked_images(images)
+    taken = {row.uri for row in manifest.rows}
+    if mpp is None or not all(uri.startswith(f"{url.rstrip('/')}/") for uri in taken) or suffix:
+        return manifest
+    return _joined(manifest, _stored_images(url, known), known)
+
+
+def _stored_images(url: str, known: Mapping[str, str]) -> list[tuple[str, str]]:
+    found = slides_in_store(url, known, IMAGE_SUFFIXES).slides
+    return [(one.slide_id, one.url) for one in found if PurePosixPath(one.url).suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _checked_images(images: Sequence[tuple[str, str]]) -> Manifest:
+    return _joined(Manifest((), ()), images, {})
+
+
 def _images(path: Path) -> list[tuple[str, Path]]:
     """Names and paths of the images of a folder or a glob, or of the one image; none of a slide's small pictures."""
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
@@ -110,13 +146,13 @@ def _images(path: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _joined(manifest: Manifest, images: list[tuple[str, Path]], known: Mapping[str, str]) -> Manifest:
+def _joined(manifest: Manifest, images: Sequence[tuple[str, str | Path]], known: Mapping[str, str]) -> Manifest:
     rows, problems = list(manifest.rows), list(manifest.problems)
     taken = {row.slide_id for row in rows}
     for number, (name, path) in enumerate(images, start=len(rows) + 1):
         # The same name as a slide's: the suffix tells them apart.
-        slide_id = known.get(str(path)) or (name + path.suffix if name in taken else name)
-        checked = check_row(number, {"slide_id": slide_id, "uri": str(path)}, path.parent)
+        slide_id = known.get(str(path)) or (name + PurePosixPath(path).suffix if name in taken else name)
+        checked = check_row(number, {"slide_id": slide_id, "uri": str(path)}, "")
         if isinstance(checked, ManifestRow):
             rows.append(checked)
         else:

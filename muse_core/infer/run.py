@@ -21,7 +21,6 @@ from muse_core.cohort.inputs import hash_of_inputs, hash_of_polygons
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
-from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.polygon_files import PolygonFiles
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.run import CohortRun, open_cohort
@@ -102,7 +101,7 @@ class InferWork:
     ) -> None:
         self.settings = settings
         self._options = options
-        self._paths = RunPaths(options.out)
+        self._paths = options.output.paths
         self._planner = planner
         self._executor = workers.executor
         self._checksums = Checksums(self._paths.out / "checksums")
@@ -128,7 +127,7 @@ class InferWork:
             model = record.row.get("model_id")
             if record.status == "done" and model not in (None, self._model_hashes[0]):
                 raise OutputError(
-                    f"{self._paths.out}: holds slide {record.slide_id} of another model, "
+                    f"{self._options.url or self._paths.out}: holds slide {record.slide_id} of another model, "
                     f"{record.row.get('checkpoint')} ({model}), which this run does not redo; classes of two models "
                     "don't compare: give another --out, or name that slide too",
                     reason="output_mixed",
@@ -217,7 +216,8 @@ class InferWork:
 
     def _keep_pictures(self, row: ManifestRow, job: SlideJob) -> None:
         """Of a slide whose file is about to go: a report could not read them any more."""
-        if self._options.keep_slides or local_path(row) is not None:
+        stays = self._options.keep_slides and self._options.url is None  # fetched ones stay on this machine alone
+        if stays or local_path(row) is not None:
             return
         try:
             with open_slide(job.path, mpp_override=job.mpp_override, scene=job.scene) as slide:

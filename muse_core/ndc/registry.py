@@ -19,9 +19,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
+from muse_core.cohort.home import fetch, working_folder
+from muse_core.cohort.objects import ObjectFolder, is_object_url, parent_and_name, url_of_path
 from muse_core.config import Settings
 from muse_core.errors import ConfigError, OutputError, figure
-from muse_core.machine.files import output_errors, whole_file
+from muse_core.machine.files import output_errors, safe_name, whole_file
+from muse_core.models.quantised import quantised_path
 
 CURRENT_NAME = "current.json"
 HISTORY_NAME = "history.jsonl"
@@ -132,13 +135,33 @@ def current_checkpoint(folder: Path) -> Path:
     return path
 
 
-def resolve_checkpoint(path: Path | None) -> Path | None:
-    """A registry's folder to the checkpoint in use; a file, and None, as they are.
+def resolve_checkpoint(path: str | Path | None) -> Path | None:
+    """A registry's folder to the checkpoint in use; a file, and None, as they are; a URL to what was fetched from it.
 
     Raises:
-        ConfigError: a folder where nothing is registered, or its file is gone or another.
+        ConfigError: a folder where nothing is registered, or its file is gone or another; nothing at the URL.
+        OutputError: the store cannot be read.
     """
+    path = path if path is None else url_of_path(path)
+    path = _fetched(path) if isinstance(path, str) and is_object_url(path) else path
+    path = Path(path) if isinstance(path, str) else path
     return current_checkpoint(path) if path is not None and path.is_dir() else path
+
+
+def _fetched(url: str) -> Path:
+    """A checkpoint or a registry's folder in a store, here: the checkpoint, or the folder with the one in use."""
+    parent, name = parent_and_name(url.rstrip("/"))
+    if name.endswith(".safetensors"):
+        folder = Path(working_folder(f"fetched-{safe_name(parent)}"))
+        quantised = quantised_path(Path(name)).name
+        if not fetch(ObjectFolder(parent), [name, quantised], folder)[name]:
+            raise ConfigError(f"checkpoint {url}: no such object; give a .safetensors file of muse")
+        return folder / name
+    store, folder = ObjectFolder(url), Path(working_folder(f"fetched-{safe_name(url.rstrip('/'))}"))
+    names = [one for one in store.states() if "/" not in one and (one == CURRENT_NAME or one.endswith(".safetensors"))]
+    fetch(store, names, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def add_scores(folder: Path, scores: tuple[ModelScore, ...]) -> RegisteredModel:

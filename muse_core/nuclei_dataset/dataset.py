@@ -21,6 +21,8 @@ import shapely
 from pyarrow import fs
 from shapely.geometry.base import BaseGeometry
 
+from muse_core.cohort.objects import open_store, url_of_path
+from muse_core.cohort.uris import scheme_of
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.geometry import Box
 from muse_core.machine.files import normal_form
@@ -51,6 +53,8 @@ class NucleiDataset:
             DatasetError: there is no nuclei dataset, or inference finished no slide of it.
         """
         self._filesystem, self.root = _find(source)
+        #: of the `nuclei` folder in a store; "" on this machine
+        self.url = "" if isinstance(self._filesystem, fs.LocalFileSystem) else f"{scheme_of(str(source))}://{self.root}"
         selector = fs.FileSelector(self.root, recursive=True)
         paths = sorted(info.path for info in self._filesystem.get_file_info(selector) if info.is_file)
         self._parts: dict[str, list[NucleiPart]] = {}
@@ -151,13 +155,19 @@ class NucleiDataset:
         import duckdb  # here: 30 MB that boxes and polygons do without
 
         connection = duckdb.connect()
+        root, slides = self.root, self._slides_path
+        if self.url:
+            files, _ = open_store(self.url)
+            connection.register_filesystem(files)
+            scheme = self.url.partition("://")[0]
+            root, slides = self.url, f"{scheme}://{slides}"
         connection.execute("SET parquet_metadata_cache = true")
         # Names of folders, of the user's own too, are no columns; and slides of another model have other columns.
         options = "hive_partitioning = false, union_by_name = true"
-        parts = _sql_path(self.root, "/*/*/part-*.parquet")
+        parts = _sql_path(root, "/*/*/part-*.parquet")
         connection.execute(f"CREATE VIEW nuclei AS FROM read_parquet({parts}, {options})")
         if self._filesystem.get_file_info(self._slides_path).type == fs.FileType.File:
-            connection.execute(f"CREATE VIEW slides AS FROM read_parquet({_sql_path(self._slides_path)})")
+            connection.execute(f"CREATE VIEW slides AS FROM read_parquet({_sql_path(slides)})")
         return connection
 
     def geopandas(self, slide_id: str, *, area: Area | None = None, frame: Unit = "um") -> "geopandas.GeoDataFrame":
@@ -294,19 +304,30 @@ def _sql_path(path: str, pattern: str = "") -> str:
 
 def _find(source: str | Path) -> tuple[fs.FileSystem, str]:
     """The filesystem and the `nuclei` folder of a source."""
+    source = url_of_path(source)
     if isinstance(source, Path) or "://" not in source:
         filesystem, root = fs.LocalFileSystem(), os.path.abspath(source)
     else:
-        try:
-            filesystem, root = fs.FileSystem.from_uri(source)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{source}: {error}; give a folder, or a URL that pyarrow opens (s3://)") from None
+        filesystem, root = _in_store(source)
     outer, inner = filesystem.get_file_info([root, f"{root}/nuclei"])
     if outer.type == fs.FileType.File:
         raise DatasetError(f"{source}: a file; give the folder that muse infer --out wrote")
     if outer.type != fs.FileType.Directory:
         raise DatasetError(f"{source}: no such folder; give the folder that muse infer --out wrote")
     return filesystem, inner.path if inner.type == fs.FileType.Directory else root
+
+
+def _in_store(url: str) -> tuple[fs.FileSystem, str]:
+    """By pyarrow's own driver, which S3 and Google's store have, or else by fsspec's."""
+    try:
+        filesystem, root = fs.FileSystem.from_uri(url)
+    except (pa.ArrowException, OSError):
+        try:
+            files, root = open_store(url)
+        except ConfigError as error:
+            raise DatasetError(str(error)) from None
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(files))
+    return filesystem, root
 
 
 def _slide_folder_of(relative: str) -> str | None:

@@ -2,13 +2,16 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from muse_core.cohort.objects import ObjectFolder
 from muse_core.cohort.paths import RunPaths
 from muse_core.errors import DatasetError
 from muse_core.machine.files import whole_file
@@ -71,7 +74,7 @@ def write_report(
     """Write the report of a nuclei dataset.
 
     Args:
-        source: the folder that inference wrote.
+        source: the folder that inference wrote, or its URL.
         path: the HTML file; it appears when whole.
         slide_ids: the slides to report on; none for all.
         settings: sizes and limits.
@@ -81,7 +84,27 @@ def write_report(
         DatasetError: there is no dataset, no slides table or no such slide.
         OutputError: the disk is full or the folder cannot be written.
     """
-    cohort = _open(NucleiDataset(source), tuple(slide_ids), settings or ReportSettings())
+    with ExitStack() as stack:
+        dataset = NucleiDataset(source)
+        beside = stack.enter_context(kept_beside(source)) if dataset.url else None
+        cohort = _open(dataset, tuple(slide_ids), settings or ReportSettings())
+        return _write(cohort if beside is None else replace(cohort, out=beside), path, on_slide)
+
+
+@contextmanager
+def kept_beside(source: str | Path) -> Iterator[Path]:
+    """For a block, a folder with the polygons and pictures that lie beside a dataset in a store."""
+    folder = ObjectFolder(str(source).rstrip("/").removesuffix("/nuclei"))
+    with TemporaryDirectory(prefix="muse-report-") as name:
+        for below in ("tissue", "pictures"):
+            for one in folder.states(below):
+                path = Path(name) / one
+                path.parent.mkdir(parents=True, exist_ok=True)
+                folder.download(one, path)
+        yield Path(name)
+
+
+def _write(cohort: _Cohort, path: Path, on_slide: Callable[[int, int], None] | None) -> Written:
     by_size = sorted(cohort.rows, key=lambda row: (-row["n_nuclei"], row["slide_id"]))
     shown = [row["slide_id"] for row in by_size[: cohort.settings.slides_shown]]
     sections = []

@@ -17,7 +17,7 @@ from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.uris import path_of
 from muse_core.errors import MuseError, SlideReadError
 from muse_core.images.pixels import Pixels
-from muse_core.machine.files import safe_name, whole_file
+from muse_core.machine.files import whole_file
 from muse_core.nuclei_dataset import NucleiDataset
 from muse_core.report.scan import Candidate, SlideScan, scan_slide
 from muse_core.report.settings import ReportSettings
@@ -132,4 +132,4 @@ def _jpeg(pixels: Pixels) -> bytes:
 
 
 def _folder(out: Path, slide_id: str) -> Path:
-    return out / "pictures" / safe_name(slide_id)
+    return RunPaths(out).pictures(slide_id)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from muse_core.cli.app import app
-from muse_core.cohort.heartbeat import Heartbeat, read_run
+from muse_core.cohort.heartbeat import Heartbeat, own_facts, read_run
 from muse_core.cohort.paths import RunPaths, claim
 from muse_core.cohort.records import SlideRecord, keep_record
 from muse_core.cohort.status import read_status, status_text
@@ -30,7 +30,7 @@ def paths(tmp_path):
 
 
 def test_a_running_one_says_who_how_fast_and_how_long_still(paths):
-    with Heartbeat(paths.run, "infer", "2 local Dask workers") as heartbeat:
+    with Heartbeat(paths.run, own_facts("infer", "2 local Dask workers")) as heartbeat:
         heartbeat.expect(9)
         run = read_run(paths.run)
         for slide_id in "AB":

@@ -21,7 +21,7 @@ def test_the_page_is_written_again_when_a_slide_was_done(inferred, tmp_path):
     record.parent.mkdir(exist_ok=True)
     record.write_text("{}")
     os.utime(record, (1e9, 1e9))
-    assert refresh_report(inferred, page) == page
+    assert refresh_report(inferred, page) == page.as_uri()
     os.utime(page, (2e9, 2e9))
     refresh_report(inferred, page)
     assert page.stat().st_mtime == 2e9

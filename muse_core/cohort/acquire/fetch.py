@@ -5,7 +5,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import httpx
@@ -23,6 +23,9 @@ _ADVICE = {
     "size_mismatch": "correct the size in the manifest, or the file at its source",
     "checksum_mismatch": "correct the md5 in the manifest, or the file at its source",
 }
+
+
+_OF_SEVERAL_FILES = (".mrxs", ".vms", ".vmu")
 
 
 class SlideSource(Protocol):
@@ -61,6 +64,9 @@ def acquire(source: SlideSource, folder: Path, settings: AcquireSettings) -> Acq
     local = local_path(source)
     if local is not None:
         return _in_place(source, local)
+    if uri_suffix(source.uri) in _OF_SEVERAL_FILES:
+        message = f"{public_uri(source.uri)}: such a slide is of several files; copy all of them to this machine"
+        raise AcquireError(message, reason="source_invalid")
     target = slide_file(source, folder)
     return _already_there(source, target) or _fetch(source, target, settings)
 
@@ -68,7 +74,8 @@ def acquire(source: SlideSource, folder: Path, settings: AcquireSettings) -> Acq
 def slide_file(source: SlideSource, folder: Path) -> Path:
     """Where a fetched slide is put: in a folder of its own, so that no two slides share a file, whatever their ids."""
     name = safe_name(source.slide_id)
-    return folder / name / (name + uri_suffix(source.uri))
+    suffix = uri_suffix(source.uri) or PurePosixPath(public_uri(source.uri)).suffix.lower()  # of an image
+    return folder / name / (name + suffix)
 
 
 def local_path(source: SlideSource) -> Path | None:
@@ -163,7 +170,9 @@ def _fetch_part(source: SlideSource, part: PartialFile, transfer: Transfer, sett
 
 def _source_key(source: SlideSource) -> str:
     """Tells sources apart without writing their secrets to the disk."""
-    return hashlib.sha256(f"{source.uri}\n{source.md5}\n{source.size}".encode()).hexdigest()
+    version = getattr(source, "version", None)  # of an object without md5: another version is another source
+    parts = [source.uri, str(source.md5), str(source.size), *([] if version is None else [str(version)])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _record_md5(source: SlideSource, target: Path, md5: str) -> None:

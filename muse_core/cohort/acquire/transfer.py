@@ -11,6 +11,7 @@ import httpx
 from muse_core.cohort.acquire.partial import PartialFile
 from muse_core.cohort.acquire.retry import TransientError, raise_if_busy
 from muse_core.cohort.acquire.settings import AcquireSettings
+from muse_core.cohort.objects import store_errors
 from muse_core.cohort.uris import missing_driver, public_text, public_uri, uri_problem
 from muse_core.errors import AcquireError, MuseError
 
@@ -157,7 +158,7 @@ def fsspec_transfer(uri: str, settings: AcquireSettings) -> Transfer:
             raise AcquireError(
                 f"{public_uri(uri)}: access refused: {public_text(str(error))}", reason="access_refused"
             ) from error
-        except (OSError, ValueError) as error:
+        except store_errors(ValueError) as error:
             raise TransientError(f"{type(error).__name__}: {public_text(str(error))}") from error
         return None if size is None else int(size)
 

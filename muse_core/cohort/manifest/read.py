@@ -19,9 +19,20 @@ from muse_core.cohort.manifest.rows import (
     check_together,
     doubled_ids,
 )
+from muse_core.cohort.manifest.store import StoreListing, slides_in_store
 from muse_core.cohort.manifest.tcga import slide_ids
-from muse_core.cohort.uris import SLIDE_SUFFIXES, slide_suffix, unread_format
-from muse_core.errors import ManifestError
+from muse_core.cohort.objects import ObjectFolder, is_object_url, parent_and_name, url_of_path
+from muse_core.cohort.uris import (
+    SLIDE_SUFFIXES,
+    path_of,
+    public_uri,
+    scheme_of,
+    slide_stem,
+    slide_suffix,
+    unread_format,
+    uri_suffix,
+)
+from muse_core.errors import ManifestError, OutputError
 from muse_core.machine.files import whole_file
 
 _REQUIRED = ("slide_id", "uri")
@@ -60,7 +71,7 @@ def read_manifest(path: str | Path, *, check_files: bool = False, known: Mapping
     Args:
         path: our CSV (`slide_id,case_id,project,uri,size,md5,mpp`, the columns in any order, and `scene` where
             files hold several), GDC's manifest TSV as downloaded, a folder (searched whole), a glob in quotes, or one
-            slide file.
+            slide file; all but a glob may be the URL of one in an object store.
         check_files: also look for local files and compare their sizes.
         known: ids that files had in earlier runs, by their absolute paths; a folder's files keep them.
 
@@ -70,7 +81,10 @@ def read_manifest(path: str | Path, *, check_files: bool = False, known: Mapping
     Raises:
         ManifestError: nothing there, not a manifest, a column missing, or no row at all.
     """
-    path = Path(path)
+    path = url_of_path(path)
+    if isinstance(path, str) and scheme_of(path) not in ("", "file"):
+        return _from_store(path, known or {})
+    path = path_of(path) or Path(path) if isinstance(path, str) else path
     # os.path, not Path: a name too long to be one, or in a folder one may not search, is no folder and no error.
     if os.path.isdir(path):
         return _from_files(path, *slides_below(path), check_files=check_files, known=known or {})
@@ -82,7 +96,35 @@ def read_manifest(path: str | Path, *, check_files: bool = False, known: Mapping
         return _from_files(path, [path], [], check_files=check_files, known=known or {})
     if words := unread_format(path.name):
         raise ManifestError(f"{path}: {words}")
-    return _from_text(path, _read_text(path), check_files=check_files)
+    return _from_text(str(path), _read_text(path), path.parent, check_files=check_files)
+
+
+def _from_store(url: str, known: Mapping[str, str]) -> Manifest:
+    """A manifest, a slide, or all slides below a URL."""
+    name = public_uri(url)
+    if not is_object_url(url):
+        raise ManifestError(f"manifest {name}: a manifest is not fetched from there; copy it to this machine")
+    if words := unread_format(url):
+        raise ManifestError(f"{name}: {words}")
+    if uri_suffix(url):
+        return _checked([(1, {"slide_id": slide_stem(url), "uri": url})], "", [], check_files=False)
+    folder, last = parent_and_name(url)
+    try:
+        data = ObjectFolder(folder).read(last) if last and not url.endswith("/") else None
+        if data is not None:
+            return _from_text(url, _decoded(url, data), folder, check_files=False)
+        return _listed(url, slides_in_store(url, known))
+    except OutputError as error:
+        raise ManifestError(f"manifest {error}", reason=error.reason) from None
+
+
+def _listed(url: str, found: StoreListing) -> Manifest:
+    if not found.slides:
+        text = f"manifest {url}: no slide in it; slides end in {' '.join(SLIDE_SUFFIXES)}"
+        raise ManifestError("; ".join([text, *found.left_out]), reason=NO_SLIDES)
+    records = [(number, {"slide_id": one.slide_id, "uri": one.url}) for number, one in enumerate(found.slides, start=1)]
+    problems = [Problem(None, words, severity="warning") for words in found.left_out]
+    return _checked(records, url, problems, check_files=False)
 
 
 def write_manifest(rows: Iterable[SlideEntry], path: Path) -> int:
@@ -112,6 +154,10 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
         raise ManifestError(f"manifest {path}: {reason}; give a CSV, a folder or a slide") from None
+    return _decoded(str(path), data)
+
+
+def _decoded(path: str, data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ManifestError(f"manifest {path}: UTF-16 text; save it as CSV UTF-8")
     if b"\0" in data:
@@ -123,7 +169,7 @@ def _read_text(path: Path) -> str:
         raise ManifestError(f"manifest {path}: line {line} is not UTF-8 text; save it as CSV UTF-8") from None
 
 
-def _from_text(path: Path, text: str, *, check_files: bool) -> Manifest:
+def _from_text(path: str, text: str, folder: Path | str, *, check_files: bool) -> Manifest:
     lines = re.split(r"\r\n|\r|\n", text)  # as editors count; str.splitlines knows more line ends than they do
     header_at = next((at for at, line in enumerate(lines) if line.strip()), None)
     if header_at is None:
@@ -143,11 +189,11 @@ def _from_text(path: Path, text: str, *, check_files: bool) -> Manifest:
         raise ManifestError(f"manifest {path}: a header and no slides; add a line a slide")
     if is_gdc:
         records = _from_gdc(records, problems)
-    return _checked(records, path.parent, problems, check_files=check_files)
+    return _checked(records, folder, problems, check_files=check_files)
 
 
 def _checked(
-    records: Sequence[tuple[int, Mapping[str, str]]], folder: Path, problems: list[Problem], *, check_files: bool
+    records: Sequence[tuple[int, Mapping[str, str]]], folder: Path | str, problems: list[Problem], *, check_files: bool
 ) -> Manifest:
     """All rows checked, each and together; those that an error names are left out."""
     rows: list[ManifestRow] = []
@@ -164,7 +210,7 @@ def _checked(
     return Manifest(tuple(row for row in rows if row.row not in faulty), tuple(problems))
 
 
-def _read_header(path: Path, line: str) -> tuple[list[str], str]:
+def _read_header(path: str, line: str) -> tuple[list[str], str]:
     """The column names in lower case and the delimiter under which they make sense: comma, tab or semicolon."""
     headers = {mark: [name.strip().lower() for name in next(csv.reader([line], delimiter=mark))] for mark in ",\t;"}
     for delimiter, header in headers.items():

@@ -38,6 +38,7 @@ class ManifestRow:
     md5: str | None  # 32 lower-case hex digits
     mpp: float | None  # µm/px, overrides what the slide says
     scene: int | None = None  # which of several pictures in the file, 1 for the first; None for the largest
+    version: str | None = None  # of an object without md5: changes when it does; a run looks it up
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ def with_scene(manifest: Manifest, scene: int | None) -> Manifest:
     return replace(manifest, rows=tuple(replace(row, scene=row.scene or scene) for row in manifest.rows))
 
 
-def check_row(row: int, values: Mapping[str, str], folder: Path) -> ManifestRow | list[Problem]:
+def check_row(row: int, values: Mapping[str, str], folder: Path | str) -> ManifestRow | list[Problem]:
     """One row's texts to a ManifestRow, or all its problems.
 
     Args:
         row: line number, 1-based.
         values: column name to text, stripped; absent is as empty.
-        folder: where relative paths are counted from.
+        folder: where relative paths are counted from, a path or a URL.
     """
     messages: list[str] = []
 
@@ -230,7 +231,7 @@ def _name(column: str, text: str) -> str:
     return normal_form(text)
 
 
-def _uri(text: str, folder: Path) -> str:
+def _uri(text: str, folder: Path | str) -> str:
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise ValueError(f"uri {text!r} holds a control character; take it out")
     if problem := uri_problem(text):

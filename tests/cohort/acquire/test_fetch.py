@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.registry import _registry
 
 from muse_core.cohort.acquire import Acquired, AcquireSettings, acquire, local_path
 from muse_core.cohort.acquire.fetch import _source_key, slide_file
@@ -157,6 +158,7 @@ def test_any_fsspec_file_system_will_do(tmp_path):
 
 def test_a_file_system_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)  # not importable, whatever is installed here
+    monkeypatch.delitem(_registry, "s3", raising=False)  # nor kept by a test before this one
     with pytest.raises(AcquireError, match=r"s3://bucket/a\.svs: a driver is missing: Install s3fs .*pip") as caught:
         acquire(Source("s3://bucket/a.svs"), tmp_path, AcquireSettings(retry=QUICK))
     assert caught.value.reason == "source_invalid"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fsspec.registry import _registry
 
 from muse_core.cohort.manifest import ManifestRow, read_manifest, write_manifest
 from muse_core.errors import ManifestError
@@ -178,6 +179,7 @@ def test_one_file_under_many_ids_is_one_warning(manifest):
 
 def test_a_missing_driver_is_one_warning_when_files_are_checked(manifest, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)  # not importable, whatever is installed here
+    monkeypatch.delitem(_registry, "s3", raising=False)  # nor kept by a test before this one
     lines = ["m,c,p,memory://a.svs", *(f"s{number},c,p,s3://bucket/{number}.svs" for number in range(3))]
     assert manifest(*lines).problems == ()
     result = manifest(*lines, check_files=True)
