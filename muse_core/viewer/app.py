@@ -77,12 +77,22 @@ class Viewer:
 
     def _frame(self, slide_id: str) -> SlideFrame:
         shown = self.run.slide(slide_id)
-        part = need_nuclei(shown).part(slide_id)
-        given = part.provenance.get("mpp_source") == "override"
         path = shown.path if shown.scene is None else None  # learning opens a file's largest picture
         size = shown.size_level0 if shown.row.get("width_level0") else None
-        origin = bounds_origin(part.provenance)
-        return SlideFrame(path, part.slide_mpp, origin, mpp_given=given, size_level0=size)
+        if shown.dataset is None:
+            return SlideFrame(path, *self._ground(shown), size_level0=size)
+        part = shown.dataset.part(slide_id)
+        given = part.provenance.get("mpp_source") == "override"
+        return SlideFrame(path, part.slide_mpp, bounds_origin(part.provenance), mpp_given=given, size_level0=size)
+
+    def _ground(self, shown: SlideShown) -> tuple[tuple[float, float], tuple[float, float]]:
+        """µm/px and QuPath's corner of a slide without nuclei: tissue that was not found can still be drawn."""
+        mpp_x, mpp_y = shown.row.get("mpp_x"), shown.row.get("mpp_y")
+        if shown.path is None or mpp_x is None or mpp_y is None:
+            need_nuclei(shown)  # says why there is nothing
+        with self.slides.slide(_file(shown), shown.scene) as slide:
+            bounds = slide.info.bounds_level0
+        return (float(mpp_x), float(mpp_y)), (bounds.x, bounds.y) if bounds else (0.0, 0.0)
 
     def labelled(self, slide_id: str) -> list[tuple[float, float]]:
         """Where nuclei of a slide were labelled."""
@@ -221,7 +231,7 @@ def _card(shown: SlideShown, labels: dict[str, int]) -> dict[str, Any]:
 def _slide(viewer: Viewer, request: Request) -> Response:
     shown = _shown(viewer, request)
     width, height = shown.size_level0
-    mpp: tuple[float, float] | None = None
+    mpp = shown.row.get("mpp_x"), shown.row.get("mpp_y")
     provenance: dict[str, Any] = {}
     class_names: tuple[str, ...] = ()
     if shown.dataset is not None:
@@ -233,7 +243,7 @@ def _slide(viewer: Viewer, request: Request) -> Response:
             **_card(shown, viewer.lab.counts().get(shown.slide_id, {})),
             "width": width,
             "height": height,
-            "mpp": mpp,
+            "mpp": None if None in mpp else mpp,
             "tile_px": TILE_PX,
             "top_zoom": top_zoom(int(width), int(height)),
             "point_tile_px": POINT_TILE_PX,

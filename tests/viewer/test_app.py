@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from muse_core.nuclei_dataset import read_regions
 from muse_core.viewer.app import make_app
 from muse_core.viewer.job import TeachJob
 from muse_core.viewer.points import POINT
+from tests.report.conftest import slide_row, write_table
 from tests.viewer.conftest import TOKEN, write_run
 
 
@@ -125,6 +127,25 @@ def test_marks_that_make_no_sense_are_refused_in_one_line(client, out, changes):
 def test_a_mark_on_no_slide_of_the_run_is_refused(client, out):
     assert mark(client, slide_id="../../etc").status_code == 404
     assert not (out / "lab" / "journal.jsonl").exists()
+
+
+def test_tissue_that_was_not_found_can_be_drawn(out, drawn, open_run):
+    empty = slide_row("S2", status="skipped", reason="tissue_empty", message="no tissue", uri=str(drawn[0]))
+    write_table(out, [slide_row("S1", uri=str(drawn[0])), empty])
+    run = open_run()
+    square = [[[0, 0], [400, 0], [400, 400], [0, 400]]]
+    with TestClient(make_app(run, TeachJob(run), token=TOKEN, who="x"), base_url="http://127.0.0.1:8000") as client:
+        client.base_url = f"http://127.0.0.1:8000/{TOKEN}/"
+        shown = client.get("api/slide", params={"slide": "S2"}).json()
+        assert (shown["has_nuclei"], shown["width"], shown["mpp"]) == (False, 5600, [0.25, 0.25])
+        drawings = [{"kind": "tissue", "polygons": [square]}, {"kind": "area", "rings": square, "name": "here"}]
+        marks = [{"id": f"drawing-{at}", "mark": {"slide_id": "S2", **one}} for at, one in enumerate(drawings)]
+        assert client.post("api/marks", json={"who": "Ada", "marks": marks}).status_code == 200
+        refused = mark(client, slide_id="S2")
+        assert "no nuclei: no tissue" in refused.json()["error"]
+    for folder in ("tissue", "regions"):
+        (region,) = read_regions(out / "lab" / folder / "S2.geojson", {}, origin_level0=(0.0, 0.0))
+        assert region.area_level0.area == 400**2
 
 
 def test_the_queue_asks_about_doubtful_nuclei_and_not_about_labelled_ones(client):
