@@ -34,7 +34,7 @@ from muse_core.viewer.lab import Lab, SlideFrame
 from muse_core.viewer.marks import NucleusMark, Rings, SentMark
 from muse_core.viewer.points import TILE_PX as POINT_TILE_PX
 from muse_core.viewer.points import points_in_tile
-from muse_core.viewer.run import SlideShown, ViewedRun, need_nuclei
+from muse_core.viewer.run import SlideShown, ViewedRun, need_nuclei, no_nuclei
 from muse_core.viewer.tiles import TILE_PX, ByteCache, OpenSlides, crop_jpeg, thumbnail_jpeg, tile_jpeg, top_zoom
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Viewer:
         """µm/px and QuPath's corner of a slide without nuclei: tissue that was not found can still be drawn."""
         mpp_x, mpp_y = shown.row.get("mpp_x"), shown.row.get("mpp_y")
         if shown.path is None or mpp_x is None or mpp_y is None:
-            need_nuclei(shown)  # says why there is nothing
+            raise no_nuclei(shown)
         with self.slides.slide(_file(shown), shown.scene) as slide:
             bounds = slide.info.bounds_level0
         return (float(mpp_x), float(mpp_y)), (bounds.x, bounds.y) if bounds else (0.0, 0.0)

@@ -243,9 +243,14 @@ def need_nuclei(shown: SlideShown) -> NucleiDataset:
         DatasetError: it has none (reason not_found).
     """
     if shown.dataset is None:
-        why = shown.row.get("message") or shown.row.get("reason") or "it is not finished"
-        raise DatasetError(f"slide {shown.slide_id}: no nuclei: {why}", reason="not_found")
+        raise no_nuclei(shown)
     return shown.dataset
+
+
+def no_nuclei(shown: SlideShown) -> DatasetError:
+    """Why a slide has none."""
+    why = shown.row.get("message") or shown.row.get("reason") or "it is not finished"
+    return DatasetError(f"slide {shown.slide_id}: no nuclei: {why}", reason="not_found")
 
 
 def _problem(part: NucleiPart) -> DatasetError | None:
