@@ -72,7 +72,7 @@ def real_tissue(per_slide: int) -> Tissue:
     image = immunohistochemistry()
     (found,) = model.find(image[None])
     sure = found.score >= 0.5
-    kept = NucleiFound(found.xy[sure], found.score[sure], found.probabilities[sure])
+    kept = found.kept(sure)
     copies = max(1, round((per_slide / sure.sum()) ** 0.5))
     return Tissue(kept, model.class_names, len(image) * IMAGE_MPP / MPP, copies)
 
@@ -89,7 +89,7 @@ def rows_of_tiles(tissue: Tissue, seed: int) -> Iterator[NucleusPoints]:
         yield NucleusPoints(
             xy_level0=np.clip(places, 0, tissue.copies * tissue.side_px - 1 / 64),
             class_ids=chances.argmax(axis=1),
-            scores=score,
+            score=score,
             probabilities=chances,
             in_tissue=np.ones(len(places), bool),
         )

@@ -96,5 +96,4 @@ class DetectorModel:
 
 def _inside(found: NucleiFound, width: int, height: int) -> NucleiFound:
     """Those that lie in the image and not in what was mirrored at its rim."""
-    kept = (found.xy < (width, height)).all(axis=1)
-    return NucleiFound(found.xy[kept], found.score[kept], found.probabilities[kept])
+    return found.kept(np.asarray((found.xy < (width, height)).all(axis=1)))

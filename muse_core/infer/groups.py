@@ -7,23 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from muse_core.geometry import level0_to_um
 from muse_core.infer.job import GroupDone
-from muse_core.infer.seams import SeamPoints, settle_seams
+from muse_core.infer.seams import settle_seams
 from muse_core.machine.files import whole_file
 from muse_core.nuclei_dataset import NucleiHeader, NucleusPoints, nuclei_table, stage_nuclei
-from muse_core.nuclei_dataset.points import join_nuclei, taken
-
-_ARRAYS = ("xy_level0", "class_ids", "scores", "probabilities", "in_tissue", "embeddings", "xy_um", "tile", "owned")
-
-
-@dataclass(frozen=True, eq=False)
-class SeamNuclei:
-    """Nuclei near borders of tiles, with what decides which of them stay; `seam.xy` is in µm."""
-
-    nuclei: NucleusPoints
-    seam: SeamPoints
 
 
 @dataclass(frozen=True)
@@ -40,7 +29,7 @@ class GroupFiles:
 
     @property
     def seam(self) -> Path:
-        """Nuclei near seams."""
+        """Nuclei near seams, with what decides which of them stay."""
         return self.folder / f"group-{self.number:05d}.npz"
 
     @property
@@ -50,7 +39,7 @@ class GroupFiles:
 
 
 def write_group(
-    files: GroupFiles, header: NucleiHeader, certain: NucleusPoints, seam: SeamNuclei, done: GroupDone
+    files: GroupFiles, header: NucleiHeader, certain: NucleusPoints, seam: NucleusPoints, done: GroupDone
 ) -> None:
     """Stage a group, whole or not at all.
 
@@ -58,9 +47,8 @@ def write_group(
         OutputError: the disk is full or the folder cannot be written.
     """
     stage_nuclei(files.certain, nuclei_table(header, certain))
-    arrays = {name: array for name, array in _arrays(seam).items() if array is not None}
     stream = io.BytesIO()  # numpy's own writing to a file loses the errno that tells a full disk
-    np.savez(stream, allow_pickle=False, **arrays)
+    np.savez(stream, allow_pickle=False, **seam.columns)
     with whole_file(files.seam) as path:
         path.write_bytes(stream.getvalue())
     with whole_file(files.done) as path:
@@ -77,49 +65,22 @@ def read_done(files: GroupFiles) -> GroupDone | None:
         return None
 
 
-def settled_seams(groups: Sequence[GroupFiles], distance_um: float) -> NucleusPoints | None:
+def settled_seams(
+    groups: Sequence[GroupFiles], slide_mpp: tuple[float, float], distance_um: float
+) -> NucleusPoints | None:
     """The nuclei at all seams of a slide, each once; None where there is none.
 
     Args:
         groups: every group, staged.
+        slide_mpp: µm per level-0 px along x and y.
         distance_um: see `settle_seams`.
     """
-    seams = [_read_seam(group.seam) for group in groups]
-    if not sum(len(one.seam.score) for one in seams):
+    seams = NucleusPoints.joined([_read_seam(group.seam) for group in groups])
+    if not len(seams):
         return None
-    joined = join_seams(seams)
-    return taken(joined.nuclei, settle_seams(joined.seam, distance_um))
+    return seams.kept(settle_seams(seams, level0_to_um(seams.xy_level0, slide_mpp), distance_um))
 
 
-def join_seams(parts: Sequence[SeamNuclei]) -> SeamNuclei:
-    """The nuclei of some seams after those of others; at least one part."""
-    seams = [part.seam for part in parts]
-    return SeamNuclei(
-        join_nuclei([part.nuclei for part in parts]),
-        SeamPoints(
-            np.concatenate([seam.xy for seam in seams]),
-            np.concatenate([seam.score for seam in seams]),
-            np.concatenate([seam.tile for seam in seams]),
-            np.concatenate([seam.owned for seam in seams]),
-        ),
-    )
-
-
-def _arrays(seam: SeamNuclei) -> dict[str, NDArray[np.generic] | None]:
-    nuclei, points = seam.nuclei, seam.seam
-    values = (nuclei.xy_level0, nuclei.class_ids, nuclei.scores, nuclei.probabilities, nuclei.in_tissue)
-    return dict(zip(_ARRAYS, (*values, nuclei.embeddings, points.xy, points.tile, points.owned), strict=True))
-
-
-def _read_seam(path: Path) -> SeamNuclei:
+def _read_seam(path: Path) -> NucleusPoints:
     with np.load(path, allow_pickle=False) as file:
-        one = {name: file[name] for name in _ARRAYS if name in file.files}
-    nuclei = NucleusPoints(
-        one["xy_level0"],
-        one["class_ids"],
-        one["scores"],
-        one["probabilities"],
-        one["in_tissue"],
-        one.get("embeddings"),
-    )
-    return SeamNuclei(nuclei, SeamPoints(one["xy_um"], one["scores"], one["tile"], one["owned"]))
+        return NucleusPoints(**{name: file[name] for name in file.files})

@@ -1,29 +1,11 @@
 """Nuclei at the borders of tiles: each is counted once, although two tiles saw it, each a little elsewhere."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from muse_core.geometry import Box
-
-
-@dataclass(frozen=True, eq=False)
-class SeamPoints:
-    """Nuclei near a border of the tile that found them, on its own side or just across.
-
-    Attributes:
-        xy: (N, 2) float64, any one frame of the slide.
-        score: (N,) float32.
-        tile: (N,) int64, the number of the tile that found it.
-        owned: (N,) bool, whether it lies in that tile's core.
-    """
-
-    xy: NDArray[np.float64]
-    score: NDArray[np.float32]
-    tile: NDArray[np.int64]
-    owned: NDArray[np.bool_]
+from muse_core.nuclei_dataset import NucleusPoints
 
 
 def place_in_core(xy: NDArray[np.floating], core: Box, band: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -35,8 +17,8 @@ def place_in_core(xy: NDArray[np.floating], core: Box, band: float) -> tuple[NDA
     return owned, around & ~deep
 
 
-def settle_seams(points: SeamPoints, distance: float) -> NDArray[np.bool_]:
-    """Which points stay: each nucleus once.
+def settle_seams(nuclei: NucleusPoints, xy: NDArray[np.floating], distance: float) -> NDArray[np.bool_]:
+    """Which nuclei at seams stay: each once.
 
     A nucleus belongs to the tile in whose core it lies. Tiles see it at places that differ a little, so that both may
     claim it or neither: of points of different tiles nearer than `distance` one stays, an owned one first, then the
@@ -44,15 +26,19 @@ def settle_seams(points: SeamPoints, distance: float) -> NDArray[np.bool_]:
     that the other tile does not own either.
 
     Args:
-        points: of all tiles that share a border.
-        distance: in the frame of the points; less than nuclei are apart.
+        nuclei: of all tiles that share a border, with `tile` and `owned`.
+        xy: (N, 2) where they are, in any one frame of the slide.
+        distance: in that frame; less than nuclei are apart.
     """
-    order = np.lexsort((points.xy[:, 0], points.xy[:, 1], points.tile, -points.score, ~points.owned))
-    pairs = KDTree(points.xy).query_pairs(distance, output_type="ndarray") if len(order) else np.empty((0, 2), int)
-    pairs = pairs[points.tile[pairs[:, 0]] != points.tile[pairs[:, 1]]]
+    tile, owned = nuclei.tile, nuclei.owned
+    assert tile is not None
+    assert owned is not None
+    order = np.lexsort((xy[:, 0], xy[:, 1], tile, -nuclei.score, ~owned))
+    pairs = KDTree(xy).query_pairs(distance, output_type="ndarray") if len(order) else np.empty((0, 2), int)
+    pairs = pairs[tile[pairs[:, 0]] != tile[pairs[:, 1]]]
     rank = np.empty(len(order), np.intp)
     rank[order] = np.arange(len(order))
-    keep = points.owned.copy()
+    keep = owned.copy()
     keep[pairs.ravel()] = True  # seen by two tiles: whoever owns it, it is there
     ranked = np.sort(rank[pairs], axis=1)
     for first, second in ranked[np.lexsort((ranked[:, 1], ranked[:, 0]))].tolist():  # better before worse

@@ -21,15 +21,15 @@ from shapely.geometry.base import BaseGeometry
 from muse_core.cohort.inputs import hash_of_polygons
 from muse_core.cohort.records import package_versions
 from muse_core.errors import ConfigError, SlideReadError
-from muse_core.geometry import Box, Frame, frame_at, level0_to_um
+from muse_core.geometry import Box, Frame, frame_at
 from muse_core.infer.crew import Sizes, Windows, windows_for
 from muse_core.infer.doubt import slide_doubt
 from muse_core.infer.engine import Clock, Steps, run_groups
-from muse_core.infer.groups import GroupFiles, SeamNuclei, join_seams, read_done, settled_seams, write_group
+from muse_core.infer.groups import GroupFiles, read_done, settled_seams, write_group
 from muse_core.infer.job import GroupDone, InferJob, InferPlan
 from muse_core.infer.model import describe_engine, shipped_weights
 from muse_core.infer.plan import Area
-from muse_core.infer.seams import SeamPoints, place_in_core
+from muse_core.infer.seams import place_in_core
 from muse_core.infer.tiles import CELL_PX, Tile, TileGrid, in_batches, in_groups, plan_tiles, seen_px
 from muse_core.machine.heap import give_back_memory
 from muse_core.models.nucleus_model import NucleiFound, NucleusModel
@@ -40,7 +40,6 @@ from muse_core.nuclei_dataset import (
     nuclei_table,
     stage_nuclei,
 )
-from muse_core.nuclei_dataset.points import join_nuclei, taken
 from muse_core.slide import Slide, SlideInfo
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ Tell = Callable[[int], None]
 TileImage: TypeAlias = "NDArray[np.uint8] | Tensor"  # (H, W, 3) uint8
 
 
-TileNuclei = tuple[NucleusPoints, SeamNuclei]
+TileNuclei = tuple[NucleusPoints, NucleusPoints]  # certain ones, and those at seams
 
 
 def grid_of(model: NucleusModel, windows: Windows, bounds: Box, offset_px: tuple[int, int] = (0, 0)) -> TileGrid:
@@ -169,7 +168,7 @@ class SlideWork:
 
     def merge(self) -> int:
         """Write the slide's part from its groups and seams; how many nuclei it holds."""
-        seam = settled_seams(self.files, self._job.settings.seam_um)
+        seam = settled_seams(self.files, self._mpp, self._job.settings.seam_um)
         staged = [files.certain for files in self.files]
         if seam is not None:
             staged.append(self._job.folder / "seams.parquet")
@@ -238,25 +237,21 @@ class SlideWork:
         inside = (owned | at_border) & shapely.contains_xy(self._area.work, x, y)
         nuclei = NucleusPoints(
             xy_level0,
-            found.probabilities.argmax(axis=1),
+            found.class_ids,
             found.score,
             found.probabilities,
             shapely.contains_xy(self._area.tissue, x, y),
             found.embedding,
         )
-        seam = inside & at_border
-        points = SeamPoints(
-            level0_to_um(xy_level0[seam], self._mpp), found.score[seam], np.full(seam.sum(), tile.number), owned[seam]
-        )
-        return taken(nuclei, inside & ~at_border), SeamNuclei(taken(nuclei, seam), points)
+        at_seam = replace(nuclei, tile=np.full(len(nuclei), tile.number), owned=owned)
+        return nuclei.kept(inside & ~at_border), at_seam.kept(inside & at_border)
 
     def _write(self, number: int, results: list[tuple[Tile, TileNuclei | SlideReadError]], seconds: float) -> None:
         with self._clock("write"):
             failed = [(tile.number, str(found)) for tile, found in results if isinstance(found, SlideReadError)]
             found = [found for _, found in sorted(results, key=lambda pair: pair[0].number) if isinstance(found, tuple)]
             empty = self._placed(results[0][0], self._nothing())
-            certain = join_nuclei([empty[0], *(one[0] for one in found)])
-            seam = join_seams([empty[1], *(one[1] for one in found)])
+            certain, seam = (NucleusPoints.joined([empty[k], *(one[k] for one in found)]) for k in range(2))
             write_group(self.files[number], self._header, certain, seam, GroupDone(len(results), failed, seconds))
 
     def _nothing(self) -> NucleiFound:

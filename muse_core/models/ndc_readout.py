@@ -6,45 +6,22 @@ every pixel teaches that head and neighbouring proposals never settle which of t
 H_reg and H_type at the grid of proposals, as the paper does. Numpy only, for networks that torch does not run.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.models.heat import OUTPUT_STRIDE, find_peaks
+from muse_core.models.nucleus_model import NucleiFound
 from muse_core.models.point_nms import surest_apart
 
 Readout = Literal["heat", "proposals"]
 
 
-class NucleiRead(NamedTuple):
-    """Nuclei of one image, the surest first.
-
-    Attributes:
-        xy: (N, 2) float32, px of the image.
-        chance: (N,) float32, 0..1, of being a nucleus; not calibrated.
-        class_logits: (N, C) float32.
-    """
-
-    xy: NDArray[np.float32]
-    chance: NDArray[np.float32]
-    class_logits: NDArray[np.float32]
-
-    @property
-    def probabilities(self) -> NDArray[np.float32]:
-        """(N, C) float32 of the classes, rows that sum to 1."""
-        above = np.exp(self.class_logits - self.class_logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return np.asarray(above / above.sum(axis=1, keepdims=True), np.float32)
-
-    def among(self, kept: NDArray[np.bool_]) -> "NucleiRead":
-        """Those that a mask (N,) keeps."""
-        return NucleiRead(self.xy[kept], self.chance[kept], self.class_logits[kept])
-
-
 def nuclei_by_heat(
     dense: NDArray[np.float32], size: tuple[int, int], *, min_distance_px: float, least_chance: float
-) -> NucleiRead:
-    """Tops of the heat, and the dense head's classes there.
+) -> NucleiFound:
+    """Tops of the heat, and the dense head's classes there; the score is the heat, not calibrated.
 
     Args:
         dense: (C + 1, h, w) float32 logits at stride 2, heat last, of the image and its padding.
@@ -60,7 +37,7 @@ def nuclei_by_heat(
     peaks = peaks[_inside(peaks[:, :2], size)]
     # The middle of a nucleus' heat is not its top: two middles may be nearer to each other than their tops.
     peaks = peaks[surest_apart(peaks[:, :2], peaks[:, 2], min_distance=min_distance_px)]
-    return NucleiRead(peaks[:, :2], peaks[:, 2], _read_at(dense[:-1], peaks[:, :2]))
+    return NucleiFound(peaks[:, :2], peaks[:, 2], _probabilities(_read_at(dense[:-1], peaks[:, :2])))
 
 
 def nuclei_by_proposals(
@@ -70,7 +47,7 @@ def nuclei_by_proposals(
     *,
     min_distance_px: float,
     least_chance: float,
-) -> NucleiRead:
+) -> NucleiFound:
     """Where H_reg points from each proposal, and what H_type says of it; the other arguments as of `nuclei_by_heat`.
 
     Args:
@@ -84,7 +61,13 @@ def nuclei_by_proposals(
     chance = 1 - above[:, -1] / above.sum(axis=1)
     likely = np.flatnonzero((chance >= least_chance) & _inside(xy, size))
     rows = likely[surest_apart(xy[likely], chance[likely], min_distance=min_distance_px)]
-    return NucleiRead(xy[rows], chance[rows], logits[rows, :-1])
+    return NucleiFound(xy[rows], chance[rows], _probabilities(logits[rows, :-1]))
+
+
+def _probabilities(class_logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (N, C) of the classes as probabilities, rows that sum to 1."""
+    above = np.exp(class_logits - class_logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(above / above.sum(axis=1, keepdims=True), np.float32)
 
 
 def _read_at(maps: NDArray[np.float32], xy: NDArray[np.float32]) -> NDArray[np.float32]:

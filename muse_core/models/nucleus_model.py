@@ -11,14 +11,16 @@ if TYPE_CHECKING:
 
 from muse_core.models.familiar import Familiar
 
+NETWORK_MPP = 0.5  # that the networks here are trained at
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class NucleiFound:
-    """Nuclei of one image, the surest first.
+    """Nuclei of one image, the surest first: what every network says, from its maps on.
 
     Attributes:
         xy: (N, 2) float32, continuous px of the image: the centre of the top-left pixel is (0.5, 0.5).
-        score: (N,) float32, 0..1, how likely there is a nucleus.
+        score: (N,) float32, 0..1, how likely there is a nucleus; before calibration the network's own chance of it.
         probabilities: (N, C) float32 of its classes, rows that sum to 1.
         embedding: (N, E) float16 features at the nuclei, where they were asked for.
     """
@@ -35,8 +37,10 @@ class NucleiFound:
             return np.zeros(len(self.xy), np.int64)
         return np.asarray(self.probabilities.argmax(axis=1), np.int64)
 
-
-NETWORK_MPP = 0.5
+    def kept(self, mask: NDArray[np.bool_]) -> "NucleiFound":
+        """Those that a mask (N,) keeps."""
+        embedding = None if self.embedding is None else self.embedding[mask]
+        return NucleiFound(self.xy[mask], self.score[mask], self.probabilities[mask], embedding)
 
 
 class NucleusModel(Protocol):

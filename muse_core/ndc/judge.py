@@ -30,7 +30,7 @@ def find_on_regions(find: Finder, regions: Sequence[Region]) -> list[NucleiFound
 def _find_on(find: Finder, region: Region) -> NucleiFound:
     scale = region.mpp / NETWORK_MPP
     (found,) = find(scaled_image(region.image, scale)[None])
-    return NucleiFound(found.xy / np.float32(scale), found.score, found.probabilities, found.embedding)
+    return replace(found, xy=found.xy / np.float32(scale))
 
 
 def judged(found: NucleiFound, region: Region, *, least_score: float = 0.0) -> JudgedPatch:

@@ -24,7 +24,7 @@ from muse_core.machine.device import best_dtype
 from muse_core.models.feature_sampling import sample_at
 from muse_core.models.folding import made_to_run
 from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
-from muse_core.models.ndc_readout import NucleiRead, nuclei_by_heat, nuclei_by_proposals
+from muse_core.models.ndc_readout import nuclei_by_heat, nuclei_by_proposals
 from muse_core.models.nucleus_model import NETWORK_MPP, NucleiFound
 from muse_core.models.shipped import MUSE_NANO_NDC
 from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, load_checkpoint
@@ -121,13 +121,13 @@ class NdcModel:
         feature_map = backbone(backbone.standardised(self._facing(upright)).to(self._dtype)).map
         answers = self._read(feature_map, (padded.shape[2], padded.shape[1]), (width, height), least_chance)
         return [
-            self._found(read.among(~on_ink(pixels[index], read.xy)), feature_map, index, padded.shape)
-            for index, read in enumerate(answers)
+            self._with_embedding(found.kept(~on_ink(pixels[index], found.xy)), feature_map, index, padded.shape)
+            for index, found in enumerate(answers)
         ]
 
     def _read(
         self, feature_map: Tensor, padded_size: tuple[int, int], size: tuple[int, int], least_chance: float
-    ) -> Iterator[NucleiRead]:
+    ) -> Iterator[NucleiFound]:
         """Nuclei of each image of a batch, by the head that the checkpoint is read by; the other one is spared."""
         options = {"min_distance_px": self._head.min_distance_um / self.mpp, "least_chance": least_chance}
         if self._head.readout == "heat":
@@ -142,24 +142,22 @@ class NdcModel:
         """From the image's side to the network's, or back: by half a turn where the network is turned."""
         return by_half_a_turn(maps) if self._turned else maps
 
-    def _found(self, read: NucleiRead, feature_map: Tensor, index: int, padded: torch.Size) -> NucleiFound:
-        embedding = None
-        if self._embeddings:
-            points = torch.from_numpy(read.xy).to(feature_map.device)
-            rows = torch.full((len(points),), index, dtype=torch.int64, device=points.device)
-            features = sample_at(
-                self._facing(feature_map),
-                points,
-                rows,
-                side_px=(padded[2], padded[1]),
-                mode=self._net.backbone.sampling,
-            )
-            embedding = features.float().cpu().numpy().astype(np.float16)
-        return NucleiFound(read.xy, read.chance, read.probabilities, embedding)
+    def _with_embedding(self, found: NucleiFound, feature_map: Tensor, index: int, padded: torch.Size) -> NucleiFound:
+        if not self._embeddings:
+            return found
+        points = torch.from_numpy(found.xy).to(feature_map.device)
+        rows = torch.full((len(points),), index, dtype=torch.int64, device=points.device)
+        features = sample_at(
+            self._facing(feature_map),
+            points,
+            rows,
+            side_px=(padded[2], padded[1]),
+            mode=self._net.backbone.sampling,
+        )
+        return replace(found, embedding=features.float().cpu().numpy().astype(np.float16))
 
     def _calibrated(self, found: NucleiFound) -> NucleiFound:
-        score = self._head.calibration.score(found.score)
-        return NucleiFound(found.xy, score, found.probabilities, found.embedding)
+        return replace(found, score=self._head.calibration.score(found.score))
 
 
 def _mirrored(images: Tensor, multiple: int) -> Tensor:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muse_core.models.ndc_readout import NucleiRead, nuclei_by_heat
+from muse_core.models.ndc_readout import nuclei_by_heat
+from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.samples import Sample
 from muse_core.ndc.settings import FinetuneLossSettings
 
@@ -34,7 +35,7 @@ def pseudo_labelled(samples: Sequence[Sample], dense: Tensor, settings: Finetune
     ]
 
 
-def _found(dense: NDArray[np.float32], sample: Sample, settings: FinetuneLossSettings) -> NucleiRead:
+def _found(dense: NDArray[np.float32], sample: Sample, settings: FinetuneLossSettings) -> NucleiFound:
     side_px = len(sample.annotated)
     return nuclei_by_heat(
         dense,
@@ -44,9 +45,9 @@ def _found(dense: NDArray[np.float32], sample: Sample, settings: FinetuneLossSet
     )
 
 
-def _pseudo_labelled(sample: Sample, found: NucleiRead, settings: FinetuneLossSettings) -> Sample:
+def _pseudo_labelled(sample: Sample, found: NucleiFound, settings: FinetuneLossSettings) -> Sample:
     probabilities, least = found.probabilities, settings.nucleus_confidence
-    sure = (found.chance >= least) & (probabilities.max(axis=1) >= least)
+    sure = (found.score >= least) & (probabilities.max(axis=1) >= least)
     doubtful = _around(found.xy[~sure], len(sample.annotated))
     known = sample.seen & ~_grown(sample.annotated) & ~doubtful
     return replace(

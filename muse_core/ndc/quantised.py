@@ -7,6 +7,7 @@ torch is not imported.
 """
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,11 +78,11 @@ class QuantisedNdcModel:
             # Mirrored, not blank: a border of one colour would be an edge, and edges look like nuclei's.
             image = np.pad(image, ((0, -height % step), (0, -width % step), (0, 0)), "symmetric")
         (dense,) = self._net(image[np.newaxis])
-        read = nuclei_by_heat(
+        found = nuclei_by_heat(
             dense,
             (width, height),
             min_distance_px=self._head.min_distance_um / self.mpp,
             least_chance=self._least_chance,
         )
-        read = read.among(~on_ink(image, read.xy))
-        return NucleiFound(read.xy, self._head.calibration.score(read.chance), read.probabilities)
+        found = found.kept(~on_ink(image, found.xy))
+        return replace(found, score=self._head.calibration.score(found.score))

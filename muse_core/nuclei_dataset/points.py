@@ -1,7 +1,8 @@
-"""Nuclei between network and table."""
+"""Nuclei of one slide between network and table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,40 +15,37 @@ class NucleusPoints:
     Attributes:
         xy_level0: (N, 2) float, level-0 px of the full image.
         class_ids: (N,) int, index into the header's class names.
-        scores: (N,) float32, 0..1: that it is a nucleus.
+        score: (N,) float32, 0..1: that it is a nucleus.
         probabilities: (N, C) float32, 0..1: that it is of each class.
         in_tissue: (N,) bool: whether it lies in the slide's tissue polygons.
-        embeddings: (N, E) float16 where the header names a size.
+        embedding: (N, E) float16 where the header names a size.
+        tile: (N,) int, the number of the tile that found it; of nuclei at seams of tiles, which are not settled yet.
+        owned: (N,) bool, whether it lies in that tile's core; of the same.
     """
 
     xy_level0: NDArray[np.floating]
     class_ids: NDArray[np.integer]
-    scores: NDArray[np.float32]
+    score: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     in_tissue: NDArray[np.bool_]
-    embeddings: NDArray[np.float16] | None = None
+    embedding: NDArray[np.float16] | None = None
+    tile: NDArray[np.integer] | None = None
+    owned: NDArray[np.bool_] | None = None
 
+    def __len__(self) -> int:
+        return len(self.xy_level0)
 
-def taken(nuclei: NucleusPoints, kept: NDArray[np.bool_]) -> NucleusPoints:
-    """Those of some nuclei that a mask (N,) keeps."""
-    return NucleusPoints(
-        nuclei.xy_level0[kept],
-        nuclei.class_ids[kept],
-        nuclei.scores[kept],
-        nuclei.probabilities[kept],
-        nuclei.in_tissue[kept],
-        None if nuclei.embeddings is None else nuclei.embeddings[kept],
-    )
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arrays that are there, by name."""
+        return {one.name: array for one in fields(self) if (array := getattr(self, one.name)) is not None}
 
+    def kept(self, mask: NDArray[np.bool_]) -> "NucleusPoints":
+        """Those that a mask (N,) keeps."""
+        return NucleusPoints(**{name: array[mask] for name, array in self.columns.items()})
 
-def join_nuclei(parts: Sequence[NucleusPoints]) -> NucleusPoints:
-    """Some nuclei after others; at least one part."""
-    embeddings = [part.embeddings for part in parts if part.embeddings is not None]
-    return NucleusPoints(
-        np.concatenate([part.xy_level0 for part in parts]),
-        np.concatenate([part.class_ids for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.in_tissue for part in parts]),
-        np.concatenate(embeddings) if embeddings else None,
-    )
+    @classmethod
+    def joined(cls, parts: Sequence["NucleusPoints"]) -> "NucleusPoints":
+        """Some nuclei after others, all with the same columns; at least one part."""
+        columns = [part.columns for part in parts]
+        return cls(**{name: np.concatenate([one[name] for one in columns]) for name in columns[0]})

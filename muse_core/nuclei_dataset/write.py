@@ -115,15 +115,15 @@ def nuclei_table(header: NucleiHeader, points: NucleusPoints) -> pa.Table:
         "y_um": np.ascontiguousarray(xy_um[:, 1]),
         "class_id": class_ids,
         "class_name": pa.DictionaryArray.from_arrays(class_ids.astype(np.int32), pa.array(header.class_names)),
-        "score": np.asarray(points.scores, np.float32),
+        "score": np.asarray(points.score, np.float32),
         "in_tissue": np.asarray(points.in_tissue, bool),
         "geometry": wkb_points(xy),
         "bbox": covering(xy),
     }
     for number, name in enumerate(header.class_names):
         columns[f"p_{name}"] = np.ascontiguousarray(points.probabilities[:, number], np.float32)
-    if points.embeddings is not None:
-        values = pa.array(np.ascontiguousarray(points.embeddings, np.float16).ravel())  # (N, E) -> (N*E,)
+    if points.embedding is not None:
+        values = pa.array(np.ascontiguousarray(points.embedding, np.float16).ravel())  # (N, E) -> (N*E,)
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, header.embedding_size)
     return pa.table([columns[name] for name in header.schema.names], schema=header.schema)
 
@@ -294,12 +294,12 @@ def _check_points(header: NucleiHeader, points: NucleusPoints) -> None:
     wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
         "xy_level0": (points.xy_level0, (n_nuclei, 2)),
         "class_ids": (points.class_ids, (n_nuclei,)),
-        "scores": (points.scores, (n_nuclei,)),
+        "score": (points.score, (n_nuclei,)),
         "probabilities": (points.probabilities, (n_nuclei, n_classes)),
         "in_tissue": (points.in_tissue, (n_nuclei,)),
     }
     if header.embedding_size:
-        wanted["embeddings"] = (points.embeddings, (n_nuclei, header.embedding_size))
+        wanted["embedding"] = (points.embedding, (n_nuclei, header.embedding_size))
     for name, (array, shape) in wanted.items():
         if np.shape(array) != shape:
             raise DatasetError(f"slide {header.slide_id}: {name} of shape {np.shape(array)}; {shape} needed")

@@ -30,10 +30,10 @@ def points(n: int, *, seed: int = 0, side_px: float = 8000.0, n_classes: int = 3
     return NucleusPoints(
         xy_level0=rng.uniform(0, side_px, (n, 2)),
         class_ids=chances.argmax(axis=1),
-        scores=rng.uniform(0.5, 1, n).astype(np.float32),
+        score=rng.uniform(0.5, 1, n).astype(np.float32),
         probabilities=chances,
         in_tissue=rng.random(n) < 0.9,
-        embeddings=rng.normal(size=(n, embedding)).astype(np.float16) if embedding else None,
+        embedding=rng.normal(size=(n, embedding)).astype(np.float16) if embedding else None,
     )
 
 

@@ -2,15 +2,20 @@ import numpy as np
 import pytest
 
 from muse_core.geometry import Box
-from muse_core.infer.seams import SeamPoints, place_in_core, settle_seams
+from muse_core.infer.seams import place_in_core, settle_seams
+from muse_core.nuclei_dataset import NucleusPoints
 
 
-def seam(*rows: tuple[float, float, float, int, bool]) -> SeamPoints:
+def seam(*rows: tuple[float, float, float, int, bool]) -> NucleusPoints:
     """Rows of x, y, score, tile, owned."""
-    x, y, score, tile, owned = zip(*rows, strict=True)
-    return SeamPoints(
-        np.column_stack([x, y]).astype(float), np.array(score, np.float32), np.array(tile), np.array(owned)
-    )
+    values = np.array(rows, float).reshape(-1, 5)
+    one = np.ones((len(values), 1), np.float32)
+    xy, score, tile = values[:, :2], values[:, 2].astype(np.float32), values[:, 3].astype(int)
+    return NucleusPoints(xy, np.zeros(len(xy), int), score, one, one[:, 0] > 0, tile=tile, owned=values[:, 4] > 0)
+
+
+def settled(points: NucleusPoints, distance: float) -> list[bool]:
+    return settle_seams(points, points.xy_level0, distance).tolist()
 
 
 def test_a_core_owns_its_left_and_top_edge_alone():
@@ -47,12 +52,11 @@ CASES = {
 @pytest.mark.parametrize("turn", [1, -1])
 def test_each_nucleus_stays_once(case, turn):
     rows, expected = CASES[case]
-    assert settle_seams(seam(*rows[::turn]), 1.0).tolist() == expected[::turn]
+    assert settled(seam(*rows[::turn]), 1.0) == expected[::turn]
 
 
 def test_nothing_to_settle():
-    empty = SeamPoints(np.empty((0, 2)), np.empty(0, np.float32), np.empty(0, int), np.empty(0, bool))
-    assert settle_seams(empty, 1.0).tolist() == []
+    assert settled(seam(), 1.0) == []
 
 
 def test_jitter_at_a_border_neither_doubles_nor_loses_nuclei():
@@ -68,7 +72,7 @@ def test_jitter_at_a_border_neither_doubles_nor_loses_nuclei():
             if near:
                 rows.append((x, y, 0.9, tile, bool(mine)))
     points = seam(*rows)
-    kept = points.xy[settle_seams(points, 1.0)]
+    kept = points.xy_level0[settled(points, 1.0)]
     nearest = np.abs(kept[:, None, 1] - true[None, :, 1]).argmin(axis=1)
     deep = np.abs(true[:, 0]) < 0.75  # nearer to the band's end jitter decides whether the core or the band holds them
     counts = np.bincount(nearest, minlength=400)

@@ -140,7 +140,7 @@ def test_names_with_quotes_and_numbers_that_are_none(tmp_path):
     about = header('S"1\\', class_names=('a "b"\n', "</script>", "ü"))
     whole = points(3)
     whole.probabilities[0, 0] = np.nan
-    whole.scores[1] = np.inf
+    whole.score[1] = np.inf
     write_nuclei(part_path(tmp_path, about), [nuclei_table(about, whole)], about)
     write_qupath(tmp_path / "a.geojson", NucleiDataset(tmp_path), Selection('S"1\\'))
     found = read_as_qupath(tmp_path / "a.geojson")

@@ -33,7 +33,7 @@ def write_points(out, rows, **changes):
     whole = NucleusPoints(
         xy_level0=xy_um / MPP,
         class_ids=class_ids,
-        scores=np.linspace(0.5, 0.9, len(rows)).astype(np.float32),
+        score=np.linspace(0.5, 0.9, len(rows)).astype(np.float32),
         probabilities=np.eye(len(about.class_names), dtype=np.float32)[class_ids],
         in_tissue=np.array([row[3] for row in rows]),
     )

@@ -58,7 +58,7 @@ def test_a_row_says_what_the_point_said(tmp_path):
     np.testing.assert_allclose(np.stack([table["x_um"], table["y_um"]], axis=1), xy * MPP, rtol=1e-6)
     np.testing.assert_array_equal(table["class_id"], whole.class_ids[order])
     assert table["class_name"].to_pylist() == [CLASSES[i] for i in whole.class_ids[order]]
-    np.testing.assert_array_equal(table["score"], whole.scores[order])
+    np.testing.assert_array_equal(table["score"], whole.score[order])
     np.testing.assert_array_equal(table["p_stromal"], whole.probabilities[order, 2])
     np.testing.assert_array_equal(table["in_tissue"].to_pylist(), whole.in_tissue[order])
     np.testing.assert_array_equal(shapely.get_coordinates(shapely.from_wkb(table["geometry"].to_numpy())), xy)
@@ -125,7 +125,7 @@ def test_of_two_in_one_place_the_surest_stays(tmp_path):
     pair = NucleusPoints(
         xy_level0=np.array([[10.0, 10.0], [10.001, 10.0], [30, 30]]),
         class_ids=np.array([0, 1, 2]),
-        scores=np.array([0.6, 0.9, 0.7], np.float32),
+        score=np.array([0.6, 0.9, 0.7], np.float32),
         probabilities=np.eye(3, dtype=np.float32),
         in_tissue=np.ones(3, bool),
     )
@@ -153,7 +153,7 @@ def test_embeddings_are_kept(tmp_path):
     assert table.schema.field("embedding").type == pa.list_(pa.float16(), 8)
     order = np.argsort(nucleus_ids(whole.xy_level0))
     flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    np.testing.assert_array_equal(flat.reshape(-1, 8), whole.embeddings[order])
+    np.testing.assert_array_equal(flat.reshape(-1, 8), whole.embedding[order])
 
 
 def test_writing_is_bounded_in_memory(tmp_path):
@@ -199,7 +199,7 @@ def test_a_staged_file_that_is_not_ours_is_named(tmp_path, change):
     ("change", "message"),
     [
         ({"class_ids": np.array([0, 3])}, "class ids 0 to 3; 0 to 2 needed"),
-        ({"scores": np.zeros(3, np.float32)}, r"scores of shape \(3,\); \(2,\) needed"),
+        ({"score": np.zeros(3, np.float32)}, r"score of shape \(3,\); \(2,\) needed"),
         ({"probabilities": np.zeros((2, 4), np.float32)}, "probabilities of shape"),
         ({"xy_level0": np.array([[1.0, np.nan], [2, 3]])}, "outside 0 to 1048576"),
         ({"xy_level0": np.array([[1.0, -0.5], [2, 3]])}, "outside 0 to 1048576"),

@@ -31,8 +31,8 @@ def test_counts_and_histograms(slide, scan):
         of_class = whole.class_ids == class_id
         assert scan.counts[class_id] == of_class.sum()
         assert scan.in_tissue[class_id] == (of_class & whole.in_tissue).sum()
-        assert scan.score_sums[class_id] == pytest.approx(whole.scores[of_class].sum(), rel=1e-5)
-        plain, _ = np.histogram(whole.scores[of_class], BINS, (0, 1))
+        assert scan.score_sums[class_id] == pytest.approx(whole.score[of_class].sum(), rel=1e-5)
+        plain, _ = np.histogram(whole.score[of_class], BINS, (0, 1))
         np.testing.assert_array_equal(scan.scores[class_id], plain)
         plain, _ = np.histogram(whole.probabilities[of_class, class_id], BINS, (0, 1))
         np.testing.assert_array_equal(scan.chances[class_id], plain)
@@ -55,7 +55,7 @@ def test_maps_of_large_slides_have_larger_cells():
 def test_typical_are_sure_and_doubtful_are_not(slide, scan):
     whole, _ = slide
     ordered = np.sort(whole.probabilities, axis=1)
-    sure = whole.scores * (ordered[:, 2] - ordered[:, 1])
+    sure = whole.score * (ordered[:, 2] - ordered[:, 1])
     for class_id, typical in enumerate(scan.typical):
         assert len(typical) == 5
         least = np.sort(sure[whole.class_ids == class_id])[-40]  # among the best twenty, give or take two digits

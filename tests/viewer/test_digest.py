@@ -57,7 +57,7 @@ def test_a_cut_leaves_out_low_scores_and_improbable_classes(slide):
     dataset, points = slide
     cut = Cut(score=0.8, probability=0.6)
     own = points.probabilities[np.arange(3000), points.class_ids]
-    kept = ((points.scores >= cut.score) & (own >= cut.probability)).sum()
+    kept = ((points.score >= cut.score) & (own >= cut.probability)).sum()
     assert 0 < kept < 3000
     assert all(level.sum() == kept for level in count_cut(dataset, "S1", SIZE, cut))
 

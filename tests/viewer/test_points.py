@@ -24,7 +24,7 @@ def test_squares_hold_every_nucleus_once_with_its_facts(tmp_path):
     assert distance.max() < 0.06
     assert len(set(nearest.tolist())) == 5000
     own = points.probabilities[np.arange(5000), points.class_ids]
-    expected = np.stack([points.class_ids, 255 * points.scores, 255 * own, points.in_tissue], axis=1)
+    expected = np.stack([points.class_ids, 255 * points.score, 255 * own, points.in_tissue], axis=1)
     np.testing.assert_allclose(facts[nearest], expected, atol=0.51)
 
 
