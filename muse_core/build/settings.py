@@ -1,6 +1,5 @@
 """Settings of build-tcga-nu: what the tables depend on, and what only the run does."""
 
-from hashlib import sha256
 from typing import Annotated
 
 from pydantic import Field
@@ -9,6 +8,7 @@ from muse_core.build.rois import RoiSettings
 from muse_core.cohort.acquire import AcquireSettings
 from muse_core.config import Settings, settings_hash
 from muse_core.models.shipped import NUCLEUS_DETECTOR
+from muse_core.models.tensor_file import hash_of
 from muse_core.roi_dataset.image import RoiImageSettings
 from muse_core.tissue import TissueSettings
 
@@ -46,7 +46,7 @@ class BuildSettings(Settings):
 
 def weights_hash(detector: str) -> str:
     """What a detector's name does not say: changes with the learned one's weights, which a new version may bring."""
-    return "-" + sha256(NUCLEUS_DETECTOR.read_bytes()).hexdigest()[:12] if detector == "learned" else ""
+    return "-" + hash_of(NUCLEUS_DETECTOR) if detector == "learned" else ""
 
 
 class ImportSettings(Settings):

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from muse_core.detector.calibrate import RADIUS_UM, best_threshold, calibrated, 
 from muse_core.detector.calibration import Calibration
 from muse_core.detector.settings import TrainDetectorSettings
 from muse_core.detector.weights_file import DetectorWeights, load_model, save_model
-from muse_core.errors import ConfigError, DatasetError
+from muse_core.errors import DatasetError
 from muse_core.labels.datasets import LabelledData, Source
 from muse_core.labels.matching import Counts
 from muse_core.labels.regions import Region, fingerprint
@@ -38,6 +37,7 @@ from muse_core.machine.lock import locked
 from muse_core.machine.threads import torch_threads
 from muse_core.models.detector import NucleusNet, load_imagenet_encoder, parameter_count
 from muse_core.models.heat import NO_CLASS, draw_heat
+from muse_core.models.tensor_file import hash_of
 from muse_core.training.average import follow
 from muse_core.training.checkpoint import (
     DETECTOR_TRAINING,
@@ -154,7 +154,7 @@ class _Run:
     def __init__(self, settings: TrainDetectorSettings, out: Path, init: Path | None, data: LabelledData) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.out, self.data = settings, out, data
-        self.identity = fingerprint([*data.train, *data.validation]) + (_digest_of(init) if init else "")
+        self.identity = fingerprint([*data.train, *data.validation]) + (hash_of(init) if init else "")
         self.weights = {source.name: source.weight for source in data.sources}
         self.bfloat16 = best_dtype("cpu") == torch.bfloat16  # emulated, it would be slower than float32
         self.net = NucleusNet(len(data.class_names))
@@ -340,14 +340,6 @@ def _start_from(net: NucleusNet, path: Path) -> None:
     """Take an earlier run's weights over; class maps of other classes begin anew."""
     own, given = net.state_dict(), load_model(path).net.state_dict()
     net.load_state_dict({name: given[name] if given[name].shape == own[name].shape else own[name] for name in own})
-
-
-def _digest_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()[:12]
-    except OSError as error:
-        raise ConfigError(f"--init {path}: cannot be read ({error.strerror}); give weights of train-detector") from None
 
 
 def _write_text(path: Path, text: str) -> None:

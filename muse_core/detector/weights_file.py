@@ -4,15 +4,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from muse_core.detector.calibration import Calibration
 from muse_core.errors import ConfigError
 from muse_core.labels import BRCA_CLASS_NAMES
 from muse_core.models.detector import NucleusNet
-from muse_core.models.tensor_file import save_tensors
+from muse_core.models.tensor_file import read_tensors, save_tensors
 
-_FORMAT = "muse-nucleus-detector-1"
+FORMAT = "muse-nucleus-detector-1"
 _UNNAMED_DATASET = "brca-m2c"  # of files that don't name their classes; of another dataset they stay unnamed
 
 
@@ -42,7 +40,7 @@ def save_model(model: DetectorWeights, path: Path, *, notes: dict[str, str] | No
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}  # not the batch counters
     about = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "n_classes": str(model.net.head.out_channels - 1),
         "width": str(model.net.from16.out_channels),
         "calibration": json.dumps(asdict(model.calibration)),
@@ -59,16 +57,8 @@ def load_model(path: Path) -> DetectorWeights:
     Raises:
         ConfigError: no such file, or not a detector's weights.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"detector weights {path}: cannot be read ({error}); give a file of `muse train-detector`"
-        ) from None
-    if about.get("format") != _FORMAT:
-        raise ConfigError(f"detector weights {path}: format {about.get('format')!r} found, {_FORMAT!r} needed")
+    file = read_tensors(path, FORMAT, what="detector weights", hint="give a file of `muse train-detector`")
+    about, tensors = file.about, file.tensors
     net = NucleusNet(int(about["n_classes"]), width=int(about["width"]))
     missing = net.load_state_dict(tensors, strict=False)
     lacking = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from muse_core.errors import ConfigError, DatasetError
 from muse_core.models.ndc import NdcNet
 from muse_core.models.nucleus_model import NucleiFound, NucleusModel
-from muse_core.models.quantised import CONSTANTS, GRAPH, quantised_path, read_quantised, sha256_of
+from muse_core.models.quantised import CONSTANTS, GRAPH, quantised_path, read_quantised
 from muse_core.models.quantised import FORMAT as QUANTISED_FORMAT
-from muse_core.models.tensor_file import save_tensors
+from muse_core.models.tensor_file import save_tensors, sha256_of
 from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.head import FORMAT as NDC_FORMAT
 from muse_core.ndc.head import grid_px

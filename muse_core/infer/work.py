@@ -107,7 +107,7 @@ class SlideWork:
         self._job, self._plan, self._slide, self._model, self._clock = job, plan, slide, model, clock
         settings, mpp = job.settings, (slide.info.mpp.x, slide.info.mpp.y)
         self._area = Area(slide, job)
-        on_gpu = job.device != "cpu" and getattr(model, "takes_tensors", False)
+        on_gpu = job.device != "cpu" and model.takes_tensors
         self._decodes_on_gpu = settings.decode_on_gpu and on_gpu and slide.info.decodes_on_gpu
         self._one_at_a_time = Lock()
         self._calls = count(1)

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, InputScale, MuseBackbone, build_backbone, timm_input
 from muse_core.models.encoder import VitEncoder
 from muse_core.models.position import positions_for
-from muse_core.models.tensor_file import BROKEN_FILE, save_tensors
+from muse_core.models.tensor_file import BROKEN_FILE, read_tensors, save_tensors
 
 FORMAT = "muse-backbone-1"
 
@@ -196,14 +195,8 @@ def read_backbone_file(path: Path) -> BackboneFile:
 
 
 def _read_ours(path: Path) -> BackboneFile:
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"backbone {path}: cannot be read ({error}); it may be cut short") from None
-    if about.get("format") != FORMAT:
-        raise ConfigError(f"backbone {path}: format {about.get('format')!r} found, {FORMAT!r} needed")
+    file = read_tensors(path, FORMAT, what="backbone", hint="give a file of `muse pretrain`")
+    about, tensors = file.about, {name: tensor.float() for name, tensor in file.tensors.items()}
     try:
         settings = BackboneSettings.model_validate_json(about["settings"])
         notes = json.loads(about.get("notes", "{}"))

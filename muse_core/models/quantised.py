@@ -12,16 +12,15 @@ import gc
 import platform
 from collections import OrderedDict
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from muse_core.errors import ConfigError
+from muse_core.models.tensor_file import metadata_of, read_tensors, sha256_of
 
 if TYPE_CHECKING:
     import openvino
@@ -31,7 +30,6 @@ SUFFIX = ".int8.safetensors"  # in place of the checkpoint's .safetensors
 _CPUINFO = Path("/proc/cpuinfo")
 GRAPH, CONSTANTS = "graph", "constants"  # names of the tensors
 _KEPT_SHAPES = 8  # compiled code that is kept for shapes met before, 5 MB each
-_MARK = 1 << 20  # bytes of a file read at once
 
 Shape = tuple[int, ...]
 
@@ -68,9 +66,8 @@ def quantised_for(checkpoint: Path) -> Path | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="np") as file:
-            about = file.metadata() or {}
-    except (OSError, SafetensorError):
+        about = metadata_of(path)
+    except ConfigError:
         return None
     return path if about.get("format") == FORMAT and about.get("source_sha256") == sha256_of(checkpoint) else None
 
@@ -81,32 +78,10 @@ def read_quantised(path: Path) -> Quantised:
     Raises:
         ConfigError: no such file, or not such a one.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            about = dict(file.metadata() or {})
-            if about.pop("format", None) != FORMAT:
-                raise ConfigError(f"quantised weights {path}: not {FORMAT}; make them with muse quantise")
-            graph, constants = file.get_tensor(GRAPH), file.get_tensor(CONSTANTS)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"quantised weights {path}: cannot be read ({error}); make them with muse quantise") from None
+    file = read_tensors(path, FORMAT, what="quantised weights", hint="make them with muse quantise", framework="np")
+    about, graph, constants = file.about, file.tensors[GRAPH], file.tensors[CONSTANTS]
     source, kind = about.pop("source_sha256"), about.pop("kind")
     return Quantised(path, source, kind, about, graph.tobytes(), constants)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    digest = sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_MARK):
-                digest.update(block)
-    except OSError as error:
-        raise ConfigError(f"checkpoint {path}: cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
 
 
 def int8_pays(cpuinfo: Path = _CPUINFO) -> str:

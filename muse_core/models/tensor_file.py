@@ -1,12 +1,13 @@
-"""Tensors in safetensors files, written whole or not at all."""
+"""Tensors in safetensors files: written whole or not at all, read, told apart by format and by hash; nowhere else."""
 
 import os
 import pickle
 import struct
 from collections.abc import Mapping
-from hashlib import sha256
+from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -66,6 +67,67 @@ def _write(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -
         raise OutputError(f"{path}: cannot be written ({error})") from error
 
 
+@dataclass(frozen=True)
+class TensorFile:
+    """What a file holds.
+
+    Attributes:
+        about: its metadata, all but the format.
+        tensors: by name; torch's, or NumPy arrays where those were asked for.
+    """
+
+    about: dict[str, str]
+    tensors: dict[str, Any]
+
+
+def read_tensors(path: Path, form: str, *, what: str, hint: str, framework: Literal["pt", "np"] = "pt") -> TensorFile:
+    """Read a file of ours, whole.
+
+    Args:
+        path: the file.
+        form: the format that its metadata must name.
+        what: it is, for the message.
+        hint: what to do where it is not.
+        framework: "np" where torch is not to be imported.
+
+    Raises:
+        ConfigError: no such file, cut short, or of another format.
+    """
+    try:
+        with safe_open(path, framework=framework) as file:
+            about = dict(file.metadata() or {})
+            found = about.pop("format", None)
+            names = list(file.keys()) if found == form else []  # nothing of another format is read
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{what} {path}: cannot be read ({error}); {hint}") from None
+    if found != form:
+        raise ConfigError(f"{what} {path}: format {found!r} found, {form!r} needed; {hint}")
+    return TensorFile(about, tensors)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """A file's metadata, its format among them.
+
+    Raises:
+        ConfigError: no such file, or no safetensors.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"checkpoint {path}: cannot be read ({error}); give a .safetensors file of muse") from None
+
+
+def format_of(path: Path) -> str:
+    """The format that a weights file names in its metadata; empty where it names none.
+
+    Raises:
+        ConfigError: no such file, or no safetensors.
+    """
+    return metadata_of(path).get("format", "")
+
+
 _ID_DIGITS = 12
 
 
@@ -75,22 +137,19 @@ def hash_of(path: Path) -> str:
     Raises:
         ConfigError: the file cannot be read.
     """
-    digest = sha256()
+    return sha256_of(path)[:_ID_DIGITS]
+
+
+def sha256_of(path: Path) -> str:
+    """All 64 hex digits of a weights file.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            return file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(
             f"checkpoint {path}: cannot be read ({error.strerror}); give a file of muse finetune"
         ) from None
-    return digest.hexdigest()[:_ID_DIGITS]
-
-
-def format_of(path: Path) -> str:
-    """The format that a weights file names in its metadata; empty where it names none."""
-    try:
-        with safe_open(path, framework="np") as file:
-            return str((file.metadata() or {}).get("format"))
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"checkpoint {path}: cannot be read ({error}); give a .safetensors file of muse") from None

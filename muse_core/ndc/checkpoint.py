@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, build_backbone
 from muse_core.models.familiar import Familiar, familiar_from
 from muse_core.models.ndc import NdcNet
-from muse_core.models.tensor_file import save_tensors
+from muse_core.models.tensor_file import read_tensors, save_tensors
 from muse_core.ndc.head import FORMAT, NdcHead, head_from
 
 _COUNTER = "num_batches_tracked"  # of batch norms; of no use after training
@@ -78,17 +77,8 @@ def load_checkpoint(path: Path) -> NdcCheckpoint:
     Raises:
         ConfigError: no such file, damaged, or not an NDC checkpoint.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"NDC checkpoint {path}: cannot be read ({error}); give a file of `muse finetune`") from None
-    if about.get("format") != FORMAT:
-        raise ConfigError(
-            f"NDC checkpoint {path}: format {about.get('format')!r} found, {FORMAT!r} needed; give a file of "
-            "`muse finetune`"
-        )
+    file = read_tensors(path, FORMAT, what="NDC checkpoint", hint="give a file of `muse finetune`")
+    about, tensors = file.about, {name: tensor.float() for name, tensor in file.tensors.items()}
     try:
         backbone = BackboneSettings.model_validate_json(about["backbone"])
         head = head_from(json.loads(about["head"]))

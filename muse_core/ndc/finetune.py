@@ -148,7 +148,7 @@ def _familiar(checkpoint: NdcCheckpoint, data: FinetuneData, *, device: str) -> 
     """What the tissue that was learned from looks like to the network: windows of regions at even steps."""
     regions = [*data.labelled, *data.validation]
     chosen = [regions[row] for row in np.unique(np.linspace(0, len(regions) - 1, _FAMILIAR_REGIONS).astype(int))]
-    model = NdcModel.of_checkpoint(checkpoint, device=device)
+    model = NdcModel(checkpoint, device=device)
     windows = []
     for region, found in zip(chosen, find_on_regions(model.find, chosen), strict=True):
         sure = found.score >= _FOUND

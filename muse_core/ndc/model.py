@@ -10,7 +10,6 @@ multiples of `grid_um` on the slide and bring `margin_um` around what they own.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from muse_core.models.half_turn import by_half_a_turn, pads_after, turn_kernels
 from muse_core.models.ndc_readout import nuclei_by_heat, nuclei_by_proposals
 from muse_core.models.nucleus_model import NETWORK_MPP, NucleiFound
 from muse_core.models.shipped import MUSE_NANO_NDC
+from muse_core.models.tensor_file import hash_of
 from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, load_checkpoint
 from muse_core.ndc.head import MARGIN_UM, chance_of, grid_px
 
@@ -37,7 +37,8 @@ class NdcModel:
     """Finds and names nuclei; a `NucleusModel`.
 
     Args:
-        weights: a file of `muse finetune`; None for the one that ships.
+        weights: a file of `muse finetune`, or a network in memory, which is left as it is; None for the file that
+            ships.
         device: where the network runs, such as cpu or cuda.
         min_score: nuclei below are left out; at 0.5 the mean class F1 on validation was best.
         embeddings: whether to return the features at nuclei, too.
@@ -51,7 +52,7 @@ class NdcModel:
 
     def __init__(
         self,
-        weights: Path | None = None,
+        weights: Path | NdcCheckpoint | None = None,
         *,
         device: str = "cpu",
         min_score: float = 0.0,
@@ -60,24 +61,13 @@ class NdcModel:
     ) -> None:
         if not 0 <= min_score <= 1:
             raise ConfigError(f"min_score {min_score}: a number from 0 to 1 needed")
-        path = weights or MUSE_NANO_NDC
         self._device, self._min_score, self._embeddings = device, min_score, embeddings
         self._dtype = dtype or best_dtype(device)
-        self._use(load_checkpoint(path))
-        self.model_id = sha256(path.read_bytes()).hexdigest()[:12]
-
-    @classmethod
-    def of_checkpoint(cls, checkpoint: NdcCheckpoint, *, device: str = "cpu") -> "NdcModel":
-        """A model around a network in memory, as training needs; the network itself is left as it is."""
-        model = cls.__new__(cls)
-        copy = build_net(checkpoint.backbone, checkpoint.head)
-        copy.load_state_dict(checkpoint.net.state_dict())
-        model._device, model._dtype, model._min_score, model._embeddings = device, best_dtype(device), 0.0, False
-        model._use(replace(checkpoint, net=copy, notes={}))
-        model.model_id = "memory"
-        return model
-
-    def _use(self, checkpoint: NdcCheckpoint) -> None:
+        if isinstance(weights, NdcCheckpoint):
+            checkpoint, self.model_id = _copied(weights), "memory"
+        else:
+            path = weights or MUSE_NANO_NDC
+            checkpoint, self.model_id = load_checkpoint(path), hash_of(path)
         net = checkpoint.net
         self._turned = pads_after(net)
         if self._turned:
@@ -158,6 +148,13 @@ class NdcModel:
 
     def _calibrated(self, found: NucleiFound) -> NucleiFound:
         return replace(found, score=self._head.calibration.score(found.score))
+
+
+def _copied(checkpoint: NdcCheckpoint) -> NdcCheckpoint:
+    """What makes a network fast changes it."""
+    net = build_net(checkpoint.backbone, checkpoint.head)
+    net.load_state_dict(checkpoint.net.state_dict())
+    return replace(checkpoint, net=net)
 
 
 def _mirrored(images: Tensor, multiple: int) -> Tensor:

@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,11 +24,11 @@ from muse_core.config import Settings
 from muse_core.errors import ConfigError, OutputError, figure
 from muse_core.machine.files import output_errors, safe_name, whole_file
 from muse_core.models.quantised import quantised_path
+from muse_core.models.tensor_file import sha256_of
 
 CURRENT_NAME = "current.json"
 HISTORY_NAME = "history.jsonl"
 
-_BLOCK = 1 << 20  # bytes
 _WAIT_S = 60.0  # for another run that is registering
 
 
@@ -130,7 +129,7 @@ def current_checkpoint(folder: Path) -> Path:
     if current is None:
         raise ConfigError(f"checkpoint {folder}: a folder without {CURRENT_NAME}; give a file, or a registry's folder")
     path = folder / current.checkpoint
-    if not path.is_file() or _sha256(path) != current.sha256:
+    if not path.is_file() or sha256_of(path) != current.sha256:
         raise ConfigError(f"{path}: gone, or not the file that was registered; register a checkpoint again")
     return path
 
@@ -239,11 +238,11 @@ def _reason(candidate: ModelScore, known: ModelScore | None) -> str:
 
 def _copied(folder: Path, checkpoint: Path, scores: tuple[ModelScore, ...]) -> RegisteredModel:
     """The checkpoint's bytes in the registry's folder, under a name made of their hash."""
-    digest = _sha256(checkpoint)
+    digest = sha256_of(checkpoint)
     name = f"ndc-{digest[:12]}.safetensors"
     with whole_file(folder / name) as temporary:
         temporary.write_bytes(checkpoint.read_bytes())
-        if _sha256(temporary) != digest:
+        if sha256_of(temporary) != digest:
             raise OutputError(f"{checkpoint}: changed while it was copied; register it again")
     return RegisteredModel(
         checkpoint=name,
@@ -268,14 +267,6 @@ def _note(folder: Path, decision: Decision, checkpoint: Path) -> None:
     with output_errors(path), path.open("ab", buffering=0) as file:
         file.write((json.dumps(values) + "\n").encode())
         os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

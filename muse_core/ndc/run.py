@@ -206,7 +206,7 @@ class FinetuneRun:
 
     def found_by(self, net: NdcNet, regions: Sequence[Region]) -> list[NucleiFound]:
         """What one of this run's networks finds on regions, not calibrated."""
-        model = NdcModel.of_checkpoint(self.checkpoint(net), device=str(self.device))
+        model = NdcModel(self.checkpoint(net), device=str(self.device))
         return find_on_regions(model.candidates, regions)
 
     def progress(self) -> Progress:

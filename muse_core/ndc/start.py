@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import file_digest
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from muse_core.detector.weights_file import FORMAT as DETECTOR_FORMAT
 from muse_core.detector.weights_file import load_model
 from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, MuseBackbone, build_backbone
@@ -17,6 +16,7 @@ from muse_core.models.backbone_file import backbone_of, read_backbone_file
 from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from muse_core.models.ndc import SUBPIXELS, NdcNet
 from muse_core.models.shipped import MUSE_NANO, MUSE_NANO_NDC
+from muse_core.models.tensor_file import format_of, hash_of
 from muse_core.ndc.checkpoint import load_checkpoint
 from muse_core.ndc.head import FORMAT as NDC_FORMAT
 from muse_core.ndc.rates import rates_for
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 _SHIPPED = {path.stem: path for path in (MUSE_NANO_NDC, MUSE_NANO)}
 _WITHOUT_FILE = ("none", "imagenet")
-_DETECTOR_FORMAT = "muse-nucleus-detector"
 _DETECTOR_SCALE, _DETECTOR_SHIFT = 128.0, 127.0  # it takes (x - 127) / 128 of 0..255
 _MAP_STRIDE = 4  # px of the image a pixel of the map that the heads take
 
@@ -70,7 +69,7 @@ def start_from(
     form = _format_of(path)
     if form == NDC_FORMAT:
         return _from_ndc(path, class_names, settings)
-    if form.startswith(_DETECTOR_FORMAT):
+    if form == DETECTOR_FORMAT:
         backbone = BackboneSettings(imagenet=True)
         net = build_backbone(backbone)
         _take_detector_encoder(net, path)
@@ -86,12 +85,7 @@ def start_id(init: str) -> str:
     """
     if init in _WITHOUT_FILE:
         return init
-    path = _path_of(init)
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()[:12]
-    except OSError as error:
-        raise ConfigError(f"--init {init}: cannot be read ({error.strerror or error})") from None
+    return hash_of(_path_of(init))
 
 
 def _path_of(init: str) -> Path:
@@ -203,9 +197,8 @@ def _take_detector_encoder(backbone: MuseBackbone, path: Path) -> None:
 
 
 def _format_of(path: Path) -> str:
-    """The format word in a safetensors file's metadata; empty for other files."""
+    """The format word in a safetensors file's metadata; empty for other files, which may be released weights."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return str((file.metadata() or {}).get("format", ""))
-    except (OSError, SafetensorError):
+        return format_of(path)
+    except ConfigError:
         return ""

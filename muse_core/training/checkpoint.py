@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from muse_core.errors import ConfigError
 from muse_core.machine.files import output_errors, whole_file
-from muse_core.models.tensor_file import save_tensors
+from muse_core.models.tensor_file import read_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -119,17 +118,9 @@ def read_checkpoint(path: Path, kind: RunKind = PRETRAINING) -> Checkpoint:
     Raises:
         ConfigError: no such file, cut short, or something else, such as a pickle; no code in it is run.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"checkpoint {path}: not a checkpoint of {kind.command} ({error}); remove it to start anew"
-        ) from None
-    if (found := metadata.get("format")) != kind.format:
-        raise ConfigError(f"checkpoint {path}: format {found!r} found, {kind.format!r} needed")
-    return Checkpoint(tensors, json.loads(metadata["about"]))
+    hint = f"it is no checkpoint of {kind.command}; remove it to start anew"
+    file = read_tensors(path, kind.format, what="checkpoint", hint=hint)
+    return Checkpoint(file.tensors, json.loads(file.about["about"]))
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -113,7 +113,7 @@ def test_labels_that_changed_are_not_gone_on_with(stored, tmp_path):
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"junk"])
 def test_a_damaged_state_is_one_line(data, stored, damage, tmp_path):
     (tmp_path / DETECTOR_TRAINING.file_name).write_bytes(damage(stored))
-    says = r"training\.safetensors: not a checkpoint of muse train-detector .*; remove it"
+    says = r"training\.safetensors: cannot be read .*no checkpoint of muse train-detector; remove it"
     with pytest.raises(ConfigError, match=says) as told:
         train_detector(brca(data), tmp_path, settings=TINY, resume=True)
     assert "\n" not in str(told.value)

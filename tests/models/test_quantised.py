@@ -34,7 +34,7 @@ def test_weights_of_another_checkpoint_are_not_taken(tmp_path):
 
 
 def test_files_of_another_kind_are_one_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"not muse-int8-1; make them with muse quantise"):
+    with pytest.raises(ConfigError, match=r"format 'muse-ndc-2' found, 'muse-int8-1' needed; make them with muse"):
         read_quantised(MUSE_NANO_NDC)
     with pytest.raises(ConfigError, match=r"none\.safetensors: cannot be read"):
         read_quantised(tmp_path / "none.safetensors")

@@ -199,7 +199,9 @@ def test_two_runs_do_not_share_a_folder(init, data, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
 def test_a_damaged_state_is_told(init, data, tmp_path, content):
     (tmp_path / FINETUNING.file_name).write_bytes(content)
-    with pytest.raises(ConfigError, match=r"training\.safetensors: not a checkpoint of muse finetune .*; remove it"):
+    with pytest.raises(
+        ConfigError, match=r"training\.safetensors: cannot .* no checkpoint of muse finetune; remove it"
+    ):
         finetune(data, tmp_path, init=init, settings=SHORT, resume=True)
 
 

@@ -89,7 +89,7 @@ def test_a_checkpoint_that_is_none_is_told_never_run_and_stays(rois, copied, sto
     before = contents(copied)
     error = told(rois, copied, resume=True)
     assert isinstance(error, ConfigError)
-    wrong = "format 'muse-backbone-1' found" if stored == "backbone" else "not a checkpoint of muse pretrain"
+    wrong = "format 'muse-backbone-1' found" if stored == "backbone" else "no checkpoint of muse pretrain"
     assert wrong in str(error)
     assert contents(copied) == before
 

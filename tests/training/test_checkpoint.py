@@ -52,7 +52,7 @@ def test_what_is_no_checkpoint_is_told_and_not_run(tmp_path, write):
         torch.save({"teacher": Payload()}, path)
     else:
         path.write_text("hello" if write == "text" else "")
-    with pytest.raises(ConfigError, match="not a checkpoint of muse pretrain"):
+    with pytest.raises(ConfigError, match="no checkpoint of muse pretrain"):
         read_checkpoint(path)
 
 
