@@ -11,6 +11,8 @@ def _field(name: str, kind: pa.DataType, *, unit: str = "", nullable: bool = Tru
     return pa.field(name, kind, nullable=nullable, metadata={"unit": unit} if unit else None)
 
 
+NO_PROJECT = "unknown"  # of slides whose project nobody gave
+
 NUCLEUS = pa.struct(
     [
         _field("x", pa.float32(), unit="px, roi frame"),
@@ -97,6 +99,7 @@ ROIS = pa.schema(
         _field("image_format", pa.string(), nullable=False),
     ]
 )
+SMALL_COLUMNS = tuple(name for name in ROIS.names if name not in ("nuclei", "image"))
 
 _BBOX = pa.struct([_field(side, pa.float32(), unit="px, level0 frame") for side in ("xmin", "ymin", "xmax", "ymax")])
 
@@ -154,9 +157,3 @@ def check_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
         raise DatasetError(f"{name}: {error}") from None
-
-
-NO_PROJECT = "unknown"
-
-
-SMALL_COLUMNS = tuple(name for name in ROIS.names if name not in ("nuclei", "image"))

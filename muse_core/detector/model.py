@@ -16,12 +16,10 @@ from muse_core.models.detector import STRIDE
 from muse_core.models.familiar import Familiar
 from muse_core.models.folding import made_to_run
 from muse_core.models.heat import OUTPUT_STRIDE, find_peaks
-from muse_core.models.nucleus_model import NETWORK_MPP
-from muse_core.models.nucleus_model import NucleiFound as NucleiFound
+from muse_core.models.nucleus_model import NETWORK_MPP, NucleiFound
 from muse_core.models.tensor_file import hash_of
 
 _KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
-
 
 # With so much around them a grid shifted by odd amounts changes 0.04 % of nuclei; with 64 µm 0.01 %, with 32 0.09 %.
 DETECTOR_MARGIN_UM = 48.0

@@ -12,6 +12,7 @@ from muse_core.detector.learned import LearnedDetector
 from muse_core.errors import ConfigError
 from muse_core.evaluate.detect import draw_worst, evaluate_detector, score_patches
 from muse_core.evaluate.ndc import evaluate_ndc
+from muse_core.evaluate.published import published_ndc
 from muse_core.evaluate.representation import (
     KS,
     EncoderFinetuneSettings,
@@ -34,7 +35,6 @@ from muse_core.labels.scores import NDC_RULES, RADIUS_UM
 from muse_core.machine.files import whole_file
 from muse_core.models.shipped import MUSE_NANO_NDC
 from muse_core.ndc.model import NdcModel
-from muse_core.ndc.published import published_ndc
 from muse_core.ndc.registry import resolve_checkpoint
 
 ScoreName = Literal["knn", "linear", "finetune", "detect", "ndc"]

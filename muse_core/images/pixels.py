@@ -4,16 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+WHITE = 255  # glass: what lies outside the image, and what a scanner left out
+
 
 def more_than_8_bits(image: Image.Image) -> bool:
     """Whether an image that Pillow opened has more a channel, of which it would drop the low ones of RGB silently."""
     return ";16" in str(getattr(image, "tile", "")) or image.mode.startswith(("I", "F"))
-
-
-Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
-
-
-WHITE = 255  # glass: what lies outside the image, and what a scanner left out
 
 
 def to_rgb(pixels: NDArray[np.generic]) -> Pixels:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from muse_core.cohort.acquire import AcquireSettings
 from muse_core.config import Settings, settings_hash
+from muse_core.images.plausible_mpp import NUCLEI_MPP
 from muse_core.tissue import TissueSettings
 
 # Raised by hand whenever code changes what inference writes for the same inputs, so that reruns redo it.
@@ -18,7 +19,7 @@ class InferSettings(Settings):
     Attributes:
         tissue: how tissue is found.
         acquire: how slides are fetched (never changes the tables).
-        coarsest_mpp: µm/px of level 0; a coarser slide fails: at 1 µm/px a lymphocyte is 7 px wide.
+        coarsest_mpp: µm/px of level 0; a coarser slide fails.
         whole_images: whether PNG and JPEG images are worked on whole: whoever cut them out has looked for tissue.
         min_score: nuclei below are left out; models score so that 0.5 gives the best F1 on validation.
         edge_um: nuclei so far outside the tissue's outline are kept, with `in_tissue` false: the outline is simplified
@@ -40,7 +41,7 @@ class InferSettings(Settings):
 
     tissue: TissueSettings = TissueSettings()
     acquire: AcquireSettings = AcquireSettings()
-    coarsest_mpp: Annotated[float, Field(gt=0)] = 1.0
+    coarsest_mpp: Annotated[float, Field(gt=0)] = NUCLEI_MPP[1]
     whole_images: bool = True
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
     edge_um: Annotated[float, Field(ge=0)] = 16.0

@@ -47,18 +47,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 _SIZE_TOLERANCE = 0.06  # relative; nuclei that much smaller or larger cost less than 0.004 of F1 on validation
 _SQUARE_TOLERANCE = 1e-4  # of px that count as square
 _TRIM_CALLS = 4  # of the network between two clearings of the heap: each costs a tenth of a call, rarer ones 0.2 GiB
 
-
 Tell = Callable[[int], None]
-
-
 TileImage: TypeAlias = "NDArray[np.uint8] | Tensor"  # (H, W, 3) uint8
-
-
 TileNuclei = tuple[NucleusPoints, NucleusPoints]  # certain ones, and those at seams
 
 

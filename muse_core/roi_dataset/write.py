@@ -21,10 +21,7 @@ from muse_core.schemas import NO_PROJECT, NUCLEUS, ROIS, SMALL_COLUMNS
 
 logger = logging.getLogger(__name__)
 
-
 _NUCLEI_LEAVES = [f"nuclei.list.element.{leaf.name}" for leaf in NUCLEUS]
-
-
 _WRITER_OPTIONS: dict[str, Any] = {
     "compression": {**dict.fromkeys([*SMALL_COLUMNS, *_NUCLEI_LEAVES], "zstd"), "image": "none"},
     "use_dictionary": False,  # of one value: only larger
