@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp, with_scene
 from muse_core.cohort.objects import local_only
 from muse_core.cohort.output import known_ids_of, output_of
-from muse_core.cohort.run import NOBODY, Watcher, do_manifest
+from muse_core.cohort.run import do_manifest
+from muse_core.cohort.watch import NOBODY, Watcher
 from muse_core.config import Settings, settings_of
 from muse_core.errors import ManifestError
 from muse_core.machine.device import one_gpu, resolve_device

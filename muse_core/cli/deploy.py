@@ -5,8 +5,6 @@ import sys
 
 import typer
 
-FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
 
 def deploy(context: typer.Context) -> None:
     """Make work pools, limits, deployments, schedules and automations on the Prefect server at PREFECT_API_URL."""

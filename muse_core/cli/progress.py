@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.progress import (
     BarColumn,
@@ -18,10 +19,12 @@ from rich.table import Column
 from rich.text import Text
 
 from muse_core.cli.terminal import Terminal
-from muse_core.cohort.manifest import Manifest
-from muse_core.cohort.records import SlideRecord
-from muse_core.cohort.run import Watcher
+from muse_core.cohort.watch import Watcher
 from muse_core.evaluate.watch import EvaluationWatcher
+
+if TYPE_CHECKING:
+    from muse_core.cohort.manifest import Manifest
+    from muse_core.cohort.records import SlideRecord
 
 _BAR_WIDTH = 20  # characters, so that a line fits in 80
 _NAME_WIDTH = 24  # of a slide's id
@@ -57,7 +60,7 @@ class CohortDisplay(Watcher):
         self._done = self._total = self._pieces = 0
         self._last = ""
 
-    def begin(self, manifest: Manifest) -> None:
+    def begin(self, manifest: "Manifest") -> None:
         """See `Watcher`."""
         self._total = len(manifest.rows)
         self._show()
@@ -67,7 +70,7 @@ class CohortDisplay(Watcher):
         self._pieces += count
         self._show()
 
-    def slide(self, record: SlideRecord) -> None:
+    def slide(self, record: "SlideRecord") -> None:
         """See `Watcher`."""
         self._done, self._last = self._done + 1, record.slide_id
         self._show()

@@ -18,8 +18,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Generic, TypeVar
 
-from distributed import KilledWorker
-
 from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire
 from muse_core.cohort.heartbeat import Heartbeat, own_facts
 from muse_core.cohort.home import Home, interrupted_record
@@ -39,11 +37,12 @@ from muse_core.cohort.summary import AnySummary, write_summary
 from muse_core.cohort.suspects import Suspects
 from muse_core.cohort.uris import path_of, public_text, public_uri
 from muse_core.cohort.versions import Versions
+from muse_core.cohort.watch import NOBODY, Watcher
 from muse_core.cohort.work import Tell, Work
 from muse_core.errors import AcquireError, MuseError, OutputError, SlideReadError, TissueError, WorkersLostError
 from muse_core.machine.files import sweep_temporaries, whole_file
 from muse_core.machine.lock import locked
-from muse_core.machine.workers import WorkerError, Workers, open_workers
+from muse_core.machine.workers import WorkerError, Workers, open_workers, worker_was_killed
 from muse_core.slide.probe import death_of
 
 logger = logging.getLogger(__name__)
@@ -54,22 +53,6 @@ Fetch = Callable[[ManifestRow, Path], Acquired]
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-
-
-class Watcher:
-    """Told how a run comes on; this one keeps it to itself. Called from several threads."""
-
-    def begin(self, manifest: Manifest) -> None:
-        """The run begins; its slides and what is wrong with others are known."""
-
-    def pieces(self, count: int) -> None:
-        """So many more pieces of slides are done: ROIs of a build, tiles of an inference."""
-
-    def slide(self, record: SlideRecord) -> None:
-        """A slide is done, or is known not to be."""
-
-
-NOBODY = Watcher()
 
 
 def tell_nobody(_: int) -> None:
@@ -413,7 +396,7 @@ def do_manifest(run: CohortRun[Any], manifest: Manifest, watcher: Watcher = NOBO
 def _explained(error: Exception, row: ManifestRow) -> Exception:
     """A worker's death as what it was where the slide's reader died of its file; found out in a process of its own."""
     path = path_of(row.uri)
-    killed = isinstance(error, KilledWorker)
+    killed = worker_was_killed(error)
     if not killed or path is None or not path.is_file() or (death := death_of(path)) is None:
         return error
     text = f"{path}: worker after worker died over it: its reader {death}; convert it to a tiled JPEG TIFF"
@@ -424,7 +407,7 @@ def _verdict(slide_id: str, error: Exception) -> tuple[str, str, str]:
     """Status, reason and message of a slide that was not done."""
     if isinstance(error, MuseError):
         return ("skipped" if isinstance(error, TissueError) else "failed"), error.reason, str(error)
-    if isinstance(error, KilledWorker):
+    if worker_was_killed(error):
         message = f"{slide_id}: worker after worker died over it ({error}); give the workers more memory"
         return "failed", "worker_killed", message
     if isinstance(error, WorkerError):

@@ -2,6 +2,8 @@
 
 import math
 import os
+import resource
+import sys
 from pathlib import Path
 
 import psutil
@@ -76,3 +78,9 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def own_peak_rss_bytes() -> int:
+    """Peak resident memory of the calling process since it started."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

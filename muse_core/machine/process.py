@@ -4,9 +4,7 @@ Who calls the library from Python and wants the same speed calls `own_process` f
 """
 
 import os
-
-import cv2
-from distributed.diagnostics.plugin import WorkerPlugin
+import sys
 
 from muse_core.machine.heap import keep_freed_memory, share_one_heap
 
@@ -22,14 +20,6 @@ def own_process() -> None:
     keep_freed_memory()
     share_one_heap()  # before any thread has a heap of its own
     # Slides are read by several processes or threads at once; OpenCV's own threads would only be in their way.
-    cv2.setNumThreads(1)
-
-
-class OwnProcess(WorkerPlugin):  # type: ignore[misc]  # Dask's are untyped
-    """`own_process` on each Dask worker, also on one that is started again."""
-
-    name = "muse-own-process"
-
-    def setup(self, worker: object) -> None:
-        """At the worker's start."""
-        own_process()
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")  # read when OpenCV is loaded
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)

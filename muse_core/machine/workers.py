@@ -1,26 +1,16 @@
 """Where CPU work runs: a local Dask cluster sized to this machine, any Dask scheduler, or this process."""
 
-import logging
-import resource
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import dask
-from distributed import Client, LocalCluster, Security
-from distributed.comm import get_address_host_port
-
-from muse_core.errors import ConfigError, MuseError, WorkersLostError
-from muse_core.machine.limits import cpu_count, memory_limit_bytes
-from muse_core.machine.process import OwnProcess
-
-CONNECT_TIMEOUT_S = 10
-_NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+from muse_core.errors import MuseError, WorkersLostError
+from muse_core.machine.limits import own_peak_rss_bytes
 
 
 @dataclass(frozen=True)
@@ -52,18 +42,19 @@ def open_workers(count: int | None = None, scheduler: str | None = None) -> Iter
     Raises:
         ConfigError: the count is negative or no scheduler answers.
     """
-    if scheduler:
-        with _quiet_dask(), _connect(scheduler) as client:
-            yield _dask_workers(client, f"Dask scheduler {scheduler}")
-    elif count == 0:
-        executor = ThreadPoolExecutor(1)
+    if scheduler is None and count == 0:
+        here = ThreadPoolExecutor(1)
         try:
-            yield Workers(executor, lambda: 1, own_peak_rss_bytes, "this process")
+            yield Workers(here, lambda: 1, own_peak_rss_bytes, "this process")
         finally:
-            executor.shutdown(wait=False, cancel_futures=True)
-    else:
-        with _quiet_dask(), _local_cluster(count) as cluster, Client(cluster, set_as_default=False) as client:
-            yield _dask_workers(client, f"{len(cluster.workers)} local Dask workers")
+            here.shutdown(wait=False, cancel_futures=True)
+        return
+    from muse_core.machine.dask_workers import n_workers, open_client, peak_rss_bytes  # late: Dask takes a second
+
+    with open_client(count, scheduler) as (client, description):
+        # Not pure: the same call may have to be made again after its files were removed.
+        executor = client.get_executor(pure=False)
+        yield Workers(executor, partial(n_workers, client), partial(peak_rss_bytes, client), description)
 
 
 def tried(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401  (any picklable work)
@@ -94,6 +85,12 @@ def value_of(future: Future[Any]) -> Any:  # noqa: ANN401
     return outcome
 
 
+def worker_was_killed(error: Exception) -> bool:
+    """Whether Dask gave a piece of work up because worker after worker died over it."""
+    dask = sys.modules.get("distributed")  # where it is not imported, there are no such workers
+    return dask is not None and isinstance(error, dask.KilledWorker)
+
+
 class WorkerError(Exception):
     """Work that crashed on a worker: what it said, and its traceback there."""
 
@@ -104,90 +101,3 @@ class WorkerError(Exception):
 
     def __str__(self) -> str:
         return self.message
-
-
-def own_peak_rss_bytes() -> int:
-    """Peak resident memory of the calling process since it started."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-@contextmanager
-def _quiet_dask() -> Iterator[None]:
-    """A cluster's comings and goings are no news, and what matters of them comes back as an error."""
-    # Dask gives its client a level of its own; its event loop tells of what was cut off when a run is interrupted.
-    names = ("distributed", "distributed.client", "tornado.application", "asyncio")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _connect(scheduler: str) -> Client:
-    try:
-        host, port = get_address_host_port(scheduler, strict=True)
-        # Asked before Dask is: its client tries for long and complains in many lines.
-        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
-        return Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--dask-scheduler {scheduler}: no Dask scheduler answers ({error}); start one with `dask scheduler` and "
-            "give its address, tcp://host:8786"
-        ) from None
-
-
-def _local_cluster(count: int | None) -> LocalCluster:
-    if count is not None and count < 0:
-        raise ConfigError(f"--workers {count}: needs 0 (this process) or more")
-    n_workers = count or cpu_count()
-    # Whoever reaches a scheduler can have code run: certificates of this run's own keep others on the machine out. Its
-    # pages, which need none, are not served.
-    with _main_module_hidden(), dask.config.set(_NO_PAGES):
-        return LocalCluster(
-            protocol="tls",
-            security=Security.temporary(),
-            n_workers=n_workers,
-            threads_per_worker=1,  # decoding and encoding scale by process; one slide handle a thread
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # None takes port 8787 all the same
-            memory_limit=memory_limit_bytes() // n_workers,
-            silence_logs=logging.CRITICAL,  # of workers: a heartbeat that the end of a run cuts off is an ERROR to Dask
-        )
-
-
-@contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Keep multiprocessing from importing the caller's main module into each worker.
-
-    Workers need nothing of it: what is submitted lies in importable modules. Under Prefect it would cost each worker
-    150 MB and set up its logging there.
-    """
-    main = sys.modules["__main__"]
-    hidden = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
-    for name in hidden:
-        setattr(main, name, None)
-    try:
-        yield
-    finally:
-        for name, value in hidden.items():
-            setattr(main, name, value)
-
-
-def _dask_workers(client: Client, description: str) -> Workers:
-    # Not pure: the same call may have to be made again after its files were removed.
-    executor = client.get_executor(pure=False)
-    client.register_plugin(OwnProcess())
-
-    def count() -> int:
-        return max(1, sum(client.nthreads().values())) if client.status == "running" else 1
-
-    def peak() -> int:
-        peaks: dict[str, int] = client.run(own_peak_rss_bytes, on_error="ignore") if client.status == "running" else {}
-        return own_peak_rss_bytes() + sum(peaks.values())
-
-    return Workers(executor, count, peak, description)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from muse_core.cli.app import GROUPS, app
@@ -38,9 +39,10 @@ def assert_one_line(done: subprocess.CompletedProcess[str], status: int, *words:
 
 
 def command_names() -> list[list[str]]:
-    top = [[command.name] for command in app.registered_commands]
+    top = [name for group in GROUPS.values() for name in group]
     groups = {"manifest": manifest_app, "evaluate": evaluate_app, "export": export_app}
-    return top + [[name, one.name] for name, group in groups.items() for one in group.registered_commands]
+    inner = [[name, one.name] for name, group in groups.items() for one in group.registered_commands]
+    return [[name] for name in top if name not in groups] + inner
 
 
 @pytest.mark.parametrize("command", command_names(), ids=" ".join)
@@ -57,7 +59,47 @@ def test_help_lists_every_command_in_a_group_in_the_order_of_the_data_whole_at_8
     places = [shown.index(f"\n  {name} ") for name in names]
     assert places == sorted(places)
     assert all(heading + ":" in shown for heading in GROUPS)
+    commands = get_command(app).commands
+    told = {name: command.told for group in GROUPS.values() for name, command in group.items()}
+    assert told == {name: commands[name].get_short_help_str(1000) for name in told}, "as each command says of itself"
     assert "..." not in shown.replace("[ARGS]...", "")
+
+
+HEAVY = ("torch", "prefect", "distributed", "pandas", "matplotlib", "geopandas", "scipy", "muse_core.slide")
+IMPORTED = """
+import sys
+from muse_core.cli.app import app
+try:
+    app(sys.argv[1:])
+except SystemExit:
+    pass
+sys.stderr.write(" ".join(sys.modules))
+"""
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """What a process has imported once it has run a command."""
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["--help"], (*HEAVY, "cv2", "numpy", "muse_core.cli.infer")),
+        (["status", "--help"], (*HEAVY, "cv2", "numpy")),
+        (["doctor", "--help"], HEAVY[:-1]),
+        (["infer", "--help"], HEAVY[:-1]),
+        (["build-tcga-nu", "--help"], HEAVY[:-1]),
+        (["train-detector", "--help"], HEAVY),
+        (["pretrain", "--help"], HEAVY),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_command_imports_what_it_needs(arguments, absent):
+    found = modules_of(*arguments)
+    assert sorted(found & set(absent)) == []
+    assert "muse_core.cli.app" in found
 
 
 def test_version():
