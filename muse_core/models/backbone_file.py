@@ -19,7 +19,7 @@ from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, InputScale, MuseBackbone, build_backbone, timm_input
 from muse_core.models.encoder import VitEncoder
 from muse_core.models.position import positions_for
-from muse_core.models.tensor_file import BROKEN_FILE, read_tensors, save_tensors
+from muse_core.models.tensor_file import BROKEN_FILE, format_of, read_tensors, save_tensors
 
 FORMAT = "muse-backbone-1"
 
@@ -146,12 +146,13 @@ def start_from(backbone: MuseBackbone, settings: BackboneSettings) -> None:
 def read_timm_weights(path: Path) -> dict[str, Tensor] | None:
     """The tensors of a safetensors file without a format word: timm's own weights; None of any other file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            if "format" in (about := file.metadata() or {}) and about["format"] != "pt":
-                return None
-            return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError):
+        form = format_of(path)
+        if form not in ("", "pt"):
+            return None
+        file = read_tensors(path, form, what="weights", hint="give weights of timm")
+    except ConfigError:
         return None
+    return {name: tensor.float() for name, tensor in file.tensors.items()}
 
 
 def _fill_encoder(backbone: MuseBackbone, tensors: dict[str, Tensor], settings: BackboneSettings) -> None:

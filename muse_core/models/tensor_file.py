@@ -85,7 +85,7 @@ def read_tensors(path: Path, form: str, *, what: str, hint: str, framework: Lite
 
     Args:
         path: the file.
-        form: the format that its metadata must name.
+        form: the format that its metadata must name; empty for one that names none.
         what: it is, for the message.
         hint: what to do where it is not.
         framework: "np" where torch is not to be imported.
@@ -96,7 +96,7 @@ def read_tensors(path: Path, form: str, *, what: str, hint: str, framework: Lite
     try:
         with safe_open(path, framework=framework) as file:
             about = dict(file.metadata() or {})
-            found = about.pop("format", None)
+            found = about.pop("format", "")
             names = list(file.keys()) if found == form else []  # nothing of another format is read
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
