@@ -1,5 +1,6 @@
 """How unlike the tissue that its model knows a slide is, from a few windows around its nuclei."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from muse_core.errors import SlideReadError
 from muse_core.models.familiar import WINDOW_UM, Doubt, Familiar, describe, doubt_of, glass_of
 from muse_core.models.nucleus_model import NETWORK_MPP
-from muse_core.slide import Slide
+from muse_core.slide import Slide, SlideInfo
 
 _WINDOWS = 32  # a slide: read in a fraction of a second, and a share is good to within 0.09
+_LEAST_WINDOWS, _OVERLAP = 4, 2.0  # an image that few windows cover is not looked at again and again
 _SIDE_PX = round(WINDOW_UM / NETWORK_MPP)
 _COLUMNS = ["x_level0", "y_level0", "score"]
 
@@ -32,18 +34,25 @@ def slide_doubt(
         None where no window with a nucleus can be read.
     """
     windows = []
-    for x_level0, y_level0, nuclei in _chosen(staged):
+    for x_level0, y_level0, nuclei in _chosen(staged, windows_on(slide.info)):
         described = _window(slide, (x_level0, y_level0), nuclei, glass)
         if described is not None:
             windows.append(described)
     return doubt_of(np.stack(windows), familiar) if windows else None
 
 
-def _chosen(staged: Sequence[Path]) -> Iterator[tuple[float, float, NDArray[np.float64]]]:
+def windows_on(info: SlideInfo) -> int:
+    """How many windows are looked at: so many that they would cover a small image twice, 32 of any larger one."""
+    width_um, height_um = info.width_level0 * info.mpp.x, info.height_level0 * info.mpp.y
+    covering = math.ceil(_OVERLAP * width_um * height_um / WINDOW_UM**2)
+    return min(_WINDOWS, max(_LEAST_WINDOWS, covering))
+
+
+def _chosen(staged: Sequence[Path], most: int) -> Iterator[tuple[float, float, NDArray[np.float64]]]:
     """Nuclei at even steps through the files, each with all of its file's: (N, 3) x, y, score."""
     counts = [pq.read_metadata(path).num_rows for path in staged]
     total = sum(counts)
-    wanted = np.unique(np.linspace(0, total - 1, min(_WINDOWS, total)).astype(int)) if total else np.empty(0, int)
+    wanted = np.unique(np.linspace(0, total - 1, min(most, total)).astype(int)) if total else np.empty(0, int)
     before = 0
     for path, count in zip(staged, counts, strict=True):
         rows = wanted[(wanted >= before) & (wanted < before + count)] - before
