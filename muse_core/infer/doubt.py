@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from muse_core.errors import SlideReadError
 from muse_core.models.familiar import WINDOW_UM, Doubt, Familiar, describe, doubt_of, glass_of
 from muse_core.models.nucleus_model import NETWORK_MPP
-from muse_core.slide import Slide, SlideInfo
+from muse_core.slide import Slide
 
 _WINDOWS = 32  # a slide: read in a fraction of a second, and a share is good to within 0.09
 _LEAST_WINDOWS, _OVERLAP = 4, 2.0  # an image that few windows cover is not looked at again and again
@@ -33,17 +33,21 @@ def slide_doubt(
     Returns:
         None where no window with a nucleus can be read.
     """
-    windows = []
-    for x_level0, y_level0, nuclei in _chosen(staged, windows_on(slide.info)):
+    windows, info = [], slide.info
+    most = windows_on(info.width_level0 * info.mpp.x, info.height_level0 * info.mpp.y)
+    for x_level0, y_level0, nuclei in _chosen(staged, most):
         described = _window(slide, (x_level0, y_level0), nuclei, glass)
         if described is not None:
             windows.append(described)
     return doubt_of(np.stack(windows), familiar) if windows else None
 
 
-def windows_on(info: SlideInfo) -> int:
-    """How many windows are looked at: so many that they would cover a small image twice, 32 of any larger one."""
-    width_um, height_um = info.width_level0 * info.mpp.x, info.height_level0 * info.mpp.y
+def windows_on(width_um: float, height_um: float) -> int:
+    """How many windows of a slide are looked at: so many that they would cover a small one twice, 32 of any larger one.
+
+    Args:
+        width_um, height_um: of the slide.
+    """
     covering = math.ceil(_OVERLAP * width_um * height_um / WINDOW_UM**2)
     return min(_WINDOWS, max(_LEAST_WINDOWS, covering))
 
