@@ -3,7 +3,8 @@
     OUT/rois/<project>/part-<slide>-<chunk>.parquet     columns: muse_core.schemas.ROIS
 
 A row group holds one ROI, so that a random ROI costs one seek and reads nothing else; a footer grows by 1 kB a ROI for
-it. Image bytes are JPEG already and stored as they are; everything else is compressed.
+it. Image bytes are JPEG already and stored as they are; everything else is compressed. On a disk of this machine only
+the tiles of an image that are looked at are read, where it has checksums of them; elsewhere, whole.
 
     dataset = RoiDataset("out")
     for sample in dataset.iterate(seed=0, epoch=3):
@@ -26,9 +27,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
-from muse_core.roi_dataset.image import RoiImage
+from muse_core.roi_dataset.image import TILED_JPEG, RoiImage
 from muse_core.roi_dataset.order import ONLY_READER, Shard, shuffled
-from muse_core.roi_dataset.part import Part, find_parts, opened_part, unreadable_part
+from muse_core.roi_dataset.part import Part, find_parts, opened_part, opened_raw, unreadable_part
 from muse_core.schemas import ROIS, SMALL_COLUMNS, check_table
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class RoiSample:
     nuclei: NDArray[np.float32] = field(repr=False)
 
 
-_SAMPLE_COLUMNS = ["roi_id", "slide_id", "project", "mpp", "nuclei", "image", "image_format"]
+_SMALL_SAMPLE_COLUMNS = ["roi_id", "slide_id", "project", "mpp", "nuclei", "image_format"]
+_SAMPLE_COLUMNS = [*_SMALL_SAMPLE_COLUMNS, "image"]
 
 
 class RoiDataset:
@@ -139,10 +141,17 @@ class RoiDataset:
         part = self._open(path)
         group, row = part.locate(index - first)
         try:
-            table = part.file.read_row_group(group, columns=_SAMPLE_COLUMNS, use_threads=False)
+            stored = part.image_bytes(group)
+            columns = _SAMPLE_COLUMNS if stored is None else _SMALL_SAMPLE_COLUMNS
+            found = part.file.read_row_group(group, columns=columns, use_threads=False).slice(row, 1)
+            image = None
+            if stored is not None and found["image_format"][0].as_py() == TILED_JPEG:
+                image = RoiImage.of_stored(stored, name=found["roi_id"][0].as_py())
+            if image is None and stored is not None:  # without checksums of its tiles: whole, by that of its page
+                found = part.file.read_row_group(group, columns=_SAMPLE_COLUMNS, use_threads=False).slice(row, 1)
         except (pa.ArrowException, OSError) as error:
             raise unreadable_part(path, error) from None
-        return _sample(table.slice(row, 1), index)
+        return _sample(found, index, image)
 
     def iterate(self, seed: int, epoch: int, *, shard: Shard = ONLY_READER, start: int = 0) -> Iterator[RoiSample]:
         """One reader's share of an epoch, in an order that depends on seed and epoch only.
@@ -173,16 +182,20 @@ class RoiDataset:
             self._local.process, self._local.parts = os.getpid(), OrderedDict()
         parts: OrderedDict[str, Part] = self._local.parts
         if path not in parts:
-            parts[path] = Part(opened_part(self._filesystem, path))
+            raw = opened_raw(self._filesystem, path)
+            parts[path] = Part(opened_part(self._filesystem, path, raw), raw, path)
             if len(parts) > _OPEN_FILES:
                 parts.popitem(last=False)[1].file.close()
         parts.move_to_end(path)
         return parts[path]
 
 
-def _sample(row: pa.Table, index: int) -> RoiSample:
+def _sample(row: pa.Table, index: int, image: RoiImage | None) -> RoiSample:
+    """A row as training sees it; its image from the row unless it is read by itself."""
     values = {name: row[name][0].as_py() for name in ("roi_id", "slide_id", "project", "mpp", "image_format")}
     nuclei = row["nuclei"].combine_chunks().flatten()  # a null list has no rows
     xy_score = np.stack([nuclei.field(name).to_numpy(zero_copy_only=False) for name in ("x", "y", "score")], axis=1)
-    image = RoiImage(row["image"][0].as_py(), values.pop("image_format"), name=values["roi_id"])
+    image_format = values.pop("image_format")
+    if image is None:
+        image = RoiImage(row["image"][0].as_py(), image_format, name=values["roi_id"])
     return RoiSample(index=index, image=image, nuclei=np.ascontiguousarray(xy_score, np.float32), **values)

@@ -15,6 +15,9 @@ from muse_core.errors import DatasetError
 
 PROVENANCE_KEY = b"muse"
 
+_PAGE_HEADER_BYTES = 256  # a page's header and levels take about 40
+_TIFF = b"II*\0"
+
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """What a part says of its making; empty where it says nothing.
@@ -27,11 +30,42 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-class Part:
-    """An open file, and where each of its rows lies."""
+class ImageBytes:
+    """One ROI's image within a part.
 
-    def __init__(self, file: pq.ParquetFile) -> None:
-        self.file = file
+    Args:
+        file: the part, open; it stays so while images of it are in use.
+        start: where the image begins, bytes.
+        size: of the image, bytes.
+        path: for errors.
+    """
+
+    def __init__(self, file: pa.NativeFile, start: int, size: int, path: str) -> None:
+        self._file, self._start, self.size, self._path = file, start, size, path
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the image from an offset on.
+
+        Raises:
+            DatasetError: the part cannot be read any more.
+        """
+        try:
+            return bytes(self._file.read_at(length, self._start + offset))
+        except OSError as error:
+            raise unreadable_part(self._path, error) from None
+
+
+class Part:
+    """An open file, and where each of its rows lies.
+
+    Args:
+        file: the part.
+        raw: the same file, where pieces of it are read as fast as they are small; None elsewhere.
+        path: of the part.
+    """
+
+    def __init__(self, file: pq.ParquetFile, raw: pa.NativeFile | None = None, path: str = "") -> None:
+        self.file, self._raw, self._path = file, raw, path
         metadata = file.metadata
         self._ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
 
@@ -39,6 +73,33 @@ class Part:
         """Row group of a row, and its place in the group."""
         group = int(np.searchsorted(self._ends, row, side="right"))
         return group, row - (int(self._ends[group - 1]) if group else 0)
+
+    def image_bytes(self, group: int) -> ImageBytes | None:
+        """Where the image of a row group of one ROI lies; None where that cannot be told, and the row is to be read.
+
+        An image that is stored as it is, alone in its page, ends where its column's chunk ends and begins behind its
+        own length.
+        """
+        about = self.file.metadata.row_group(group)
+        if self._raw is None or about.num_rows != 1:
+            return None
+        column = next(one for one in map(about.column, range(about.num_columns)) if one.path_in_schema == "image")
+        if column.compression != "UNCOMPRESSED" or column.has_dictionary_page:
+            return None
+        first, size = column.data_page_offset, column.total_compressed_size
+        head = bytes(self._raw.read_at(min(size, _PAGE_HEADER_BYTES), first))
+        begin = head.find(_TIFF)
+        if begin < 4 or int.from_bytes(head[begin - 4 : begin], "little") != size - begin:
+            return None
+        return ImageBytes(self._raw, first + begin, size - begin, self._path)
+
+
+def opened_raw(filesystem: fs.FileSystem, path: str) -> pa.NativeFile | None:
+    """A part's bytes, where small pieces are cheap: on a disk of this machine. A request elsewhere costs more."""
+    try:
+        return filesystem.open_input_file(path) if isinstance(filesystem, fs.LocalFileSystem) else None
+    except OSError as error:
+        raise unreadable_part(path, error) from None
 
 
 def find_parts(source: str | Path | Sequence[str | Path]) -> tuple[fs.FileSystem, list[str]]:
@@ -78,9 +139,11 @@ def _is_part(relative: str) -> bool:
     return names[-1].endswith(".parquet") and not any(name.startswith((".", "_")) for name in names)
 
 
-def opened_part(filesystem: fs.FileSystem, path: str) -> pq.ParquetFile:
-    """A part opened, its footer read."""
+def opened_part(filesystem: fs.FileSystem, path: str, raw: pa.NativeFile | None = None) -> pq.ParquetFile:
+    """A part opened, its footer read; through a file that is open already, where there is one."""
     try:
+        if raw is not None:
+            return pq.ParquetFile(raw, page_checksum_verification=True)
         return pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise unreadable_part(path, error) from None

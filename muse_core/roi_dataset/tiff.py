@@ -7,6 +7,7 @@ TIFF library, and it reads any classic TIFF of that kind.
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 
@@ -17,6 +18,7 @@ _JPEG, RGB, YCBCR = 7, 2, 6  # TIFF 6.0 and its Technical Note 2: values of Comp
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _COUNTS, _JPEG_TABLES, _SUBSAMPLING = 322, 323, 324, 325, 347, 530
+_TILE_CHECKSUMS = 65100  # of TIFF 6.0's range for private use: CRC-32 of each tile's stream
 _SHORT, _LONG, _RATIONAL, _UNDEFINED = 3, 4, 5, 7
 _JFIF, _QUANTISATION, _HUFFMAN = 0xE0, 0xDB, 0xC4  # JPEG markers
 # TIFF's field types: struct's code, and how many of them make a value.
@@ -36,6 +38,7 @@ class TileLayout:
         subsampling: chroma subsampling (x, y) of the JPEG streams.
         jpegtables: the tables that all tiles share, None where each tile has its own.
         spans: byte (offset, length) of each tile, row by row.
+        checksums: CRC-32 of each tile's bytes; empty where the file has none.
     """
 
     width_px: int
@@ -46,6 +49,7 @@ class TileLayout:
     subsampling: tuple[int, int]
     jpegtables: bytes | None
     spans: tuple[tuple[int, int], ...] = ()
+    checksums: tuple[int, ...] = ()
 
     @property
     def tiles_x(self) -> int:
@@ -73,6 +77,7 @@ def write_tiff(layout: TileLayout, tiles: Sequence[bytes], mpp: float | None) ->
         (_TILE_HEIGHT, _LONG, [layout.tile_height]),
         (_OFFSETS, _LONG, [0] * len(tiles)),
         (_COUNTS, _LONG, [len(tile) for tile in tiles]),
+        (_TILE_CHECKSUMS, _LONG, [crc32(tile) for tile in tiles]),
     ]
     if mpp is not None:
         per_cm = [round(10_000_000 / mpp), 1000]
@@ -107,8 +112,13 @@ def _pack_tags(entries: list[tuple[int, int, Sequence[int]]]) -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 0) + values_after
 
 
-def parse_tiff(data: bytes, name: str) -> TileLayout:
+def parse_tiff(data: bytes, name: str, *, size: int | None = None) -> TileLayout:
     """The layout of a classic TIFF whose first page is tiled RGB or YCbCr JPEG.
+
+    Args:
+        data: the file, or as much of its beginning as holds its tags.
+        name: what to call it in errors.
+        size: of the whole file, bytes; None for that of `data`.
 
     Raises:
         DatasetError: it is not one, or its tiles do not lie inside the file.
@@ -118,10 +128,12 @@ def parse_tiff(data: bytes, name: str) -> TileLayout:
         layout = _layout_from(tags)
     except (struct.error, KeyError, IndexError, ValueError) as error:
         raise DatasetError(f"{name}: not a tiled JPEG TIFF ({error}); {len(data)} bytes") from None
-    if len(layout.spans) != layout.tiles_x * layout.tiles_y or any(
-        length < 4 or offset + length > len(data) for offset, length in layout.spans
-    ):
-        raise DatasetError(f"{name}: tiles are missing or cut off ({len(data)} bytes); build the slide again")
+    size = len(data) if size is None else size
+    wrong = any(length < 4 or offset + length > size for offset, length in layout.spans)
+    if wrong or len(layout.spans) != layout.tiles_x * layout.tiles_y:
+        raise DatasetError(f"{name}: tiles are missing or cut off ({size} bytes); build the slide again")
+    if len(layout.checksums) not in (0, len(layout.spans)):
+        raise DatasetError(f"{name}: {len(layout.checksums)} checksums for {len(layout.spans)} tiles")
     return layout
 
 
@@ -161,6 +173,7 @@ def _layout_from(tags: dict[int, tuple[int, ...]]) -> TileLayout:
         subsampling=(subsampling_x, subsampling_y),
         jpegtables=bytes(tags[_JPEG_TABLES]) if _JPEG_TABLES in tags else None,
         spans=tuple(zip(tags[_OFFSETS], tags[_COUNTS], strict=True)),
+        checksums=tags.get(_TILE_CHECKSUMS, ()),
     )
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -20,10 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from muse_core.errors import DatasetError, OutputError
+from muse_core.roi_dataset import tiff
 from muse_core.roi_dataset.dataset import RoiDataset
-from muse_core.roi_dataset.image import encode_roi
+from muse_core.roi_dataset.image import RoiImage, encode_roi
 from muse_core.roi_dataset.order import Shard, shuffled
-from muse_core.roi_dataset.part import read_provenance
+from muse_core.roi_dataset.part import ImageBytes, read_provenance
 from muse_core.roi_dataset.write import RoiRow, part_path, parts_of_slide, write_rois
 from muse_core.schemas import ROIS
 
@@ -301,8 +303,36 @@ def test_a_flipped_bit_in_an_image_is_noticed(out):
     part.write_bytes(data)
     index = dataset.ids.index("s2_00012")
     assert dataset.read(index).roi_id == "s2_00012"
-    with pytest.raises(DatasetError, match=r"part-s2-0000\.parquet: damaged"):
-        dataset.read(index + 1)
+    with pytest.raises(DatasetError, match=r"s2_00013: tile \d+ is damaged"):
+        dataset.read(index + 1).image.decode()
+
+
+def test_of_an_image_the_tiles_under_a_view_alone_are_read(tmp_path, monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8)
+    rows = [row(0, "s", image=encode_roi(picture, tile_px=128), width_px=512, height_px=512)]
+    write_rois(part_path(tmp_path, "P", "s", 0), rows, {})
+    read: list[int] = []
+    plain = ImageBytes.read
+    monkeypatch.setattr(ImageBytes, "read", lambda self, *span: read.append(span[1]) or plain(self, *span))
+    image = RoiDataset(tmp_path).read(0).image
+    view = image.read(10, 20, 100, 90)
+    assert len(read) == 2, "its tags, and one tile of sixteen"
+    assert sum(read) < 0.35 * len(rows[0].image)
+    np.testing.assert_array_equal(view, RoiImage(rows[0].image).read(10, 20, 100, 90))
+
+
+def test_images_without_checksums_of_their_tiles_are_read_whole(tmp_path, monkeypatch):
+    """As datasets that were built before have them, and images of other tools."""
+    monkeypatch.setattr(tiff, "crc32", lambda stream: 0)
+    old = encode_roi(np.full((64, 64, 3), 90, np.uint8), tile_px=64)
+    monkeypatch.undo()
+    entry = old.find(struct.pack("<HHI", 65100, 4, 1))
+    old = old[:entry] + struct.pack("<HHI", 65101, 4, 1) + old[entry + 8 :]  # a tag that nobody knows
+    rows = [row(0, "s", image=old, width_px=64, height_px=64)]
+    write_rois(part_path(tmp_path, "P", "s", 0), rows, {})
+    image = RoiDataset(tmp_path).read(0).image
+    assert image.layout.checksums == ()
+    assert abs(int(image.decode().mean()) - 90) <= 1
 
 
 def test_a_file_that_vanished_is_named(out):
