@@ -137,7 +137,15 @@ def _read_other(kind: str, path: Path) -> None:
             dataset.read(index).image.read(0, 0, 512, 512)
 
 
-_IMPORTED_FIRST = ("muse_core.infer.model", "muse_core.build.settings", "muse_core.tissue", "muse_core.slide")
+_IMPORTED_FIRST = (
+    "torch",
+    "timm",
+    "muse_core.detector.learned",
+    "muse_core.infer.model",
+    "muse_core.build.settings",
+    "muse_core.tissue",
+    "muse_core.slide",
+)
 _IMAGES = ("svs", "jpeg tiff", "ome", "dicom", "lzw tiff", "deflate tiff", "plain tiff", "png", "jpg")
 
 

@@ -1,6 +1,7 @@
 """From the bytes of a TIFF page's segment to RGB: which pages can be converted, and how."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import imagecodecs
@@ -23,6 +24,7 @@ from muse_core.slide.tiff_pages import (
     TiffPage,
 )
 
+_SCAN = b"\xff\xda"  # what coded data begin with
 HEAD_BYTES = 1024  # holds the markers before a tile's scan
 LARGEST_SEGMENT_PX = 1 << 26  # 200 MB decoded; larger strips or tiles want a file that is cut smaller
 
@@ -169,8 +171,15 @@ def _samples(page: TiffPage, data: bytes, index: int) -> NDArray[np.uint8]:
 
 
 def _jpeg_rgb(page: TiffPage, data: bytes) -> NDArray[np.uint8]:
-    colours = jpeg_colours(data[:HEAD_BYTES], page.jpegtables, tag_is_ycbcr=page.photometric == YCBCR).colours
-    return decode_strictly(with_marker(data, page.jpegtables, colours), "RGB")
+    scan = max(data.find(_SCAN, 0, HEAD_BYTES), 0)
+    header = _whole_header(data[:scan] if scan else data[:HEAD_BYTES], page.jpegtables, page.photometric == YCBCR)
+    return decode_strictly(header + data[scan or HEAD_BYTES :], "RGB")
+
+
+@lru_cache(maxsize=64)  # the tiles of a page have one header, mostly, and taking it apart costs a third of decoding
+def _whole_header(head: bytes, tables: bytes | None, tag_is_ycbcr: bool) -> bytes:
+    """The first bytes of a stream with the shared tables, and a marker that says what its components are."""
+    return with_marker(head, tables, jpeg_colours(head, tables, tag_is_ycbcr=tag_is_ycbcr).colours)
 
 
 def _to_rgb(page: TiffPage, samples: NDArray[np.uint8]) -> Pixels:

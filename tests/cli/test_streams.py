@@ -24,7 +24,6 @@ for words in {commands!r}:
 TOLD = [
     ["--help"],
     ["infer", "--help"],
-    ["doctor"],
     ["doctor", "FOLDER/Gewebe µm².tif"],
     ["doctor", "FOLDER/no-mpp.tif"],
     ["manifest", "check", "FOLDER"],
