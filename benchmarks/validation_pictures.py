@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BINS = np.linspace(0, 1, 11)  # of scores
 LEAST_IN_BIN = 20  # points; fewer say nothing of a share
+_NAME_LENGTH = 24  # of a title that fits above its picture
 SHOWN_UM = 125.0  # side of the part of an image that is shown
 
 
@@ -74,7 +75,7 @@ def draw_verdict(axes: "Axes", one: Verdict, title: str) -> None:
     for xy, label, style in ((one.hits, "hit", HIT), (one.missed, "missed", MISS), (one.false, "false", FALSE)):
         axes.plot(xy[:, 0], xy[:, 1], style.marker, color=style.colour, label=f"{label} {len(xy)}", **POINTS)
     axes.set(xlim=(left, min(width, left + side)), ylim=(min(height, top + side), top), xticks=[], yticks=[])
-    axes.set_title(f"{title}: {one.region.name}, F1 {one.f1:.2f}", fontsize=9)
+    axes.set_title(f"{title}: {one.region.name[:_NAME_LENGTH]}, F1 {one.f1:.2f}", fontsize=9)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3, fontsize=8, frameon=False)
 
 

@@ -8,7 +8,9 @@ from muse_core.detector.calibration import Calibration
 from muse_core.models.ndc_readout import Readout
 
 FORMAT = "muse-ndc-2"  # of checkpoints
-MARGIN_UM = 112.0
+# Context around what a window owns. A grid shifted by odd amounts then changes 0.04 and 0.13 % of the nuclei of
+# CMU-1-Small-Region (1 and 3 of 2,367), 0.08 % of a drawn slide's; 0.13 and 0.21 % of the first with 112.
+MARGIN_UM = 128.0
 _COARSEST_STRIDE_PX = 32  # of the backbone's levels
 _CLIP = 1e-6
 
