@@ -69,7 +69,7 @@ void main() { colour = vec4(v_colour, 1.0); }`;
 export class Painter {
   constructor(canvas) {
     this.canvas = canvas;
-    const gl = canvas.getContext("webgl2", { alpha: true, antialias: false, powerPreference: "high-performance" });
+    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, powerPreference: "high-performance" });
     if (!gl) throw new Error("This browser has no WebGL 2; the slide cannot be drawn.");
     this.gl = gl;
     this.quad = program(gl, QUAD_VERTEX, QUAD_FRAGMENT);
