@@ -45,5 +45,5 @@ fi
 # 8. Whole slides to a table of nuclei, by the new network; finished slides are skipped when this is run again.
 muse infer --slides "$MANIFEST" --out "$OUT/nuclei" --checkpoint "$OUT/ndc/ndc.safetensors"
 
-# 9. The page to look at, and the nuclei for QuPath.
+# 9. The page to look at. For QuPath, a slide at a time: muse export qupath --nuclei ... --slide-id ... --out S1.geojson
 muse report --nuclei "$OUT/nuclei" --out "$OUT/report.html"
