@@ -116,7 +116,7 @@ class OutputError(MuseError, OSError):
 _MOST_DIGITS = 17  # tell any two floats apart
 
 
-def figure(value: float, *limits: float, digits: int = 4) -> str:
+def figure(value: float, *limits: float, digits: int = 4, decimals: int | None = None) -> str:
     """A number in significant digits, as few as keep it on its side of every limit that the message names too.
 
     `figure(1.00003, 1.0)` is "1.00003", for "1 is too coarse, 1 or finer needed" helps nobody. Without limits the
@@ -126,13 +126,14 @@ def figure(value: float, *limits: float, digits: int = 4) -> str:
         value: the number.
         limits: what it is compared with.
         digits: at least so many where there are limits.
+        decimals: at least so many places behind the point instead, zeros among them.
     """
     number = float(value)
     if not limits:
         short = f"{number:g}"
         return short if float(short) == number or number != number else repr(number)
-    for count in range(digits, _MOST_DIGITS):
-        text = f"{number:.{count}g}"
+    for count in range(digits if decimals is None else decimals, _MOST_DIGITS):
+        text = f"{number:.{count}{'g' if decimals is None else 'f'}}"
         if all(_side(float(text), limit) == _side(number, limit) for limit in limits):
             return text
     return repr(number)

@@ -27,6 +27,12 @@ def test_a_figure_stays_on_its_side_of_what_it_is_compared_with(value, limits, t
     assert all((float(text) > limit) == (value > limit) for limit in limits)
 
 
+def test_places_behind_the_point_are_kept_and_more_are_taken_where_two_numbers_would_be_one():
+    assert figure(0.6, 0.61, decimals=4) == "0.6000"
+    assert (figure(0.70001, 0.70004, decimals=4), figure(0.70004, 0.70001, decimals=4)) == ("0.7000", "0.70004")
+    assert figure(3.96, 4.0, decimals=1) == "3.96"
+
+
 @pytest.mark.parametrize(
     ("share", "limits", "text"),
     [

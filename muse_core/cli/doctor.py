@@ -177,7 +177,7 @@ def _disk(folder: Path) -> Check:
 
 def _gigabytes(count: int, *wanted: int) -> str:
     """Bytes for people, on their side of what is wanted."""
-    return f"{figure(count / 2**30, *(one / 2**30 for one in wanted), digits=3)} GiB"
+    return f"{figure(count / 2**30, *(one / 2**30 for one in wanted), decimals=1)} GiB"
 
 
 def doctor(

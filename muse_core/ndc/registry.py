@@ -230,8 +230,8 @@ def _reason(candidate: ModelScore, known: ModelScore | None) -> str:
         return f"the first to be registered: mean class F1 {candidate.mean_class_f1:.4f} on {candidate.measure}"
     word = "above" if candidate.mean_class_f1 > known.mean_class_f1 else "not above"
     return (
-        f"mean class F1 {figure(candidate.mean_class_f1, known.mean_class_f1)} is {word} the "
-        f"{figure(known.mean_class_f1, candidate.mean_class_f1)} of the checkpoint in use"
+        f"mean class F1 {figure(candidate.mean_class_f1, known.mean_class_f1, decimals=4)} is {word} the "
+        f"{figure(known.mean_class_f1, candidate.mean_class_f1, decimals=4)} of the checkpoint in use"
         f" on {candidate.measure}"
     )
 

@@ -89,12 +89,12 @@ class CollapseWatch:
 
 def _fault(health: Health) -> str | None:
     if health.kl_to_uniform < _LEAST_KL:
-        return f"KL to uniform {figure(health.kl_to_uniform, _LEAST_KL)} nats (needs {_LEAST_KL})"
+        return f"KL to uniform {figure(health.kl_to_uniform, _LEAST_KL, decimals=4)} nats (needs {_LEAST_KL})"
     if health.marginal_entropy < _LEAST_MARGINAL:
         return (
-            f"entropy of what it says on the whole {figure(health.marginal_entropy, _LEAST_MARGINAL)} nats"
+            f"entropy of what it says on the whole {figure(health.marginal_entropy, _LEAST_MARGINAL, decimals=4)} nats"
             f" (needs {_LEAST_MARGINAL}), {health.used:.1%} of the prototypes used"
         )
     if health.spread < _LEAST_SPREAD:
-        return f"spread of the features {figure(health.spread, _LEAST_SPREAD)} (needs {_LEAST_SPREAD})"
+        return f"spread of the features {figure(health.spread, _LEAST_SPREAD, decimals=4)} (needs {_LEAST_SPREAD})"
     return None

@@ -126,7 +126,7 @@ class TestKnownAnswers:
     def test_fractions_at_the_border_of_enough_are_right(self):
         info = slide_info(10_000, 10_000)
         polygons = [shapely.box(2000, 2000, 2595, 5000)]  # 59.5 % of a ROI's width
-        with pytest.raises(TissueError, match=r"best is 60% tissue and 60% is needed"):
+        with pytest.raises(TissueError, match=r"best is 59.5% tissue and 60% is needed"):
             boxes_of(info, polygons, RoiSettings(size_px=1000))
         polygons = [shapely.box(2000, 2000, 2605, 5000)]
         assert [roi.tissue_fraction for roi in boxes_of(info, polygons, RoiSettings(size_px=1000))] == [0.605] * 3
