@@ -42,7 +42,7 @@ if [ "$DATASET" != lab ]; then
   muse evaluate ndc --dataset "$DATASET" --data "$DATA" --split val --checkpoint "$OUT/ndc/ndc.safetensors"
 fi
 
-# 8. Whole slides to a table of nuclei, by the new network; finished slides are skipped when this is run again.
+# 8. Whole slides to a table of nuclei, by the new network, which after a few steps finds none yet; what is finished is skipped when this is run again.
 muse infer --slides "$MANIFEST" --out "$OUT/nuclei" --checkpoint "$OUT/ndc/ndc.safetensors"
 
 # 9. The page to look at. For QuPath, a slide at a time: muse export qupath --nuclei ... --slide-id ... --out S1.geojson

@@ -16,6 +16,7 @@ ALLOWED = {
     "machine/process.py": {"setNumThreads", "environ", "own_process"},
     "machine/threads.py": {"set_num_threads"},  # a block, which puts back
     "machine/heap.py": {"mallopt"},
+    "machine/dask_workers.py": {"own_process"},  # at the start of a worker
     "cli/app.py": {"own_process"},
     "pretrain/views/loader.py": {"setNumThreads"},  # at a worker's start
 }
