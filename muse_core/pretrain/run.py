@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from muse_core.errors import TrainingError
 from muse_core.models.backbone import InputScale
 from muse_core.models.backbone_file import start_from
 from muse_core.pretrain.assembly import build_network, build_student, heads_of, n_views_decoded
@@ -99,11 +100,28 @@ class PretrainRun:
         return self.step / self.steps
 
     def advance(self) -> None:
-        """One step on the next micro-batches of this process, whose views are cut or waited for."""
+        """One step on the next micro-batches of this process, whose views are cut or waited for.
+
+        Raises:
+            TrainingError: it does not fit into the GPU's memory, reason out_of_memory.
+        """
         started = time.perf_counter()
-        self._learn(self.feed.next_step(self.progress))
+        batches = self.feed.next_step(self.progress)
+        try:
+            self._learn(batches)
+        except torch.OutOfMemoryError:
+            raise self._too_large(len(batches)) from None
         self.step += 1
         self.seconds += time.perf_counter() - started
+
+    def _too_large(self, micro_batches: int) -> TrainingError:
+        rois = self.settings.batch_size // (micro_batches * self.processes.world_size)
+        return TrainingError(
+            f"step {self.step}: {rois} ROIs at once do not fit into the memory of {self.processes.device}; set "
+            f"accumulate={2 * micro_batches} (of the phase, where there are phases) for half as many, or lower "
+            "batch_size; the last checkpoint stands",
+            reason="out_of_memory",
+        )
 
     def _learn(self, batches: list[ViewBatch]) -> None:
         rank, seed = self.processes.rank, self.settings.seed

@@ -12,6 +12,8 @@ TINY = FinetuneSettings(
     validate_every=4,
     average_steps=4,
     warmup_steps=2,
+    learning_rate=1e-3,
+    encoder_rate=0.5,
     threads=1,
     model=ModelSettings(hidden=8),
     loss=FinetuneLossSettings(cons_start=0, cons_ramp=0, nucleus_confidence=0.05, background_confidence=0.05),
@@ -22,7 +24,7 @@ def options(settings: FinetuneSettings, folder: Path) -> list[str]:
     """The same settings for the command line."""
     lines = []
     for name, value in settings.model_dump(mode="json").items():
-        if isinstance(value, dict):
+        if value is None or isinstance(value, dict):
             continue
         lines.append(f"{name} = {str(value).lower()}")
     for part in ("model", "loss"):

@@ -344,6 +344,17 @@ def test_a_dataset_that_changed_is_gone_on_with_by_an_explicit_word(rois, tmp_pa
     assert result.step == result.steps
 
 
+def test_a_step_that_does_not_fit_into_memory_is_one_line_with_the_setting(rois, tmp_path, monkeypatch):
+    def out_of_memory(run, batches):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(run_module.PretrainRun, "_learn", out_of_memory)
+    expected = r"step 0: 2 ROIs at once do not fit into the memory of cpu; set accumulate=4 .* or lower batch_size"
+    with pytest.raises(TrainingError, match=expected) as caught:
+        pretrain(rois, tmp_path / "out", settings=tiny("accumulate=2"))
+    assert caught.value.reason == "out_of_memory"
+
+
 def test_a_dead_run_is_ended(rois, tmp_path):
     flat = ("loss.teacher_temperature=1e4", "loss.teacher_temperature_end=1e4", "loss.lambda_image=0")
     options = (*flat, "batch_size=8", "run.log_every=1")  # nuclei enough for a verdict
