@@ -26,7 +26,7 @@ from muse_core.detector.calibrate import RADIUS_UM, best_threshold, calibrated, 
 from muse_core.detector.calibration import Calibration
 from muse_core.detector.settings import TrainDetectorSettings
 from muse_core.detector.weights_file import DetectorWeights, load_model, save_model
-from muse_core.errors import DatasetError
+from muse_core.errors import ConfigError, DatasetError
 from muse_core.labels.datasets import LabelledData, Source
 from muse_core.labels.matching import Counts
 from muse_core.labels.regions import Region, fingerprint
@@ -154,7 +154,7 @@ class _Run:
     def __init__(self, settings: TrainDetectorSettings, out: Path, init: Path | None, data: LabelledData) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.out, self.data = settings, out, data
-        self.identity = fingerprint([*data.train, *data.validation]) + (hash_of(init) if init else "")
+        self.identity = fingerprint([*data.train, *data.validation]) + (_id_of(init) if init else "")
         self.weights = {source.name: source.weight for source in data.sources}
         self.bfloat16 = best_dtype("cpu") == torch.bfloat16  # emulated, it would be slower than float32
         self.net = NucleusNet(len(data.class_names))
@@ -366,3 +366,11 @@ def _draw_curves(run: _Run, path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=2)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+def _id_of(init: Path) -> str:
+    """Changes with the weights that a run begins with."""
+    try:
+        return hash_of(init)
+    except ConfigError:
+        raise ConfigError(f"--init {init}: cannot be read; give weights of muse train-detector") from None

@@ -48,7 +48,7 @@ def test_better_is_taken_and_nothing_else(tmp_path):
     assert path.name == f"ndc-{current.sha256[:12]}.safetensors"
     history = [json.loads(line) for line in (registry / "history.jsonl").read_text().splitlines()]
     assert [line["taken"] for line in history] == [True, False, False, True, False]
-    assert "0.6 is not above the 0.61" in history[-1]["reason"]
+    assert "0.6000 is not above the 0.6100" in history[-1]["reason"]
 
 
 def test_only_scores_of_one_measure_are_compared(tmp_path):
