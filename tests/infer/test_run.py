@@ -181,7 +181,7 @@ def test_quantised_weights_find_the_same_nuclei_whatever_the_workers_and_the_cut
     assert infer(small[0], tmp_path / "int8", "engine=openvino", **options).engine == "openvino"
     infer(small[0], tmp_path / "workers", "engine=openvino", workers=1, **options)
     infer(small[0], tmp_path / "float", "engine=torch", **options)
-    infer(small[0], tmp_path / "cuts", "engine=openvino", "window_px=512", **options)
+    infer(small[0], tmp_path / "cuts", "engine=openvino", "window_px=768", **options)
     (one,), (two,) = parts(tmp_path / "int8"), parts(tmp_path / "workers")
     assert one.read_bytes() == two.read_bytes()
     about = json.loads(pq.read_schema(one).metadata[b"muse"])
