@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from muse_core.cohort.home import Home, ObjectHome, working_folder
 from muse_core.cohort.objects import ObjectFolder, is_object_url, open_store, url_of_path
 from muse_core.cohort.paths import RunPaths
@@ -13,6 +10,7 @@ from muse_core.cohort.records import known_ids
 from muse_core.cohort.uris import path_of, scheme_of
 from muse_core.errors import ConfigError
 from muse_core.machine.files import safe_name
+from muse_core.machine.lock import locked
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,13 @@ def known_ids_of(output: Output) -> dict[str, str]:
     """The slide ids that the folder's slides had in earlier runs, by their paths or URIs, for files to keep them.
 
     Raises:
-        OutputError: the store cannot be read.
+        OutputError: the store cannot be read, or another run works with the copy on this machine.
     """
-    if output.url is None:
-        return known_ids(output.paths.records)
-    data = ObjectFolder(output.url).read(output.paths.slides_table.name)
-    if data is None:
-        return {}
-    rows = pq.read_table(pa.BufferReader(data), columns=["slide_id", "uri"]).to_pylist()
-    return {str(row["uri"]): str(row["slide_id"]) for row in rows if row["uri"]}
+    if output.url is not None:
+        # Not from slides.parquet, which a run writes at its end: after a kill it knows nothing of what is done.
+        with locked(output.path):
+            output.home().pull()
+    return known_ids(output.paths.records)
 
 
 def output_of(text: str | Path) -> Output:

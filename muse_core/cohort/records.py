@@ -119,8 +119,12 @@ def read_records(folder: Path) -> list[SlideRecord]:
 
 
 def known_ids(folder: Path) -> dict[str, str]:
-    """The slide ids of a folder's records by their files' paths or URIs, for files to keep them."""
-    return {str(one.row["uri"]): one.slide_id for one in read_records(folder) if one.row.get("uri")}
+    """The slide ids of a folder's records by their files' paths or URIs, for files to keep them.
+
+    Records of a scene that was asked for don't count: a file may have several, and none is the file's.
+    """
+    records = read_records(folder)
+    return {str(one.row["uri"]): one.slide_id for one in records if one.row.get("uri") and one.row.get("scene") is None}
 
 
 def write_slides_table(path: Path, records: Iterable[SlideRecord], schema: pa.Schema = SLIDES) -> None:

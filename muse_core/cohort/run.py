@@ -425,5 +425,6 @@ def _identity(row: ManifestRow) -> dict[str, Any]:
         "uri": public_uri(row.uri),
         "md5": row.md5,
         "size": row.size,
+        "scene": row.scene,
         "versions": json.dumps(package_versions()),
     }

@@ -86,12 +86,31 @@ def absolute_uri(uri: str, folder: Path | str) -> str:
     Args:
         uri: of a slide.
         folder: a folder on this machine, or the URL of one elsewhere.
+
+    Raises:
+        ValueError: the path leads out of the bucket.
     """
     if scheme_of(uri) or (isinstance(folder, str) and uri.startswith(("/", "~"))):
         return uri
     if isinstance(folder, str):
-        return f"{folder}/{uri.removeprefix('./')}"
+        return _below_url(uri, folder)
     return os.path.abspath(folder / os.path.expanduser(uri))  # no symlink resolved: the name a person gave stays
+
+
+def _below_url(path: str, folder: str) -> str:
+    """A path below a folder's URL, without its `.` and `..`, which mean nothing to a store: there they are names."""
+    scheme, _, rest = folder.partition("://")
+    bucket, *keys = rest.split("/")
+    for part in path.split("/"):
+        if part == ".." and not keys:
+            raise ValueError(
+                f"uri {path!r} leads out of {scheme}://{bucket}, counted from {folder}; give its whole URL"
+            )
+        if part == "..":
+            keys.pop()
+        elif part != ".":
+            keys.append(part)
+    return f"{scheme}://{'/'.join([bucket, *keys])}"
 
 
 def uri_problem(uri: str) -> str | None:

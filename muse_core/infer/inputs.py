@@ -3,16 +3,16 @@
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from muse_core.cohort.manifest import NO_SLIDES, Manifest, ManifestRow, read_manifest, with_mpp
-from muse_core.cohort.manifest.files import OWN_FOLDERS, distinct_ids, files_below, is_picture_of, is_slide
+from muse_core.cohort.manifest.files import OWN_FOLDERS, files_below, ids_of_files, is_picture_of, is_slide
+from muse_core.cohort.manifest.ids import distinct_ids, is_there
 from muse_core.cohort.manifest.patch_list import list_patches
 from muse_core.cohort.manifest.rows import check_row
 from muse_core.cohort.manifest.store import slides_in_store
 from muse_core.cohort.objects import is_object_url, url_of_path
-from muse_core.cohort.uris import slide_stem
 from muse_core.errors import ConfigError, ManifestError
 from muse_core.slide.image_reader import IMAGE_SUFFIXES
 
@@ -98,7 +98,7 @@ def _from_store(url: str, mpp: float | None, known: Mapping[str, str]) -> Manife
     """The slides at a URL; images by the same rule as those of a folder."""
     suffix = PurePosixPath(url).suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        return _checked_images([(slide_stem(url), url)])
+        return _checked_images(zip(distinct_ids([url], [PurePosixPath(url).name], known), [url], strict=True))
     try:
         manifest = read_manifest(url, known=known)
     except ManifestError as error:
@@ -119,7 +119,7 @@ def _stored_images(url: str, known: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(one.slide_id, one.url) for one in found if PurePosixPath(one.url).suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _checked_images(images: Sequence[tuple[str, str]]) -> Manifest:
+def _checked_images(images: Iterable[tuple[str, str]]) -> Manifest:
     return _joined(Manifest((), ()), images, {})
 
 
@@ -131,7 +131,7 @@ def _images(path: Path) -> list[tuple[str, Path]]:
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
         found = [one for one in found if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file()]
         root = Path(os.path.commonpath([one.parent for one in found])) if found else Path()
-        return [(slide_id, one.absolute()) for one, slide_id in zip(found, distinct_ids(root, found, {}), strict=True)]
+        return [(slide_id, one.absolute()) for one, slide_id in zip(found, ids_of_files(root, found, {}), strict=True)]
     if not path.is_dir() or not any(
         name.lower().endswith(IMAGE_SUFFIXES) for _, _, names in os.walk(path) for name in names
     ):
@@ -146,12 +146,13 @@ def _images(path: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _joined(manifest: Manifest, images: Sequence[tuple[str, str | Path]], known: Mapping[str, str]) -> Manifest:
+def _joined(manifest: Manifest, images: Iterable[tuple[str, str | Path]], known: Mapping[str, str]) -> Manifest:
     rows, problems = list(manifest.rows), list(manifest.problems)
-    taken = {row.slide_id for row in rows}
+    taken = {row.slide_id for row in rows} | {slide_id for uri, slide_id in known.items() if is_there(uri)}
     for number, (name, path) in enumerate(images, start=len(rows) + 1):
-        # The same name as a slide's: the suffix tells them apart.
-        slide_id = known.get(str(path)) or (name + PurePosixPath(path).suffix if name in taken else name)
+        # The same name as a slide's: the suffix tells them apart, or else where it is.
+        names = (name, name + PurePosixPath(path).suffix)
+        slide_id = known.get(str(path)) or next((one for one in names if one not in taken), str(path))
         checked = check_row(number, {"slide_id": slide_id, "uri": str(path)}, "")
         if isinstance(checked, ManifestRow):
             rows.append(checked)

@@ -2,12 +2,11 @@
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 
-from muse_core.cohort.manifest.tcga import slide_ids
-from muse_core.cohort.uris import path_of, path_text, slide_stem, slide_suffix
+from muse_core.cohort.manifest.ids import distinct_ids
+from muse_core.cohort.uris import path_text, slide_stem, slide_suffix
 from muse_core.errors import ManifestError
 from muse_core.slide.dicom import one_a_series
 
@@ -38,7 +37,7 @@ def slides_among(files: list[Path]) -> tuple[list[Path], list[str]]:
     ]
     kept = {*of_series, *(path for path in files if path not in set(dicom))}
     small = [path for path in files if path in kept and is_small_picture(path, files)]
-    words += [f"{path.name} is taken for a small picture of the slide beside it and left out" for path in small]
+    words += [left_out_as_small(path) for path in small]
     return [path for path in files if path in kept and path not in set(small)], words
 
 
@@ -48,7 +47,7 @@ def is_slide(path: Path) -> bool:
     return bool(slide_suffix(path.name)) and not path.name.startswith(".") and not os.path.isdir(path)
 
 
-def is_small_picture(path: Path, slides: list[Path]) -> bool:
+def is_small_picture(path: PurePath, slides: Sequence[PurePath]) -> bool:
     """Whether a file is called as a thumbnail, macro or label of one of the slides in its folder."""
     stem = slide_stem(path.name)
     short = _SMALL_PICTURE.sub("", stem)
@@ -57,7 +56,12 @@ def is_small_picture(path: Path, slides: list[Path]) -> bool:
     return any(one.parent == path.parent and one != path and short in _names(one) for one in slides)
 
 
-def is_picture_of(path: Path, slides: list[Path]) -> bool:
+def left_out_as_small(path: PurePath) -> str:
+    """What is said of a small picture that is no slide."""
+    return f"{path.name} is taken for a small picture of the slide beside it and left out"
+
+
+def is_picture_of(path: PurePath, slides: Sequence[PurePath]) -> bool:
     """Whether an image is one of a slide beside it: of its name, with or without a word such as thumbnail."""
     stem = path.stem
     beside = [one for one in slides if one.parent == path.parent]
@@ -92,31 +96,17 @@ def files_below(folder: Path) -> Iterator[Path]:
             yield from (Path(root) / name for name in names)
 
 
-def distinct_ids(root: Path, files: list[Path], known: Mapping[str, str]) -> list[str]:
-    """An id a file: the one that it has had, else the shortest of stem, file name and path that no other file has.
+def ids_of_files(root: Path, files: list[Path], known: Mapping[str, str]) -> list[str]:
+    """An id a file, as `distinct_ids` has it.
 
     Args:
         root: the folder that paths are counted from.
         files: the slides.
-        known: ids of earlier runs by absolute path; they stay, whatever else has appeared since.
+        known: ids of earlier runs by absolute path.
     """
     relative = [path_text(file.relative_to(root)) for file in files]
-    names = [path_text(Path(file.name)) for file in files]
-    candidates = list(zip(slide_ids(relative), names, relative, strict=True))
-    times = Counter(name for own in candidates for name in set(own))
-    earlier = [known.get(os.path.abspath(file)) for file in files]
-    mine = {os.path.abspath(file) for file in files}
-    taken = {slide_id for uri, slide_id in known.items() if uri in mine or _is_there(uri)}
-    return [
-        before or next((name for name in own if times[name] == 1 and name not in taken), own[-1])
-        for before, own in zip(earlier, candidates, strict=True)
-    ]
+    return distinct_ids([os.path.abspath(file) for file in files], relative, known)
 
 
-def _is_there(uri: str) -> bool:
-    path = path_of(uri)
-    return path is not None and os.path.exists(path)
-
-
-def _names(slide: Path) -> tuple[str, str]:
+def _names(slide: PurePath) -> tuple[str, str]:
     return slide_stem(slide.name), slide.name

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from muse_core.cohort.manifest.files import distinct_ids, files_below, is_slide, slides_among, slides_below
+from muse_core.cohort.manifest.files import files_below, ids_of_files, is_slide, slides_among, slides_below
+from muse_core.cohort.manifest.ids import distinct_ids
 from muse_core.cohort.manifest.rows import (
     COLUMNS,
     OPTIONAL_COLUMNS,
@@ -27,7 +28,6 @@ from muse_core.cohort.uris import (
     path_of,
     public_uri,
     scheme_of,
-    slide_stem,
     slide_suffix,
     unread_format,
     uri_suffix,
@@ -106,9 +106,10 @@ def _from_store(url: str, known: Mapping[str, str]) -> Manifest:
         raise ManifestError(f"manifest {name}: a manifest is not fetched from there; copy it to this machine")
     if words := unread_format(url):
         raise ManifestError(f"{name}: {words}")
-    if uri_suffix(url):
-        return _checked([(1, {"slide_id": slide_stem(url), "uri": url})], "", [], check_files=False)
     folder, last = parent_and_name(url)
+    if uri_suffix(url):
+        (slide_id,) = distinct_ids([url], [last], known)
+        return _checked([(1, {"slide_id": slide_id, "uri": url})], "", [], check_files=False)
     try:
         data = ObjectFolder(folder).read(last) if last and not url.endswith("/") else None
         if data is not None:
@@ -303,7 +304,7 @@ def _from_files(
     root = path if os.path.isdir(path) else Path(os.path.commonpath([file.parent for file in files]))
     records = [
         (number, {"slide_id": slide_id, "uri": os.path.abspath(file)})
-        for number, (file, slide_id) in enumerate(zip(files, distinct_ids(root, files, known), strict=True), start=1)
+        for number, (file, slide_id) in enumerate(zip(files, ids_of_files(root, files, known), strict=True), start=1)
     ]
     problems = [Problem(None, words, severity="warning") for words in left_out]
     return _checked(records, root, problems, check_files=check_files)

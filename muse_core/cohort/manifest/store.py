@@ -1,11 +1,12 @@
 """Which objects below a URL are slides, and what each is called."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from muse_core.cohort.manifest.tcga import slide_ids
+from muse_core.cohort.manifest.files import OWN_FOLDERS, is_picture_of, is_small_picture, left_out_as_small
+from muse_core.cohort.manifest.ids import distinct_ids, is_there
 from muse_core.cohort.objects import ObjectFolder
 from muse_core.cohort.uris import slide_suffix
 
@@ -40,8 +41,9 @@ def slides_in_store(url: str, known: Mapping[str, str], suffixes: Sequence[str] 
         ConfigError, OutputError: the URL is of no use, or the store cannot be read.
     """
     url = url.rstrip("/")
-    names = sorted(name for name in ObjectFolder(url).sizes() if not PurePosixPath(name).name.startswith("."))
-    several = [name for name in names if slide_suffix(name) in _OF_SEVERAL_FILES]
+    names = sorted(name for name in ObjectFolder(url).sizes() if not _is_hidden(PurePosixPath(name)))
+    slides = [name for name in names if slide_suffix(name)]
+    several = [name for name in slides if slide_suffix(name) in _OF_SEVERAL_FILES]
     own = [name for name in names if name not in set(several)]
     own = [name for name in own if slide_suffix(name) or PurePosixPath(name).suffix.lower() in suffixes]
     left_out = []
@@ -50,15 +52,29 @@ def slides_in_store(url: str, known: Mapping[str, str], suffixes: Sequence[str] 
             f"{several[0]} and {len(several) - 1} others like it are left out: slides of several files "
             "are not fetched from a store; copy them to this machine"
         )
-    ids = zip(own, _distinct(own), strict=True)
-    return StoreListing(
-        tuple(StoredSlide(known.get(f"{url}/{name}") or slide_id, f"{url}/{name}") for name, slide_id in ids),
-        tuple(left_out),
-    )
+    small = _pictures_among(own, slides)
+    left_out += [left_out_as_small(PurePosixPath(name)) for name in own if name in small]
+    own = [name for name in own if name not in small]
+    there = {f"{url}/{name}" for name in names}
+    urls = [f"{url}/{name}" for name in own]
+    ids = distinct_ids(urls, own, known, lambda uri: uri in there if uri.startswith(f"{url}/") else is_there(uri))
+    return StoreListing(tuple(map(StoredSlide, ids, urls)), tuple(left_out))
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The shortest of stem, file name and path that no other has."""
-    candidates = list(zip(slide_ids(names), (PurePosixPath(name).name for name in names), names, strict=True))
-    times = Counter(name for own in candidates for name in set(own))
-    return [next((name for name in own if times[name] == 1), own[-1]) for own in candidates]
+def _is_hidden(name: PurePosixPath) -> bool:
+    """Whether an object is an unfinished upload, or a picture that a build of this project wrote."""
+    return name.name.startswith(".") or any(folder in OWN_FOLDERS for folder in name.parts[:-1])
+
+
+def _pictures_among(names: Sequence[str], slides: Sequence[str]) -> set[str]:
+    """Of slides and images, those that are pictures of a slide beside them, by the rules for files."""
+    beside: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for slide in map(PurePosixPath, slides):
+        beside[slide.parent].append(slide)
+    found = set()
+    for name in names:
+        path = PurePosixPath(name)
+        is_one = is_small_picture if slide_suffix(name) else is_picture_of
+        if is_one(path, beside[path.parent]):
+            found.add(name)
+    return found

@@ -112,3 +112,11 @@ def test_a_glob_of_images_works_as_a_folder_of_them(tmp_path):
     assert [row.slide_id for row in read_inputs(tmp_path / "b" / "S*", 0.25).rows] == ["S1", "S2"]
     with pytest.raises(ManifestError):
         read_inputs(tmp_path / "*" / "*.jpeg", 0.25)
+
+
+def test_images_of_a_second_folder_do_not_take_the_ids_of_the_first(tmp_path):
+    touch(tmp_path, "A/x.png", "B/x.png", "C/x.png")
+    known: dict[str, str] = {}
+    for site in "ABC":
+        known |= {row.uri: row.slide_id for row in read_inputs(tmp_path / site, 0.25, known=known).rows}
+    assert list(known.values()) == ["x", "x.png", str(tmp_path / "C" / "x.png")]
