@@ -13,6 +13,7 @@ OUT/backbone/...          the run: muse-backbone.safetensors, curves, card
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,6 +78,16 @@ def write_dataset(images: Iterator[Tissue], out: Path) -> int:
     return sum(counts.values())
 
 
+def write_whole_dataset(images: Iterator[Tissue], out: Path) -> None:
+    """The dataset, under its name only once it is whole: a run that was killed leaves none."""
+    begun = out / "rois.part"
+    shutil.rmtree(begun, ignore_errors=True)
+    if not write_dataset(images, begun):
+        sys.exit(f"{out}: no image of {LEAST_PX} px at 0.25 um/px or more to learn from; check --data and --datasets")
+    (begun / "rois").rename(out / "rois")
+    begun.rmdir()
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -87,7 +98,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="key=value")
     given = parser.parse_args(words)
     if not (given.out / "rois").is_dir():
-        write_dataset(tissue(given.datasets, given.data, given.unlabelled, given.unlabelled_mpp), given.out)
+        write_whole_dataset(tissue(given.datasets, given.data, given.unlabelled, given.unlabelled_mpp), given.out)
     run = ["pretrain", "--rois", str(given.out), "--out", str(given.out / "backbone"), "--config", RECIPE, "--resume"]
     overrides = [word for one in given.overrides for word in ("--set", one)]
     sys.exit(subprocess.run([sys.executable, "-m", "muse_core.cli", *run, *overrides], check=False).returncode)

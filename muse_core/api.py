@@ -228,7 +228,8 @@ def finetune(
         init: where to start: a file, muse-nano, muse-nano-ndc, imagenet or none.
         unlabelled: tissue without labels: a ROI dataset, or a folder of images.
         unlabelled_mpp: µm/px of those images.
-        recipe: heat, that of the weights that ship; or paper: proposals alone, on samples of 1024 px.
+        recipe: heat; paper: proposals alone, on samples of 1024 px; or muse-nano-ndc-first or muse-nano-ndc-last, of
+            runs that made the weights that ship.
         settings: of `ndc.settings.FinetuneSettings`, over the recipe's.
         device: auto, cpu or cuda.
         resume: go on from the last state in `out`, if there is one.

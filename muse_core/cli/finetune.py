@@ -37,7 +37,10 @@ def finetune(
     ] = 0,
     recipe: Annotated[
         str,
-        typer.Option(metavar="NAME", help="heat, of the weights that ship; or paper: proposals alone, 1024 px."),
+        typer.Option(
+            metavar="NAME",
+            help="heat; paper: proposals alone, 1024 px; muse-nano-ndc-first or muse-nano-ndc-last, of what ships.",
+        ),
     ] = "heat",
     config: ConfigFile = None,
     overrides: Overrides = None,

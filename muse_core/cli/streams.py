@@ -6,10 +6,13 @@ not be written is lost alone.
 """
 
 import codecs
+import errno
 import io
 import os
+import select
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, TextIO, cast
 
 _ERRORS = "muse_plain"
@@ -46,6 +49,7 @@ _PLAIN = {
 }
 _BRAILLE = range(0x2800, 0x2900)  # of spinners
 _STANDARD = (0, 1, 2)
+_FOR_GOOD = (errno.EPIPE, errno.EBADF)  # of errors of writing; a disk may have room again
 
 
 def steady_streams() -> None:
@@ -58,7 +62,40 @@ def steady_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # In the C locale Python itself writes UTF-8, which such a terminal does not show.
             stream.reconfigure(encoding="ascii" if to_ascii else None, errors=_ERRORS)
+            stream = _on_a_steady_file(stream)
         setattr(sys, name, cast("TextIO", SteadyStream(stream)))
+
+
+class _SteadyFile(io.FileIO):
+    """A descriptor whose writes do not fail: it waits for a slow reader, and loses only what nobody can take."""
+
+    def write(self, data: Any) -> int:  # noqa: ANN401  (anything with a buffer)
+        """Write some of `data`; how many bytes are done with, written or lost."""
+        while True:
+            try:
+                written = super().write(data)
+            except OSError as error:
+                if error.errno in _FOR_GOOD:
+                    _point_at_nothing(self.fileno())
+                return memoryview(data).nbytes
+            if written is not None:
+                return written
+            select.select([], [self], [])  # it does not block by itself, and its reader is behind
+
+
+def _on_a_steady_file(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """The same text stream whose bytes go through a `_SteadyFile`; itself where there is no file behind it."""
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    if not isinstance(raw, io.FileIO):
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_SteadyFile(raw.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 class SteadyStream:
@@ -75,8 +112,7 @@ class SteadyStream:
         """Write a text; lost where nobody can take it any more."""
         try:
             return self._stream.write(text)
-        except (OSError, ValueError):
-            self._give_up()
+        except (OSError, ValueError):  # closed meanwhile, or no file
             return len(text)
 
     def writelines(self, texts: Iterable[str]) -> None:
@@ -86,19 +122,16 @@ class SteadyStream:
 
     def flush(self) -> None:
         """Hand on what is buffered; lost where nobody can take it any more."""
-        try:
+        with suppress(OSError, ValueError):
             self._stream.flush()
-        except (OSError, ValueError):
-            self._give_up()
 
-    def _give_up(self) -> None:
-        """Point the descriptor at nothing, so that what is still buffered goes there at the end, silently."""
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
-        except (OSError, ValueError):
-            pass
+
+def _point_at_nothing(descriptor: int) -> None:
+    """What is written to it later, by child processes too, goes nowhere, silently."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
 
 
 def _fill_closed_descriptors() -> None:

@@ -112,7 +112,7 @@ def teach(
     from muse_core.ndc.teach import teach as learn
 
     terminal = open_terminal(as_json, verbose)
-    settings = load_settings(TeachSettings, config, overrides or ())
+    settings = load_settings(TeachSettings, config, overrides or (), base=TeachSettings())
     dataset = NucleiDataset(nuclei)
     again = [_slide_again(dataset, slide_id, nuclei, slides) for slide_id in infer or ()]
     told = _Progress(labels)

@@ -58,7 +58,8 @@ class Region:
 
 
 _SAMPLE_REACH = 1.25  # times a sample's side at 0.5 µm/px: scales differ, and memory is dear
-VALIDATION_REACH_UM = 112.0  # what a network sees of a nucleus' surroundings: tiles of slides bring as much
+# As much of a nucleus' surroundings as inference brings: `ndc.head.MARGIN_UM`, which a layer above says.
+VALIDATION_REACH_UM = 128.0
 
 
 def regions_of(

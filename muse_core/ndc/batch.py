@@ -102,7 +102,8 @@ def batch_of_step(
     if unlabelled and settings.unlabelled_share:
         count = max(1, round(settings.batch_size * settings.unlabelled_share))
         regions += regions_in_turn(unlabelled, {}, step=step, count=count, key=[settings.seed, _UNLABELLED])
-    chances = [np.random.default_rng([settings.seed, step, index]) for index in range(len(regions))]
+    # From 1 on: numpy takes (seed, step, 0) for (seed, step), which mosaics are drawn with.
+    chances = [np.random.default_rng([settings.seed, step, 1 + index]) for index in range(len(regions))]
     in_turn = map if drawers is None else drawers.map
     drawn = list(in_turn(partial(_drawn, settings), regions, chances))
     labelled_ones = _with_mosaics(drawn[: settings.batch_size], settings.mosaic_share, rng)

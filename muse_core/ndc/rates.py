@@ -5,14 +5,19 @@
     ViT                1e-4             1e-5      0.1    heads: PromptNucSeg; encoder: MUSE's own fine-tuning; DINO
     ResNet and others  1e-4             4e-5      0      heads: PromptNucSeg; encoder: MUSE's own fine-tuning
 
+Teaching goes at three tenths of these, and leaves nano's first two stages as they are; others have no such stages.
+
 Source: https://github.com/windygoo/PromptNucSeg (AdamW 1e-4), https://github.com/alibaba-damo-academy/MUSE (1e-5 for
 ViTs, 4e-5 for ResNets), https://github.com/facebookresearch/dino (drop path 0.1).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from muse_core.models.backbone import NETWORKS
 from muse_core.ndc.settings import FinetuneSettings
+
+_TAUGHT_SHARE = 0.3  # of a learning rate: what the model knows must not be washed out
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,12 @@ class Rates:
     learning_rate: float
     encoder_rate: float
     drop_path: float
+    freeze_stages: int  # where a recipe leaves it open, as that of teaching does
 
 
-_NANO = Rates(1e-3, 0.5, 0.0)
-_VIT = Rates(1e-4, 0.1, 0.1)
-_OTHER = Rates(1e-4, 0.4, 0.0)
+_NANO = Rates(1e-3, 0.5, 0.0, 2)
+_VIT = Rates(1e-4, 0.1, 0.1, 0)
+_OTHER = Rates(1e-4, 0.4, 0.0, 0)
 
 
 def rates_for(preset: str) -> Rates:
@@ -37,7 +43,16 @@ def rates_for(preset: str) -> Rates:
     return _VIT if name.startswith(("vit_", "deit", "eva", "beit")) else _OTHER
 
 
-def with_rates(settings: FinetuneSettings, preset: str) -> FinetuneSettings:
-    """Settings in which nothing is left to the table."""
-    found = vars(rates_for(preset))
+def taught_rates(preset: str) -> Rates:
+    """The same for teaching a model that is good already."""
+    found = rates_for(preset)
+    return replace(found, learning_rate=_TAUGHT_SHARE * found.learning_rate)
+
+
+AnyFinetuneSettings = TypeVar("AnyFinetuneSettings", bound=FinetuneSettings)
+
+
+def with_rates(settings: AnyFinetuneSettings, preset: str, *, taught: bool = False) -> AnyFinetuneSettings:
+    """Settings in which nothing is left to the table, or to that of teaching."""
+    found = vars(taught_rates(preset) if taught else rates_for(preset))
     return settings.model_copy(update={key: value for key, value in found.items() if getattr(settings, key) is None})

@@ -157,9 +157,9 @@ def _fetched(url: str) -> Path:
             raise ConfigError(f"checkpoint {url}: no such object; give a .safetensors file of muse")
         return folder / name
     store, folder = ObjectFolder(url), Path(working_folder(f"fetched-{safe_name(url.rstrip('/'))}"))
-    names = [one for one in store.states() if "/" not in one and (one == CURRENT_NAME or one.endswith(".safetensors"))]
-    fetch(store, names, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    weights = [one for one in store.states() if "/" not in one and one.endswith(".safetensors")]
+    # Its record in any case: where there is none any more, that of an earlier time must not stand for it.
+    fetch(store, [CURRENT_NAME, *weights], folder)
     return folder
 
 

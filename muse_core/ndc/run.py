@@ -86,7 +86,7 @@ class FinetuneRun:
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.freeze_depthwise:
             freeze_depthwise(net)
-        self.frozen = early_stages(net.backbone.encoder.encoder, settings.freeze_stages)
+        self.frozen = early_stages(net.backbone.encoder.encoder, settings.freeze_stages or 0)
         self.average = copy.deepcopy(net).eval().requires_grad_(False)
         self.best = copy.deepcopy(self.average)
         if self.device.type == "cpu":

@@ -53,12 +53,12 @@ class FinetuneSettings(Settings):
     unlabelled_share: float = Field(
         0.34, ge=0, le=1
     )  # samples without labels beside each labelled one, if there are any
-    # These three by the kind of backbone, unless given: see `ndc.rates`.
+    # These by the kind of backbone, where they are None: see `ndc.rates`.
     learning_rate: float | None = Field(None, gt=0)  # of decoder and heads, at its highest
     encoder_rate: float | None = Field(None, ge=0)  # share of it for the encoder, which has been trained before
     drop_path: float | None = Field(None, ge=0, lt=1)  # stochastic depth of the encoder, while it learns
     freeze_depthwise: bool = False  # saves a quarter of a step's time
-    freeze_stages: int = Field(0, ge=0)  # of the encoder, besides the stem; 2 save a third of a step's time
+    freeze_stages: int | None = Field(0, ge=0)  # of the encoder, besides the stem; 2 save a third of a step's time
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: int = Field(40, ge=0)
     average_steps: int = Field(150, ge=1)  # the weights kept, and the teacher's, average over about so many steps

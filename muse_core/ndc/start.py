@@ -17,7 +17,7 @@ from muse_core.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from muse_core.models.ndc import SUBPIXELS, NdcNet
 from muse_core.models.shipped import MUSE_NANO, MUSE_NANO_NDC
 from muse_core.models.tensor_file import format_of, hash_of
-from muse_core.ndc.checkpoint import load_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, load_checkpoint
 from muse_core.ndc.head import FORMAT as NDC_FORMAT
 from muse_core.ndc.rates import rates_for
 from muse_core.ndc.settings import ModelSettings
@@ -55,12 +55,14 @@ def start_from(
             classes are the same), or weights of `muse train-detector` (its encoder, up to stride 16).
         class_names: of the data.
         settings: of the heads; those of an NDC checkpoint win.
-        drop_path: stochastic depth of a backbone's encoder; None for what `ndc.rates` says of its kind.
+        drop_path: stochastic depth of the encoder of a backbone or an NDC checkpoint; None for what `ndc.rates` says of
+            its kind.
         own_geometry: whether a backbone that was trained with corners aligned, as the released ones, goes on so.
             Proposals can be read off its maps; the dense head needs maps that lie exactly over the image.
 
     Raises:
-        ConfigError: no such file, none of these, or a backbone without a decoder.
+        ConfigError: no such file, none of these, a backbone without a decoder, or a checkpoint read by proposals for a
+            dense head.
     """
     if init in _WITHOUT_FILE:
         backbone = BackboneSettings(imagenet=init == "imagenet")
@@ -68,7 +70,7 @@ def start_from(
     path = _path_of(init)
     form = _format_of(path)
     if form == NDC_FORMAT:
-        return _from_ndc(path, class_names, settings)
+        return _from_ndc(path, class_names, settings, drop_path=drop_path, dense=not own_geometry)
     if form == DETECTOR_FORMAT:
         backbone = BackboneSettings(imagenet=True)
         net = build_backbone(backbone)
@@ -138,13 +140,21 @@ def _around(
     return Start(net, built, settings)
 
 
-def _from_ndc(path: Path, class_names: tuple[str, ...], settings: ModelSettings) -> Start:
+def _from_ndc(
+    path: Path, class_names: tuple[str, ...], settings: ModelSettings, *, drop_path: float | None, dense: bool
+) -> Start:
     """Backbone and heads of a checkpoint; classes go on by their names, new ones begin as the mean of the known."""
     checkpoint = load_checkpoint(path)
     head = checkpoint.head
+    if dense and (head.readout == "proposals" or checkpoint.backbone.geometry != "exact"):
+        raise ConfigError(
+            f"--init {path}: made to be read by proposals, its dense head was never trained; give --recipe paper, or "
+            "loss.dense=0"
+        )
     shape = {"spacing_px", "hidden", "kernel", "dense_hidden"}
     kept = settings.model_copy(update={name: getattr(head, name) for name in shape})
-    start = _around(checkpoint.net.backbone, checkpoint.backbone, class_names, kept)  # type: ignore[arg-type]
+    backbone = _dropping(checkpoint, drop_path)
+    start = _around(backbone, checkpoint.backbone, class_names, kept)
     start.net.h_reg.load_state_dict(checkpoint.net.h_reg.state_dict())
     places = [head.class_names.index(name) if name in head.class_names else None for name in class_names]
     _take_dense(start.net, checkpoint.net, places)
@@ -153,6 +163,17 @@ def _from_ndc(path: Path, class_names: tuple[str, ...], settings: ModelSettings)
         mine.load_state_dict(known.state_dict())
     _take_last(own[-1], theirs[-1], places)
     return start
+
+
+def _dropping(checkpoint: NdcCheckpoint, drop_path: float | None) -> MuseBackbone:
+    """A checkpoint's backbone, which drops paths while it learns."""
+    share = rates_for(checkpoint.backbone.preset).drop_path if drop_path is None else drop_path
+    known: MuseBackbone = checkpoint.net.backbone  # type: ignore[assignment]
+    if share == checkpoint.backbone.drop_path:
+        return known
+    backbone = build_backbone(checkpoint.backbone.model_copy(update={"imagenet": False, "drop_path": share}))
+    backbone.load_state_dict(known.state_dict())
+    return backbone
 
 
 def _take_dense(net: NdcNet, known: NdcNet, places: Sequence[int | None]) -> None:

@@ -26,12 +26,14 @@ from muse_core.labels.lab import LabDots, read_lab
 from muse_core.labels.lab_regions import lab_regions
 from muse_core.labels.regions import Region
 from muse_core.models.shipped import MUSE_NANO_NDC
+from muse_core.ndc.checkpoint import NdcCheckpoint, load_checkpoint
 from muse_core.ndc.data import LAB
 from muse_core.ndc.finetune import FinetuneResult, finetune
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import find_on_regions
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.promote import LabelledRegions, score_current, score_of
+from muse_core.ndc.rates import with_rates
 from muse_core.ndc.registry import Decision, current_checkpoint, read_current, register_if_better
 from muse_core.ndc.settings import FinetuneLossSettings, FinetuneSettings
 from muse_core.ndc.state import identity_of
@@ -55,9 +57,8 @@ class TeachSettings(FinetuneSettings):
 
     steps: int = Field(200, ge=1)
     batch_size: int = Field(4, ge=1)
-    learning_rate: float = Field(3e-4, gt=0)
     freeze_depthwise: bool = True
-    freeze_stages: int = Field(2, ge=0)
+    freeze_stages: int | None = Field(None, ge=0)  # this and the rates by the kind of backbone: see `ndc.rates`
     warmup_steps: int = Field(10, ge=0)
     average_steps: int = Field(50, ge=1)
     validate_every: int = Field(200, ge=1)  # the tissue as it was seen tells no step from another: the last is kept
@@ -97,6 +98,7 @@ def teach(
     registry = lab / REGISTRY_NAME
     start = current_checkpoint(registry) if read_current(registry) is not None else in_use or MUSE_NANO_NDC
     model = NdcModel(start, device=device)
+    settings = _fitting(settings, load_checkpoint(start))
     data, held_back = _read(lab, model, settings)
     if read_current(registry) is None:
         register_if_better(registry, start, (score_of(model, held_back),))
@@ -106,6 +108,14 @@ def teach(
     score_current(registry, held_back)
     candidate = score_of(NdcModel(result.checkpoint, device=device), held_back)
     return register_if_better(registry, result.checkpoint, (candidate,))
+
+
+def _fitting(settings: TeachSettings, start: NdcCheckpoint) -> TeachSettings:
+    """The recipe for a start: rates by its backbone, and no dense head where proposals are what is read."""
+    settings = with_rates(settings, start.backbone.preset, taught=True)
+    if start.head.readout == "heat":
+        return settings
+    return settings.model_copy(update={"loss": settings.loss.model_copy(update={"dense": 0.0})})
 
 
 def _read(lab: Path, model: NdcModel, settings: TeachSettings) -> tuple[FinetuneData, LabelledRegions]:

@@ -34,7 +34,8 @@ DEFAULT_QUALITY = 93
 DEFAULT_SUBSAMPLING: Subsampling = "4:4:4"
 DEFAULT_TILE_PX = 256  # a 448 px view touches 4 to 9 tiles; 128 px tiles save it a fifth but cost every encode as much
 
-_TAGS_BYTES = 16 * 2**10  # hold the tags of a thousand tiles
+_TAGS_BYTES = 16 * 2**10  # hold the tags of a thousand tiles; of images with more, more is read
+_MORE_TAGS = 8  # times as much
 
 _FACTORS = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2)}
 
@@ -207,9 +208,9 @@ class RoiImage:
         """An image of which only the tiles that are looked at are read; None where it holds no checksums of tiles.
 
         Raises:
-            DatasetError: it is no tiled JPEG TIFF, or its tags lie farther in than ours do.
+            DatasetError: it is no tiled JPEG TIFF.
         """
-        layout = parse_tiff(stored.read(0, min(_TAGS_BYTES, stored.size)), name, size=stored.size)
+        layout = _stored_layout(stored, name)
         if not layout.checksums:
             return None
         image = cls.__new__(cls)
@@ -291,6 +292,19 @@ class RoiImage:
         if tile.shape != (layout.tile_height, layout.tile_width, 3):
             raise DatasetError(f"{self._name}: tile {index} decodes to {tile.shape}, not to the tile size of the file")
         return np.asarray(tile)
+
+
+def _stored_layout(stored: StoredBytes, name: str) -> TileLayout:
+    """What the image's beginning says of its tiles: as much of it is read as holds the tags."""
+    length = min(_TAGS_BYTES, stored.size)
+    while True:
+        head = stored.read(0, length)
+        try:
+            return parse_tiff(head, name, size=stored.size)
+        except DatasetError:
+            if length == stored.size:
+                raise
+        length = min(length * _MORE_TAGS, stored.size)
 
 
 def _shifted(span: slice, start: int) -> slice:

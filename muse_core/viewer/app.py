@@ -77,13 +77,20 @@ class Viewer:
 
     def _frame(self, slide_id: str) -> SlideFrame:
         shown = self.run.slide(slide_id)
-        path = shown.path if shown.scene is None else None  # learning opens a file's largest picture
+        path, largest = shown.path, shown.scene is None
         size = shown.size_level0 if shown.row.get("width_level0") else None
         if shown.dataset is None:
-            return SlideFrame(path, *self._ground(shown), size_level0=size)
+            return SlideFrame(path, *self._ground(shown), size_level0=size, is_largest_picture=largest)
         part = shown.dataset.part(slide_id)
         given = part.provenance.get("mpp_source") == "override"
-        return SlideFrame(path, part.slide_mpp, bounds_origin(part.provenance), mpp_given=given, size_level0=size)
+        return SlideFrame(
+            path,
+            part.slide_mpp,
+            bounds_origin(part.provenance),
+            mpp_given=given,
+            size_level0=size,
+            is_largest_picture=largest,
+        )
 
     def _ground(self, shown: SlideShown) -> tuple[tuple[float, float], tuple[float, float]]:
         """µm/px and QuPath's corner of a slide without nuclei: tissue that was not found can still be drawn."""

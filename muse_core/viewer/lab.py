@@ -53,6 +53,8 @@ class SlideFrame:
         origin_level0: the corner that QuPath counts from.
         mpp_given: whether the µm/px was given by hand, whatever the file says.
         size_level0: its width and height, level-0 px; None where they are not known.
+        is_largest_picture: whether it is that of its file's pictures which learning opens; of others no labels are
+            written, as they would lie on the wrong tissue. The journal keeps the marks.
     """
 
     path: Path | None
@@ -60,6 +62,7 @@ class SlideFrame:
     origin_level0: tuple[float, float] = (0.0, 0.0)
     mpp_given: bool = False
     size_level0: tuple[float, float] | None = None
+    is_largest_picture: bool = True
 
 
 class _Known(NamedTuple):
@@ -131,6 +134,9 @@ class Lab:
             name = f"{safe_name(slide_id)}.geojson"
             _write_areas(self.folder / "regions" / name, areas, frame)
             _write_tissue(self.folder / "tissue" / name, tissue[-1] if tissue else None)
+            if not frame.is_largest_picture and (nuclei or any(area.whole for area in areas)):
+                logger.warning("slide %s: a scene of its file; teaching leaves out its labels", slide_id)
+                nuclei, areas = [], []
             for held, known in _known_parts(slide_id, nuclei, areas, frame).items():
                 folder = self.folder / HELD_BACK if held else self.folder
                 _write_labels(folder / "labels" / name, known, frame)

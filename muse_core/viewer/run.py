@@ -133,11 +133,12 @@ class ViewedRun:
         """
         if slide_id not in self.slide_ids:
             raise DatasetError(f"slide {slide_id!r}: not in this run", reason="not_found")
-        dataset = next((one for one in self._datasets if slide_id in one.slide_ids), None)
         row = self._rows.get(slide_id, {})
-        if dataset is not None and (problem := _problem(dataset.part(slide_id))):
-            # One bad file must not hide the other slides.
-            dataset, row = None, {**row, "reason": problem.reason, "message": str(problem)}
+        found = [(one, _problem(one.part(slide_id))) for one in self._datasets if slide_id in one.slide_ids]
+        dataset = next((one for one, problem in found if problem is None), None)
+        if found and (problem := found[0][1]):
+            # One bad file must hide neither other slides nor this one's nuclei of an earlier time.
+            row = {**row, "reason": problem.reason, "message": str(problem)}
         path, why = self._file_of(slide_id, row)
         return SlideShown(slide_id, dataset, row, path, why)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
-from benchmarks.muse_nano import RECIPE, tissue, write_dataset
+from benchmarks.muse_nano import RECIPE, tissue, write_dataset, write_whole_dataset
 from muse_core.pretrain.settings import load_pretrain_settings
 from muse_core.pretrain.trainer import pretrain
 from muse_core.roi_dataset.dataset import RoiDataset
@@ -34,3 +35,19 @@ def test_images_that_validate_are_left_out_and_the_recipe_trains_on_the_rest(tmp
     )
     assert result.step == 2
     assert result.backbone.exists()
+
+
+def test_a_dataset_of_a_run_that_was_killed_is_not_taken_for_a_finished_one(tmp_path):
+    def killed():
+        yield "p", "a", draw_patch(320, 40, 1).image, 0.25
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole_dataset(killed(), tmp_path)
+    stale = tmp_path / "rois.part" / "rois" / "q" / "part-a-0000.parquet"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"half")
+    assert not (tmp_path / "rois").exists()
+    write_whole_dataset(iter([("p", "a", draw_patch(320, 40, 1).image, 0.25)]), tmp_path)
+    assert RoiDataset(tmp_path).ids == ["p_a"]
+    assert not (tmp_path / "rois.part").exists()

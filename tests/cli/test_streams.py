@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,37 @@ def test_streams_that_are_closed_or_full_cost_their_text_alone(folder, closed):
     words = f"'{sys.executable}' -m muse_core.cli manifest check '{folder}' {closed}"
     done = subprocess.run(["bash", "-c", words], capture_output=True, check=False)
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr.decode()
+
+
+WRITES = """
+import os, sys
+from muse_core.cli.streams import steady_streams
+steady_streams()
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(unbuffered):
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    code = WRITES + "for number in range(40000): print(f'row {number} \u00b5m')\nsys.stdout.flush()"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, env=environment
+    ) as writer:
+        os.close(write)
+        time.sleep(0.5)  # the pipe is full before anybody reads
+        with os.fdopen(read, encoding="utf-8") as pipe:
+            rows = pipe.read().splitlines()
+        assert writer.wait(timeout=60) == 0, writer.stderr.read().decode()
+    assert rows == [f"row {number} \u00b5m" for number in range(40000)]
+
+
+def test_what_does_not_fit_on_a_full_disk_is_lost_alone(tmp_path):
+    limit = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    soft = "resource.setrlimit(resource.RLIMIT_FSIZE, ({}, resource.RLIM_INFINITY))\n"
+    code = WRITES + limit + soft.format(8) + "print('x' * 8); print('lost', flush=True)\n"
+    code += soft.format("resource.RLIM_INFINITY") + "print('kept', flush=True)"
+    with (tmp_path / "out").open("w") as out:
+        assert subprocess.run([sys.executable, "-c", code], stdout=out, check=False).returncode == 0
+    assert (tmp_path / "out").read_text().endswith("kept\n")

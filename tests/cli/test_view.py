@@ -7,7 +7,9 @@ import sys
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from muse_core.cli.app import app
 from tests.data.make_nuclei import write_slide
 
 MUSE = [sys.executable, "-m", "muse_core.cli"]
@@ -55,3 +57,21 @@ def test_a_mistake_is_one_line(tmp_path, arguments, line):
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1
     assert line in lines[0]
+
+
+def test_settings_of_teaching_that_a_file_does_not_name_stay_those_of_teaching(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("muse_core.ndc.teach.teach", lambda labels, *, settings, **given: found.append(settings))
+    write_slide(tmp_path / "run", 100)
+    (tmp_path / "f.toml").write_text("[loss]\ntype = 2.0\n")
+    words = [
+        "teach",
+        "--labels",
+        str(tmp_path),
+        "--nuclei",
+        str(tmp_path / "run"),
+        "--config",
+        str(tmp_path / "f.toml"),
+    ]
+    CliRunner().invoke(app, [*words, "--checkpoint", str(tmp_path / "f.toml")])
+    assert [(one.loss.type, one.loss.cons_start, one.loss.cons_ramp) for one in found] == [(2.0, 0.0, 0.0)]

@@ -50,3 +50,17 @@ def test_looking_at_what_is_shown_alone_shows_the_same(region, seed, monkeypatch
     assert (part.seen == whole.seen).mean() > 0.999
     apart = np.abs(part.plain.astype(int) - whole.plain)[part.seen & whole.seen]
     assert apart.mean() < 0.05
+
+
+def test_mosaics_are_drawn_with_another_stream_of_chance_than_any_sample(region, monkeypatch):
+    drawn = []
+
+    def drawing(region, side_px, augment, rng):
+        drawn.append(rng.bit_generator.state)
+        return draw_sample(region, side_px, augment, rng)
+
+    monkeypatch.setattr("muse_core.ndc.batch.draw_sample", drawing)
+    mosaics = []
+    monkeypatch.setattr("muse_core.ndc.batch._with_mosaics", lambda samples, share, rng: mosaics.append(rng) or samples)
+    batch_of_step([region], [], 3, FinetuneSettings(batch_size=2, side_px=96))
+    assert mosaics[0].bit_generator.state not in drawn

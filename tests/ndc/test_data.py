@@ -12,9 +12,10 @@ from muse_core.errors import ConfigError, DatasetError
 from muse_core.evaluate.ndc import evaluate_ndc
 from muse_core.evaluate.representation import EvaluationRequest
 from muse_core.labels import PUMA_CLASS_NAMES, Surround
-from muse_core.labels.regions import regions_of
+from muse_core.labels.regions import VALIDATION_REACH_UM, regions_of
 from muse_core.models.nucleus_model import NucleiFound
 from muse_core.ndc.data import data_of, published_data, unlabelled_regions
+from muse_core.ndc.head import MARGIN_UM
 from muse_core.ndc.promote import validation_of
 from muse_core.ndc.samples import draw_sample
 from muse_core.ndc.settings import FinetuneSettings
@@ -98,3 +99,7 @@ def test_real_tissue_around_a_patch_is_taken_along(tmp_path):
     assert regions_of([placed])[0].image.shape == (96, 96, 3)
     with pytest.raises(DatasetError, match=r"context\.png: 220x200 px do not hold the 96x96 px of drawn at"):
         regions_of([replace(patch, surround=Surround(tmp_path / "context.png", 160, 40))], reach_um=10.0)
+
+
+def test_validation_brings_as_much_tissue_around_a_patch_as_inference_does():
+    assert VALIDATION_REACH_UM == MARGIN_UM

@@ -2,6 +2,7 @@
 
 import json
 
+import fsspec
 import pytest
 
 from muse_core.errors import ConfigError
@@ -94,3 +95,16 @@ def test_only_safetensors_are_taken(tmp_path):
     for path in (tmp_path / "x.pt", tmp_path / "gone.safetensors"):
         with pytest.raises(ConfigError, match=r"no such file, or not \.safetensors"):
             register_if_better(tmp_path / "models", path, (score(0.6),))
+
+
+def test_a_registry_that_is_gone_from_its_store_is_an_error_not_that_of_an_earlier_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSE_WORK", str(tmp_path / "work"))
+    url = f"memory://{tmp_path.name}/models"
+    store, registry = fsspec.filesystem("memory"), tmp_path / "models"
+    register_if_better(registry, weights(tmp_path, "one"), (score(0.6),))
+    for path in registry.iterdir():
+        store.pipe_file(f"/{tmp_path.name}/models/{path.name}", path.read_bytes())
+    assert resolve_checkpoint(url).read_bytes() == current_checkpoint(registry).read_bytes()
+    store.rm(f"/{tmp_path.name}", recursive=True)
+    with pytest.raises(ConfigError, match=r"without current\.json"):
+        resolve_checkpoint(url)

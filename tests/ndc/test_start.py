@@ -10,7 +10,8 @@ from muse_core.errors import ConfigError
 from muse_core.models.backbone import BackboneSettings, build_backbone, standardised
 from muse_core.models.backbone_file import backbone_of, read_backbone_file, save_backbone
 from muse_core.models.feature_sampling import sample_at
-from muse_core.ndc.checkpoint import load_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, load_checkpoint, save_checkpoint
+from muse_core.ndc.head import NdcHead
 from muse_core.ndc.settings import ModelSettings
 from muse_core.ndc.start import start_from
 from tests.data.make_ndc import write_random_ndc
@@ -111,3 +112,30 @@ def test_a_backbone_without_decoder_is_refused(tmp_path):
     save_backbone(build_backbone(settings), settings, path, notes={})
     with pytest.raises(ConfigError, match=r"bare\.safetensors: a backbone without decoder, .* 32 px; 4 px needed"):
         start_from(str(path), ("a",), ModelSettings(hidden=8))
+
+
+def _as_proposals(path, to):
+    checkpoint = load_checkpoint(path)
+    save_checkpoint(replace(checkpoint, head=replace(checkpoint.head, readout="proposals")), to)
+    return str(to)
+
+
+def test_a_checkpoint_read_by_proposals_is_no_start_for_a_dense_head(path, tmp_path):
+    init = _as_proposals(path, tmp_path / "p.safetensors")
+    with pytest.raises(ConfigError, match=r"p\.safetensors: made to be read by proposals.* --recipe paper, or loss\."):
+        start_from(init, CLASS_NAMES, ModelSettings())
+    start = start_from(init, CLASS_NAMES, ModelSettings(), own_geometry=True)
+    assert torch.equal(_answers(start.net).logits, _answers(load_checkpoint(path).net).logits)
+
+
+def test_a_checkpoints_vit_drops_paths_as_was_asked(tmp_path):
+    backbone, head = BackboneSettings(preset="test_vit", image_px=64), NdcHead(("a",), hidden=8)
+    path = tmp_path / "vit.safetensors"
+    save_checkpoint(NdcCheckpoint(build_net(backbone, head), backbone, head, {}), path)
+    kinds = {}
+    for share in (0.0, 0.2):
+        start = start_from(str(path), ("a",), ModelSettings(hidden=8), drop_path=share)
+        kinds[share] = {type(one).__name__ for one in start.net.modules()}
+        assert start.backbone.drop_path == 0
+        assert torch.equal(_answers(start.net).logits, _answers(load_checkpoint(path).net).logits)
+    assert ["DropPath" in kinds[share] for share in (0.0, 0.2)] == [False, True]

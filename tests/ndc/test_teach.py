@@ -11,8 +11,10 @@ from shapely.geometry import mapping
 
 from muse_core.detector.calibration import Calibration
 from muse_core.errors import ConfigError, DatasetError
+from muse_core.models.backbone import BackboneSettings
 from muse_core.ndc import teach as module
-from muse_core.ndc.checkpoint import load_checkpoint, save_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, build_net, load_checkpoint, save_checkpoint
+from muse_core.ndc.head import NdcHead
 from muse_core.ndc.model import NdcModel
 from muse_core.ndc.registry import Decision, current_checkpoint, read_current
 from muse_core.ndc.settings import ModelSettings
@@ -176,3 +178,46 @@ def test_what_is_missing_is_one_line(tmp_path, start, lab):
     with pytest.raises(ConfigError, match=r"gone\.safetensors"):
         teach(lab, in_use=tmp_path / "gone.safetensors", settings=TINY_TEACH)
     assert not (lab / "models").exists()
+
+
+def _asked_of_finetuning(monkeypatch, lab, start, settings):
+    handed = []
+
+    def learned(lab, data, start, *, settings, **options):
+        handed.append(settings)
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "_learned", learned)
+    monkeypatch.setattr(module, "register_if_better", lambda *given: None)
+    with pytest.raises(InterruptedError):
+        teach(lab, in_use=start, settings=settings)
+    return handed[0]
+
+
+def test_a_model_read_by_proposals_is_taught_as_one(lab, start, monkeypatch):
+    checkpoint = load_checkpoint(start)
+    save_checkpoint(replace(checkpoint, head=replace(checkpoint.head, readout="proposals")), start)
+    settings = _asked_of_finetuning(monkeypatch, lab, start, TINY_TEACH)
+    assert settings.loss.dense == 0
+    assert settings.loss.cons_start == TINY_TEACH.loss.cons_start
+
+
+@pytest.mark.parametrize(
+    ("preset", "rate", "stages"),
+    [("nano", 3e-4, 2), ("vit-s16", 3e-5, 0), ("resnet50", 3e-5, 0)],
+)
+def test_rates_and_frozen_stages_fit_the_backbone_unless_they_are_given(start, preset, rate, stages):
+    checkpoint = replace(load_checkpoint(start), backbone=BackboneSettings(preset=preset))
+    found = module._fitting(TeachSettings(), checkpoint)
+    assert found.learning_rate == pytest.approx(rate)
+    assert found.freeze_stages == stages
+    given = module._fitting(TeachSettings(learning_rate=1e-2, freeze_stages=1), checkpoint)
+    assert (given.learning_rate, given.freeze_stages) == (1e-2, 1)
+
+
+def test_a_vit_is_taught(tmp_path, lab):
+    backbone, head = BackboneSettings(preset="test_vit", image_px=64), NdcHead(CLASS_NAMES, hidden=8)
+    path = tmp_path / "vit.safetensors"
+    save_checkpoint(NdcCheckpoint(build_net(backbone, head), backbone, head, {}), path)
+    settings = TINY_TEACH.model_copy(update={"steps": 1, "freeze_stages": None})
+    assert teach(lab, in_use=path, settings=settings) is not None

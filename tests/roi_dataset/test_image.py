@@ -267,3 +267,24 @@ def test_copied_tiles_of_a_real_slide_equal_its_reader():
         expected = slide.read_level(tiles.tile_width, 2 * tiles.tile_height, 1500, 2048)
     np.testing.assert_array_equal(RoiImage(data).decode(), expected)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), expected)
+
+
+class Stored:
+    """An image's bytes, and how many of them were asked for."""
+
+    def __init__(self, data):
+        self.data, self.size, self.asked = data, len(data), 0
+
+    def read(self, offset, length):
+        self.asked += length
+        return self.data[offset : offset + length]
+
+
+def test_of_an_image_with_thousands_of_tiles_only_its_tags_and_the_tiles_looked_at_are_read():
+    image = np.tile(tissue(512, 512), (9, 9, 1))[:4096, :4096]  # 4096 tiles of 64 px: tags of 48 KiB
+    stored = Stored(encode_roi(image, tile_px=64))
+    lazy = RoiImage.of_stored(stored, name="large")
+    np.testing.assert_array_equal(lazy.read(4000, 4000, 96, 96), RoiImage(stored.data).read(4000, 4000, 96, 96))
+    assert stored.asked < 0.25 * stored.size
+    with pytest.raises(DatasetError, match="broken: not a tiled JPEG TIFF"):
+        RoiImage.of_stored(Stored(b"II" + stored.data[4:]), name="broken")

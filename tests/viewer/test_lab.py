@@ -143,3 +143,17 @@ def test_a_given_mpp_goes_with_the_slide(tmp_path, drawn):
     lab.append([nucleus((1000 + 300 * number, 1000), "a") for number in range(12)], "Ada")
     (image,) = read_lab(lab.folder).images
     assert image.mpp == 0.5
+
+
+def test_labels_on_another_than_a_files_largest_picture_do_not_keep_the_lab_from_learning(tmp_path, drawn, caplog):
+    frames = {
+        "S1": SlideFrame(drawn[0], (0.25, 0.25)),
+        "S1-scene": SlideFrame(drawn[0], (0.25, 0.25), is_largest_picture=False),
+    }
+    lab = Lab(tmp_path / "lab", frames.__getitem__)
+    marks = [nucleus(point, "a") for point in drawn[1][::20]]
+    other = [sent(NucleusMark(slide_id="S1-scene", x=point[0], y=point[1], class_name="a")) for point in drawn[1][:9]]
+    lab.append([*marks, *other], "Ada")
+    assert [image.name for image in read_lab(lab.folder).images] == ["S1"]
+    assert len(lab.of_slide("S1-scene")) == 9, "the marks are kept"
+    assert "S1-scene: a scene of its file; teaching leaves out its labels" in caplog.text

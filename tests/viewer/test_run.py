@@ -83,7 +83,7 @@ def test_a_foreign_or_torn_file_is_one_line_and_hides_no_other_slide(tmp_path):
     run = ViewedRun(tmp_path, lab=tmp_path / "lab")
     assert run.slide_ids == ["F1", "S1", "T1"]
     assert run.class_names == ("lymphocyte", "tumour_epithelial", "stromal")
-    assert run.digest(run.slide("S1")).counts.sum() == len(whole.scores)
+    assert run.digest(run.slide("S1")).counts.sum() == len(whole.score)
     for slide_id, told in (("F1", "not a part of a nuclei dataset"), ("T1", "part-0000.parquet")):
         with pytest.raises(DatasetError, match=told) as raised:
             run.digest(run.slide(slide_id))
@@ -106,3 +106,14 @@ def test_nuclei_found_by_a_taught_model_take_their_place(open_run, out, drawn):
     assert after.version != before.version
     assert open_run().digest(after).counts.sum() == 77
     assert after.path == drawn[0], "the file is still known"
+
+
+def test_a_damaged_part_of_a_taught_model_does_not_hide_the_runs_own_nuclei(open_run, out):
+    before = open_run().slide("S1")
+    write_slide(out / "lab" / "inferred", 77, "S1")
+    (part,) = (out / "lab" / "inferred").rglob("*.parquet")
+    part.write_bytes(b"damaged")
+    run = open_run()
+    after = run.slide("S1")
+    assert run.digest(after).counts.sum() == run.digest(before).counts.sum()
+    assert part.name in after.row["message"]

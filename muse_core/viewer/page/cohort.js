@@ -102,6 +102,7 @@ export class CohortPage {
     if (!one.has_nuclei) {
       notes.append(h("li", { class: "look" }, h("span", { class: "mark", "aria-hidden": "true" }, "!"), `${words(one.reason || one.status || "not finished")}: ${one.message || "no nuclei"}`));
     } else {
+      if (one.reason) notes.append(h("li", { class: "look" }, h("span", { class: "mark", "aria-hidden": "true" }, "!"), `${words(one.reason)}: ${one.message || "nuclei of an earlier time"}`));
       const line = [`${count(one.n_nuclei)} nuclei`, one.tissue_mm2 && `${+one.tissue_mm2.toPrecision(3)} mm²`, one.tissue_mm2 && `${count(Math.round(one.n_nuclei / one.tissue_mm2))} per mm²`, one.n_labels && `${count(one.n_labels)} labels`];
       figures.append(h("p", {}, line.filter(Boolean).join(" · ")));
     }
