@@ -13,7 +13,7 @@ from flows.gpu import gpus_wanted
 from flows.slides import do_slides, final_state, news_state, publish_slides
 from muse_core.cohort.inbox import Inbox, read_inbox
 from muse_core.cohort.manifest import with_scene
-from muse_core.cohort.output import known_ids_of, output_of
+from muse_core.cohort.output import Output, known_ids_of, output_of
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
@@ -114,13 +114,27 @@ def infer_slides(
         summary = run.finish(found, records)
         news = None if inbox is None else _news(inbox, records, summary)
         run.keep_tables()
-    page = refresh_report(output, report)
-    get_run_logger().info("%s", page or "no slide is finished, so there is nothing to report")
-    text = summary_text(summary, run.paths) + "\n" + digest_text(output)
+    page, digest = _reported(output, report)
+    text = summary_text(summary, run.paths) + "\n" + digest
     publish_slides(records, text, key=key, columns=SHOWN_COLUMNS)
     if page is not None:
         publish_link(page, "Report of all slides", key=key, of="report")
     return final_state(summary) if news is None else news_state(summary, news)
+
+
+def _reported(output: Output, path: Path | None) -> tuple[str | None, str]:
+    """The report's URL and its first lines as Markdown, as far as they can be had.
+
+    Slides that are done are done: whatever ails the report is a line of the log, and the run ends as its slides say.
+    """
+    try:
+        page, digest = refresh_report(output, path), digest_text(output)
+    except Exception as error:  # a fault of ours, too, is no fault of the slides
+        hint = "the tables are kept; write it with `muse report`"
+        get_run_logger().error("the report is not written: %s: %s; %s", type(error).__name__, error, hint)
+        return None, ""
+    get_run_logger().info("%s", page or "no slide is finished, so there is nothing to report")
+    return page, digest
 
 
 def _news(inbox: Inbox, records: list[SlideRecord], summary: InferSummary) -> list[str]:

@@ -22,7 +22,7 @@ from muse_core.cohort.acquire.store import SlideStore
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.manifest.tcga import slide_ids
 from muse_core.cohort.uris import slide_stem
-from muse_core.errors import ConfigError, DatasetError, MuseError
+from muse_core.errors import ConfigError, DatasetError, MuseError, OutputError
 from muse_core.labels import read_labelled_patches
 from muse_core.labels.patch import LabelledPatch
 from muse_core.machine.files import whole_file
@@ -233,9 +233,13 @@ def _of_slide(
     side_px: int,
     mpp: float,
 ) -> Iterable[tuple[LabelledPatch, Context]]:
-    """The patches of one slide, cut; what fails is on the summary."""
+    """The patches of one slide, cut; what fails is on the summary.
+
+    Raises:
+        OutputError: the slide cannot be kept.
+    """
     try:
-        with store.slide(row) as acquired, open_slide(acquired.path, mpp_override=row.mpp) as slide:
+        with store.slide(row) as acquired, open_slide(acquired.path, mpp_override=row.mpp, scene=row.scene) as slide:
             for patch in members:
                 try:
                     context = context_of(slide, patch, side_px=side_px, mpp=mpp)
@@ -243,6 +247,8 @@ def _of_slide(
                     _fail(summary, patch, row.slide_id, error.reason, str(error))
                     continue
                 yield patch, context
+    except OutputError:
+        raise  # no patch's fault: none can be written any more
     except MuseError as error:
         for patch in members:
             _fail(summary, patch, row.slide_id, error.reason, str(error))

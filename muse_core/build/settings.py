@@ -13,7 +13,7 @@ from muse_core.roi_dataset.image import RoiImageSettings
 from muse_core.tissue import TissueSettings
 
 # Raised by hand whenever code changes what a build writes for the same inputs, so that reruns redo it.
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 
 
 class BuildSettings(Settings):

@@ -256,7 +256,7 @@ class CohortRun(Generic[AnySummary]):
         try:
             self.work.check_wanted(row)
             with self.suspects.in_work(row.slide_id), self.store.slide(row, fetch) as acquired:
-                self.suspects.check(row.slide_id, acquired.path)
+                self.suspects.check(row.slide_id, acquired.path, row.scene)
                 facts |= {"size": acquired.size} | ({"md5": acquired.md5} if acquired.md5 else {})
                 job = self._job(row, acquired, inputs_hash)
                 values = self.work.do(row, job, partial(self._commit, row, job), tell)
@@ -397,7 +397,7 @@ def _explained(error: Exception, row: ManifestRow) -> Exception:
     """A worker's death as what it was where the slide's reader died of its file; found out in a process of its own."""
     path = path_of(row.uri)
     killed = worker_was_killed(error)
-    if not killed or path is None or not path.is_file() or (death := death_of(path)) is None:
+    if not killed or path is None or not path.is_file() or (death := death_of(path, scene=row.scene)) is None:
         return error
     text = f"{path}: worker after worker died over it: its reader {death}; convert it to a tiled JPEG TIFF"
     return SlideReadError(text, reason="reader_died")

@@ -43,12 +43,13 @@ class Suspects:
         finally:
             mark.unlink(missing_ok=True)
 
-    def check(self, slide_id: str, path: Path) -> None:
+    def check(self, slide_id: str, path: Path, scene: int | None = None) -> None:
         """Of a suspect, find out whether a process that reads its file dies; others cost nothing.
 
         Args:
             slide_id: the slide.
             path: its file.
+            scene: which of several pictures in it; None for the largest.
 
         Raises:
             SlideReadError: it does (reason reader_died).
@@ -56,7 +57,7 @@ class Suspects:
         if safe_name(slide_id) not in self._earlier:
             return
         logger.info("%s: was in work when an earlier run died; it is read in a process of its own first", slide_id)
-        if (death := death_of(path, whole=True)) is not None:
+        if (death := death_of(path, whole=True, scene=scene)) is not None:
             text = (
                 f"{path}: an earlier run died with it in work, and its reader {death}; convert it to a tiled JPEG TIFF"
             )

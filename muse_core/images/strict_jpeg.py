@@ -7,10 +7,9 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from muse_core.images.jpeg_markers import END, FRAMES, is_zeroed, segments
+from muse_core.images.jpeg_markers import END, end_of, is_zeroed
 
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # libjpeg's words
-_PROGRESSIVE = 0xC2
 
 
 def decode_strictly(stream: bytes, colours: Literal["RGB", "GRAY"]) -> NDArray[np.uint8]:
@@ -35,14 +34,13 @@ def decode_strictly(stream: bytes, colours: Literal["RGB", "GRAY"]) -> NDArray[n
 
 
 def decode_file_strictly(data: bytes, colours: Literal["RGB", "GRAY"]) -> NDArray[np.uint8]:
-    """The same of a file, behind whose end other bytes may stand, as cameras and editors leave them.
+    """The same of a file, behind whose end other bytes may stand: a film, another picture, a camera's own.
 
     Raises:
         ValueError: it is damaged, or part of it was overwritten by zeros.
     """
-    stream = data[: data.rfind(END) + len(END)]
-    kinds = {one.marker for one in segments(stream)}
-    if _PROGRESSIVE not in kinds and kinds & set(FRAMES) and is_zeroed(stream, None):
+    stream = data[: end_of(data)]
+    if is_zeroed(stream, None):
         raise ValueError("holds nothing but zeros in places")
     return decode_strictly(stream, colours)
 

@@ -7,14 +7,18 @@ seen to be read (tests/slide/test_encodings.py) are trusted; of any other the fi
 import signal
 import subprocess
 import sys
+import time
 from functools import lru_cache
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import NamedTuple
 
 from muse_core.slide.tiff_pages import TiffFacts, TiffPage
 
 _COMMAND = (sys.executable, "-m", "muse_core.slide.probe_child")
-_LONGEST_S = 120.0
+_AT_ONCE = BoundedSemaphore(2)  # of all threads of this process: many at once would be slow, and look like hanging
+_SILENT_S = 120.0  # a file at which nothing was said for so long hangs its reader
+_LONGEST_S = 240.0  # whoever still says something then is slow, not dead
 _MEMORY_SIGNALS = (signal.SIGKILL,)  # how a system ends a process that takes too much memory
 # TIFF compressions that were seen to be decoded or refused by every reader that may have them.
 _USUAL = (1, 5, 7, 8, 32773, 32946, 33003, 33005, 34712, 34887, 34925, 34933, 34934, 50000, 50001, 50002)
@@ -52,26 +56,51 @@ def death_of_kind(path: Path, facts: TiffFacts) -> str | None:
     return _first_death(kinds, path)
 
 
-def death_of(path: Path, *, whole: bool = False) -> str | None:
-    """How reading a file ends the process that does it, in words; None where it lives, or dies of memory.
+def death_of(path: Path, *, whole: bool = False, scene: int | None = None) -> str | None:
+    """How reading a file ends the process that does it, in words; None where it lives, is slow, or dies of memory.
+
+    Two files are read at once, others wait.
 
     Args:
         path: the file.
         whole: read all of its finest level, as far as a minute takes, instead of samples.
+        scene: which of several pictures in the file; None for the largest.
     """
-    asked = [str(path), *(["--whole"] if whole else [])]
-    try:
-        done = subprocess.run([*_COMMAND, *asked], capture_output=True, text=True, timeout=_LONGEST_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
-        return f"hangs for over {_LONGEST_S:g} s {_last(said)}"
-    if done.returncode >= 0 or -done.returncode in _MEMORY_SIGNALS:
+    asked = [str(path), *(["--whole"] if whole else []), *([] if scene is None else ["--scene", str(scene)])]
+    with (
+        _AT_ONCE,
+        subprocess.Popen([*_COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child,
+    ):
+        try:
+            said, hangs = _listen(child)
+        finally:
+            child.kill()  # nothing where it has ended
+    if hangs:
+        return f"hangs for over {_SILENT_S:g} s {_last(said)}"
+    if child.returncode >= 0 or -child.returncode in _MEMORY_SIGNALS:
         return None
     try:
-        name = signal.Signals(-done.returncode).name
+        name = signal.Signals(-child.returncode).name
     except ValueError:
-        name = f"signal {-done.returncode}"
-    return f"dies ({name}) {_last(done.stdout)}"
+        name = f"signal {-child.returncode}"
+    return f"dies ({name}) {_last(said)}"
+
+
+def _listen(child: subprocess.Popen[bytes]) -> tuple[str, bool]:
+    """What a process said until it ended or the time was over, and whether it hangs at what it said last.
+
+    One that has said nothing yet does not hang: it has not come to the file.
+    """
+    until, said = time.monotonic() + _LONGEST_S, b""
+    while True:
+        try:
+            return child.communicate(timeout=_SILENT_S)[0].decode(errors="replace"), False
+        except subprocess.TimeoutExpired as error:
+            before, said = said, error.output or b""
+        if said and said == before:
+            return said.decode(errors="replace"), True
+        if time.monotonic() > until:
+            return said.decode(errors="replace"), False
 
 
 @lru_cache(maxsize=256)

@@ -6,13 +6,14 @@ import logging
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 from muse_core.build.context import context_of, cut_contexts
 from muse_core.cli.app import app
 from muse_core.cohort.manifest import read_manifest
 from muse_core.detector.augment import AugmentSettings
-from muse_core.errors import ConfigError, DatasetError
+from muse_core.errors import ConfigError, DatasetError, OutputError
 from muse_core.labels import BRCA_DOT_OFFSET_PX, read_labelled_patches
 from muse_core.labels.lab import read_lab
 from muse_core.labels.lab_regions import lab_regions
@@ -147,6 +148,30 @@ def test_datasets_that_do_not_say_where_their_patches_lie_are_refused(slide_path
     write_puma(tmp_path / "puma", ("train", "val"))
     with pytest.raises(ConfigError, match="brings the tissue around its patches"):
         cut_contexts(read_manifest(slide_path.parent), "puma", tmp_path / "puma", tmp_path / "out")
+
+
+def test_the_picture_of_a_file_that_the_manifest_means_is_cut(slide_path, brca, tmp_path):
+    """The patches lie on the first of two, the smaller one."""
+    two = tmp_path / f"{SLIDE}.tif"
+    with tifffile.TiffWriter(two) as tiff, open_slide(slide_path) as slide:
+        meant = slide.read_level(0, 0, 2400, 2000)
+        for image in (meant, np.tile(meant[:, ::-1], (1, 2, 1))):
+            options = {"tile": (256, 256), "photometric": "rgb", "compression": "deflate", "metadata": None}
+            tiff.write(image, resolution=(40000.0, 40000.0), resolutionunit="CENTIMETER", **options)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"slide_id,uri,scene\n{SLIDE},{two},1\n")
+    summary = cut_contexts(read_manifest(manifest), "brca-m2c", brca, tmp_path / "out", side_px=512)
+    assert (summary.patches_cut, summary.patches_failed) == (3, 0), summary.failures
+
+
+def test_an_output_that_cannot_be_written_ends_the_run(brca, tmp_path):
+    """It is no patch's fault."""
+    manifest, out = tmp_path / "m.csv", tmp_path / "out"
+    manifest.write_text(f"slide_id,uri\n{SLIDE},https://127.0.0.1:9/{SLIDE}.svs\n")
+    out.mkdir()
+    (out / "slides").write_text("where the slide's folder should be")
+    with pytest.raises(OutputError, match=r"out/slides"):
+        cut_contexts(read_manifest(manifest), "brca-m2c", brca, out, side_px=512)
 
 
 def test_as_a_command(slide_path, brca, tmp_path):

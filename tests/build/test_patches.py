@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from muse_core.build import patch_chunk
 from muse_core.build.patches import ImportOptions, import_patches
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings, ImportSettings
@@ -224,6 +225,13 @@ def test_another_mpp_project_or_setting_redoes_all(patches, tmp_path, change):
     run(patches, tmp_path / "out")
     assert run(patches, tmp_path / "out", **change).slides_reused == 0
     assert len(RoiDataset(tmp_path / "out")) == 20, "no row of the earlier run is left"
+
+
+def test_what_was_imported_before_images_were_turned_by_exif_is_redone(patches, tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(patch_chunk, "BUILD_VERSION", 1)
+        run(patches, tmp_path / "out", overrides=["detector=none"])
+    assert run(patches, tmp_path / "out", overrides=["detector=none"]).slides_reused == 0
 
 
 def fails_on_thirteen(rgb, mpp):

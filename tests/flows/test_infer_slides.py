@@ -130,6 +130,19 @@ def test_a_bad_slide_fails_the_flow_and_loses_nothing(tiny, artifacts, tmp_path)
     assert "good" in page.read_text(encoding="utf-8")
 
 
+def test_a_report_that_cannot_be_written_fails_no_run_that_is_done(tiny, tmp_path, caplog):
+    out, file = tmp_path / "out", tmp_path / "file"
+    file.touch()
+    state = infer_slides(
+        tiny, out, checkpoint=NUCLEUS_DETECTOR, device="cpu", report=file / "report.html", return_state=True
+    )
+    assert state.is_completed(), state.message
+    assert state.result()["slides_done"] == 1
+    (line,) = [one for one in caplog.records if "the report is not written" in one.message]
+    assert str(file) in line.message
+    assert line.exc_info is None
+
+
 def test_tiles_that_could_not_be_read_fail_the_flow_and_not_their_slide(artifacts, tmp_path):
     image, _ = tissue_image(3000, 800, mpp=0.25, seed=4)
     slide = draw_aperio(tmp_path / "s.svs", image, Drawing(factors=(1, 4), tile_px=240, broken_tile=(1, 1)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muse_core.images.jpeg_markers import check_stream, segments
+from muse_core.images.jpeg_markers import SCAN, check_stream, end_of, is_zeroed, scans, segments
 from tests.data.make_slides import tissue_image
 
 
@@ -63,3 +63,49 @@ def test_most_random_damages_are_seen():
         except ValueError:
             seen += 1
     assert seen >= 90
+
+
+def in_separate_scans(luma: np.ndarray) -> bytes:
+    """A baseline picture of three grey ones, a scan each: the given brightness, and no colour."""
+    parts = []
+    for plane in (luma, np.full_like(luma, 128), np.full_like(luma, 128)):
+        stream = io.BytesIO()
+        Image.fromarray(plane).save(stream, "JPEG", quality=90, optimize=True)
+        parts.append(stream.getvalue())
+    kept, frame = {0xDB, 0xC4}, b""
+    joined = b"\xff\xd8"
+    for number, part in enumerate(parts, start=1):
+        (scan,) = scans(part)
+        tables = b"".join(part[one.start : one.end] for one in scan.header if one.marker in kept)
+        if not frame:
+            body = next(one.body(part) for one in scan.header if one.marker == 0xC0)
+            frame = b"\xff\xc0\x00\x11" + body[:5] + b"\x03" + b"\x01\x11\x00\x02\x11\x00\x03\x11\x00"
+            joined += tables + frame
+        else:
+            joined += tables
+        joined += b"\xff\xda\x00\x08\x01" + bytes([number]) + b"\x00\x00\x3f\x00" + part[scan.start : scan.end]
+    return joined + b"\xff\xd9"
+
+
+def test_flat_pictures_of_several_scans_are_not_taken_for_zeroed_ones():
+    luma = tissue_image(640, 640, seed=4)[0][:, :, 1]
+    stream = in_separate_scans(luma)
+    with Image.open(io.BytesIO(stream)) as opened:
+        ycbcr = np.asarray(opened.convert("YCbCr"))
+    assert np.abs(ycbcr[:, :, 0].astype(int) - luma).mean() < 3
+    assert len(list(scans(stream))) == 3
+    assert bytes(64) in stream
+    assert not is_zeroed(stream, None)
+
+
+def test_zeros_count_where_the_coded_data_are():
+    stream = jpeg()
+    assert not is_zeroed(stream + bytes(64), None)
+    at = len(stream) // 2
+    assert is_zeroed(stream[:at] + bytes(128) + stream[at + 128 :], None)
+
+
+def test_the_picture_ends_at_its_own_end():
+    stream = jpeg(progressive=True)
+    assert end_of(stream + stream) == len(stream)
+    assert [one.header[-1].marker == SCAN for one in scans(stream)] == [True] * 10

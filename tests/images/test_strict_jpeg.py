@@ -67,3 +67,12 @@ def test_bytes_left_over_are_damage_save_where_they_are_padding(image):
     assert decode_file_strictly(data[:-2] + bytes(40) + data[-2:], "RGB").shape == image.shape
     with pytest.raises(ValueError, match="extraneous bytes"):
         decode_file_strictly(data[:-2] + bytes(range(1, 200)) + data[-2:], "RGB")
+
+
+@pytest.mark.parametrize("options", [{"quality": 90}, {"progressive": True}])
+def test_what_follows_the_picture_is_no_part_of_it(image, options):
+    """Zeros and an end of their own, such as a film's or a second picture's."""
+    data = jpeg(image, **options)
+    whole = decode_file_strictly(data, "RGB")
+    for behind in (bytes(128) + b"\xff\xd9", bytes(8) + b"\xff\x01" + bytes(300) + data):
+        np.testing.assert_array_equal(decode_file_strictly(data + behind, "RGB"), whole)

@@ -1,7 +1,11 @@
 """Broken bytes are found before a decoder that hides them sees them."""
 
+import io
+
+import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from muse_core.errors import SlideReadError
 from muse_core.slide import open_slide
@@ -83,3 +87,15 @@ def test_nothing_is_said_on_standard_error_about_a_bad_tile(slide_tif, capfd):
     with open_slide(slide_tif) as slide, pytest.raises(SlideReadError, match="tile 1, 1"):
         slide.read_level(250, 250, 50, 50)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (244, 243, 245), (128, 128, 128), (0, 0, 0)])
+def test_a_progressive_tile_of_one_colour_is_sound(tmp_path, colour):
+    stream = io.BytesIO()
+    Image.new("RGB", (512, 512), colour).save(stream, "JPEG", quality=90, progressive=True)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        options = {"tile": (512, 512), "photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2)}
+        tiff.write(iter([stream.getvalue()] * 4), shape=(1024, 1024, 3), dtype=np.uint8, metadata=None, **options)
+    with open_slide(tmp_path / "a.tif", mpp_override=0.5) as slide:
+        assert np.abs(slide.read_level(0, 0, 1024, 1024).astype(int) - colour).max() <= 2
+    check_of(tmp_path / "a.tif").region((0, 0), 1024, 1024, level=0)
