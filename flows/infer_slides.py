@@ -25,6 +25,7 @@ from muse_core.infer import (
     open_infer,
     read_inputs,
     read_watched,
+    settings_and_models,
 )
 from muse_core.machine.device import resolve_device
 from muse_core.ndc.registry import resolve_checkpoint
@@ -106,10 +107,11 @@ def infer_slides(
     key = artifact_key(KEY)
     with open_infer(options, settings) as run:
         inbox = read_inbox(run.paths.inbox, time.time()) if watch else None
+        run.begin(found)  # all that lies there: what waits will be redone too, and holds nothing up
         if inbox is not None:
-            found = inbox.due(found, settled_s=60 * settled_minutes)
+            depends_on = settings_and_models(options, settings)
+            found = inbox.due(run.versioned(found), settled_s=60 * settled_minutes, depends_on=depends_on)
             inbox.keep()
-        run.begin(found)
         records = do_slides(run, found.rows, verb="infer", key=key, gpus=gpus_wanted(options.device, workers))
         summary = run.finish(found, records)
         news = None if inbox is None else _news(inbox, records, summary)

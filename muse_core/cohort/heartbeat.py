@@ -29,6 +29,8 @@ class RunFacts:
         slides: in its manifest; 0 while that is not known.
         workers: who does the work, in words.
         beat: its last sign of life, seconds since 1970.
+        kernel: the running kernel and the processes that `pid` counts among: containers and restored machines may share
+            a host's name. "" where there is none.
     """
 
     command: str
@@ -38,11 +40,16 @@ class RunFacts:
     slides: int
     workers: str
     beat: float
+    kernel: str = ""
+
+    def is_of_here(self) -> bool:
+        """Whether `pid` is a number of a process that is or was beside this one."""
+        return bool(self.kernel) and self.kernel == own_kernel()
 
     def lives(self, now: float) -> bool:
-        """Whether it was heard of lately, `now` being seconds since 1970; a process of this machine, whether it is."""
-        if self.host == socket.gethostname():
-            return Path(f"/proc/{self.pid}").exists() if Path("/proc/self").exists() else now - self.beat < SILENT_S
+        """Whether it was heard of lately, `now` being seconds since 1970; a process beside this one, whether it is."""
+        if self.is_of_here():
+            return Path(f"/proc/{self.pid}").exists()
         return now - self.beat < SILENT_S
 
 
@@ -106,7 +113,16 @@ def own_facts(command: str, workers: str) -> RunFacts:
         workers: who does the work, in words.
     """
     now = time.time()
-    return RunFacts(command, socket.gethostname(), os.getpid(), now, 0, workers, now)
+    return RunFacts(command, socket.gethostname(), os.getpid(), now, 0, workers, now, own_kernel())
+
+
+def own_kernel() -> str:
+    """This boot of the machine and this process' pid namespace; "" where the system does not tell (not Linux)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
 
 
 def read_run(path: Path) -> RunFacts | None:

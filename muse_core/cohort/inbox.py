@@ -34,7 +34,8 @@ class Quarantined:
     """A slide that failed.
 
     Attributes:
-        state: of its files then; when they change it is tried at once, as new. '' for one that could not be begun.
+        state: of its files then, its row and what else it was done with; when one of them changes it is tried at once,
+            as new. '' for one that could not be begun.
         reason, message: why.
         tries: how often it failed so.
         next_try: seconds since 1970.
@@ -62,20 +63,25 @@ class Inbox:
     now: float
     seen: dict[str, Seen] = field(default_factory=dict)
     quarantine: dict[str, Quarantined] = field(default_factory=dict)
+    _asked: dict[str, str] = field(default_factory=dict)  # by slide id what each is to be done with now
 
-    def due(self, manifest: Manifest, *, settled_s: float) -> Manifest:
+    def due(self, manifest: Manifest, *, settled_s: float, depends_on: Sequence[str] = ()) -> Manifest:
         """The slides to work on now: those that have settled, but for those that failed lately.
 
         Args:
-            manifest: all that lies there.
+            manifest: all that lies there; objects of a store with their versions.
             settled_s: a slide has settled when two looks at least so many seconds apart found all of its files the
                 same, size and times; 0 takes what is there.
+            depends_on: hashes of the settings and models that slides are done with.
         """
         states = {public_uri(row.uri): _state_of(row) for row in manifest.rows}
         self.seen = {uri: self._look(uri, state) for uri, state in states.items()}
-        here = {row.slide_id for row in manifest.rows}
+        self._asked = {
+            row.slide_id: _hashed([states[public_uri(row.uri)], row.md5, row.version, row.mpp, row.scene, *depends_on])
+            for row in manifest.rows
+        }
         self.quarantine = {
-            slide_id: one for slide_id, one in self.quarantine.items() if slide_id in here or not one.state
+            slide_id: one for slide_id, one in self.quarantine.items() if slide_id in self._asked or not one.state
         }
         rows = tuple(row for row in manifest.rows if self._has_settled(row, settled_s) and not self._waits(row))
         return replace(manifest, rows=rows)
@@ -90,18 +96,17 @@ class Inbox:
         Returns:
             What is new of it, a line each: not what failed before for the same reason with the same files.
         """
-        uris = {record.slide_id: str(record.row.get("uri") or "") for record in records}
+        begun = {record.slide_id for record in records}
         wrong = {one["slide_id"] for one in failures}
         self.quarantine = {
             slide_id: one
             for slide_id, one in self.quarantine.items()
-            if slide_id in wrong or (one.state and slide_id not in uris)
+            if slide_id in wrong or (one.state and slide_id not in begun)
         }
         news = []
         for one in failures:
             slide_id, reason = one["slide_id"], one["reason"]
-            seen = self.seen.get(uris.get(slide_id, ""))
-            state = "" if seen is None else seen.state
+            state = self._asked.get(slide_id, "") if slide_id in begun else ""
             known = self.quarantine.get(slide_id)
             again = known is not None and (known.state, known.reason) == (state, reason)
             if not again:
@@ -118,7 +123,12 @@ class Inbox:
             OutputError: the disk is full or the folder cannot be written.
         """
         with whole_file(self.path) as file:
-            file.write_text(json.dumps(asdict(self) | {"path": None, "now": self.now}, indent=1), encoding="utf-8")
+            kept = {
+                "now": self.now,
+                "seen": {uri: asdict(one) for uri, one in self.seen.items()},
+                "quarantine": {slide_id: asdict(one) for slide_id, one in self.quarantine.items()},
+            }
+            file.write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
     def waiting(self) -> list[tuple[str, Quarantined]]:
         """Slides in quarantine, by id."""
@@ -133,7 +143,7 @@ class Inbox:
 
     def _waits(self, row: ManifestRow) -> bool:
         known = self.quarantine.get(row.slide_id)
-        same = known is not None and known.state == self.seen[public_uri(row.uri)].state
+        same = known is not None and known.state == self._asked[row.slide_id]
         return same and known is not None and self.now < known.next_try
 
 
@@ -159,4 +169,8 @@ def _state_of(row: ManifestRow) -> str:
         state = [] if path is None else state_of_slide(path)
     except OSError:
         state = []  # gone, or not to be read: doing it will say why
+    return _hashed(state)
+
+
+def _hashed(state: Sequence[Any]) -> str:
     return sha256(json.dumps(state).encode()).hexdigest()[:16]

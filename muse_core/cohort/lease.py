@@ -8,7 +8,6 @@ silent for too long, and is superseded, finds a higher number and ends.
 
 import json
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -158,8 +157,8 @@ def _is_released(holder: bytes) -> bool:
 
 
 def _is_gone(facts: RunFacts | None) -> bool:
-    """Whether the holder was a process of this machine that is no more; its number may be another's by now."""
-    if facts is None or facts.host != socket.gethostname():
+    """Whether the holder was a process beside this one that is no more; its number may be another's by now."""
+    if facts is None or not facts.is_of_here():
         return False
     try:
         return bool(psutil.Process(facts.pid).create_time() > facts.started + _CLOCK_S)

@@ -115,6 +115,16 @@ class CohortRun(Generic[AnySummary]):
         earlier = [record for record in read_records(self.paths.records) if record.slide_id not in asked]
         self.work.check_together(manifest, earlier)
 
+    def versioned(self, manifest: Manifest) -> Manifest:
+        """The manifest with the versions of its slides in stores; without those that cannot be told."""
+        return replace(manifest, rows=tuple(map(self._versioned, manifest.rows)))
+
+    def _versioned(self, row: ManifestRow) -> ManifestRow:
+        try:
+            return self._versions.of(row)
+        except AcquireError:
+            return row  # doing it will say why
+
     def fetch(self, row: ManifestRow, folder: Path) -> Acquired:
         """The slide's file on this machine, whole and checked, fetched into `folder`; raises what `acquire` does."""
         return acquire(row, folder, self._acquire)

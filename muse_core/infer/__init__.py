@@ -1,7 +1,7 @@
 """Whole slides to nuclei: tissue only, in tiles without seams, resumable inside a slide, in bounded memory."""
 
 from muse_core.infer.inputs import check_inputs, read_inputs, read_watched
-from muse_core.infer.run import InferOptions, open_infer
+from muse_core.infer.run import InferOptions, open_infer, settings_and_models
 from muse_core.infer.settings import InferSettings
 from muse_core.infer.summary import InferSummary
 
@@ -13,4 +13,5 @@ __all__ = [
     "open_infer",
     "read_inputs",
     "read_watched",
+    "settings_and_models",
 ]

@@ -106,9 +106,7 @@ class InferWork:
         self._executor = workers.executor
         self._checksums = Checksums(self._paths.out / "checksums")
         self._engine = _engine_of(options, settings)
-        checkpoint = options.checkpoint or shipped_weights()
-        quantised = [quantised_path(checkpoint)] if self._engine == "openvino" else []
-        self._model_hashes = [hash_of(path) for path in (checkpoint, *quantised)]
+        self._model_hashes = _model_hashes(options, self._engine)
         self._seen_mm2 = self._worked_mm2 = 0.0
         self._done_mm2 = 0.0  # by this run; of a slide taken up again its share
         self._seconds: dict[str, float] = {}
@@ -276,6 +274,21 @@ def open_infer(options: InferOptions, settings: InferSettings) -> Iterator[Cohor
 
 def _engine_of(options: InferOptions, settings: InferSettings) -> Engine:
     return resolve_engine(settings.engine, options.checkpoint, device=options.device, embeddings=settings.embedding)
+
+
+def settings_and_models(options: InferOptions, settings: InferSettings) -> list[str]:
+    """Hashes of the settings and weights that a slide's tables hang on.
+
+    Raises:
+        ConfigError: no model for these settings.
+    """
+    return [settings.tables_hash(), *_model_hashes(options, _engine_of(options, settings))]
+
+
+def _model_hashes(options: InferOptions, engine: Engine) -> list[str]:
+    checkpoint = options.checkpoint or shipped_weights()
+    quantised = [quantised_path(checkpoint)] if engine == "openvino" else []
+    return [hash_of(path) for path in (checkpoint, *quantised)]
 
 
 def _threads_of(options: InferOptions) -> int:

@@ -1,6 +1,7 @@
 """A watched folder, look by look, with a clock of the test's own."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,33 @@ def test_what_cannot_be_begun_is_told_once_too_and_what_is_gone_is_forgotten(fol
     inbox, due = look(folder, 120.0, settled_s=0.0)
     assert end(inbox, folder, due, {}) == []
     assert inbox.waiting() == []
+
+
+@pytest.mark.parametrize("what", [{"mpp": 0.25}, {"scene": 2}, {"version": "etag 2"}, {"md5": "0" * 32}, "settings"])
+@pytest.mark.parametrize("uri", ["s.svs", "s3://b/s.svs"])
+def test_another_row_version_or_setting_is_tried_at_once(folder, uri, what):
+    put(folder / "s.svs", b"no slide")
+    uri = uri if "://" in uri else str(folder / uri)
+    row = ManifestRow(1, "s", "s", "P", uri, None, None, None, version="etag 1")
+
+    def tried(at: float, row: ManifestRow, settings: str = "a") -> bool:
+        inbox = read_inbox(folder.parent / "inbox.json", at)
+        due = inbox.due(Manifest((row,), ()), settled_s=0.0, depends_on=[settings]).rows
+        records = [SlideRecord({"slide_id": "s", "uri": uri, "status": "failed"}) for _ in due]
+        inbox.judge(records, [{"slide_id": "s", "reason": "mpp_missing", "message": "why"} for _ in due])
+        inbox.keep()
+        return bool(due)
+
+    assert tried(0.0, row)
+    assert not tried(60.0, row)
+    assert tried(120.0, row, "b") if what == "settings" else tried(120.0, replace(row, **what))
+
+
+def test_settings_do_not_unsettle_a_file(folder):
+    put(folder / "a.svs", b"whole")
+    look(folder, 0.0)
+    inbox = read_inbox(folder.parent / "inbox.json", 900.0)
+    assert len(inbox.due(listed(folder), settled_s=600.0, depends_on=["other"]).rows) == 1
 
 
 def test_a_torn_record_is_an_empty_inbox(folder):

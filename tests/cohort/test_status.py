@@ -1,14 +1,13 @@
 """What `muse status` says of real folders: running, cut off, at rest, of another command, of none."""
 
 import json
-import socket
 import time
 
 import pytest
 from typer.testing import CliRunner
 
 from muse_core.cli.app import app
-from muse_core.cohort.heartbeat import Heartbeat, own_facts, read_run
+from muse_core.cohort.heartbeat import Heartbeat, own_facts, own_kernel, read_run
 from muse_core.cohort.paths import RunPaths, claim
 from muse_core.cohort.records import SlideRecord, keep_record
 from muse_core.cohort.status import read_status, status_text
@@ -51,13 +50,13 @@ def test_a_running_one_says_who_how_fast_and_how_long_still(paths):
 
 
 @pytest.mark.parametrize(
-    ("host", "pid", "beat_ago_s", "state"),
-    [(socket.gethostname(), GONE, 0, "cut off"), ("elsewhere", 1, 15, "running"), ("elsewhere", 1, 300, "cut off")],
+    ("kernel", "pid", "beat_ago_s", "state"),
+    [(own_kernel(), GONE, 0, "cut off"), ("another 1", GONE, 15, "running"), ("another 1", 1, 300, "cut off")],
 )
-def test_a_run_that_is_gone_is_found_out_also_from_another_machine(paths, host, pid, beat_ago_s, state):
+def test_a_run_that_is_gone_is_found_out_also_from_another_machine(paths, kernel, pid, beat_ago_s, state):
     now = time.time()
-    facts = {"command": "infer", "host": host, "pid": pid, "started": now - 600, "slides": 9, "workers": "this process"}
-    paths.run.write_text(json.dumps({**facts, "beat": now - beat_ago_s}))
+    facts = {"command": "infer", "host": "h", "pid": pid, "started": now - 600, "slides": 9, "workers": "this process"}
+    paths.run.write_text(json.dumps({**facts, "kernel": kernel, "beat": now - beat_ago_s}))
     status = read_status(paths.out, now=now)
     assert status.state == state
     assert ("run the same command again" in status_text(status)) == (state == "cut off")

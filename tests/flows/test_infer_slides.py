@@ -12,7 +12,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from flows.infer_slides import infer_slides
-from muse_core.models.shipped import NUCLEUS_DETECTOR
+from muse_core.models.shipped import MUSE_NANO_NDC, NUCLEUS_DETECTOR
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 
 # Prefect's server and its database driver warn in ways that are not ours to mend.
@@ -105,6 +105,28 @@ def test_a_broken_file_of_a_watched_folder_is_told_once_and_left_alone(tiny, tmp
     state = run()
     assert state.is_completed()
     assert statuses(out) == {"bad": None, "good": None}, "another file under that name is tried at once"
+
+
+def test_a_slide_that_waits_does_not_hold_up_another_model(tiny, tmp_path):
+    inbox, out = tmp_path / "inbox", tmp_path / "out"
+    inbox.mkdir()
+    shutil.copy(tiny, inbox / "s.svs")
+
+    def run(checkpoint: Path, settled_minutes: float):
+        return infer_slides(
+            inbox,
+            out,
+            checkpoint=checkpoint,
+            watch=True,
+            settled_minutes=settled_minutes,
+            device="cpu",
+            return_state=True,
+        )
+
+    assert run(NUCLEUS_DETECTOR, 0.0).is_completed()
+    os.utime(inbox / "s.svs", (1e9, 1e9))  # being copied again
+    state = run(MUSE_NANO_NDC, 10.0)
+    assert state.is_completed(), state.message
 
 
 def test_a_bad_slide_fails_the_flow_and_loses_nothing(tiny, artifacts, tmp_path):

@@ -27,7 +27,7 @@ def test_images_work_like_slides(tmp_path):
         "a": ("done", None),
         "one/a": ("done", None),
         "broken": ("failed", "unreadable"),
-        "deep": ("failed", "unreadable"),
+        "deep": ("failed", "not_8_bit"),
     }
     assert "8-bit RGB" in rows["deep"]["message"]
     assert summary.tissue_mm2 == pytest.approx(2 * 0.35 * 0.25)
