@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from muse_core.cohort.manifest.ids import scene_key
 from muse_core.machine.files import whole_file
 from muse_core.machine.installed import installed_version
 from muse_core.schemas import SLIDES, check_table
@@ -121,10 +122,10 @@ def read_records(folder: Path) -> list[SlideRecord]:
 def known_ids(folder: Path) -> dict[str, str]:
     """The slide ids of a folder's records by their files' paths or URIs, for files to keep them.
 
-    Records of a scene that was asked for don't count: a file may have several, and none is the file's.
+    Of a scene that was asked for it is by `scene_key`: a file may have several, and none is the file's.
     """
     records = read_records(folder)
-    return {str(one.row["uri"]): one.slide_id for one in records if one.row.get("uri") and one.row.get("scene") is None}
+    return {scene_key(str(one.row["uri"]), one.row.get("scene")): one.slide_id for one in records if one.row.get("uri")}
 
 
 def write_slides_table(path: Path, records: Iterable[SlideRecord], schema: pa.Schema = SLIDES) -> None:

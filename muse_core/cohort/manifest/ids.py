@@ -1,7 +1,8 @@
 """What slides without an id of their own are called: the same in every run, and never as another slide of an output."""
 
 import os
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -9,11 +10,18 @@ from muse_core.cohort.manifest.tcga import slide_ids
 from muse_core.cohort.uris import path_of, path_text, public_uri
 from muse_core.machine.files import normal_form
 
+_SCENE = re.compile(r"#scene=[0-9]+$")
+
 
 def is_there(uri: str) -> bool:
     """Whether a slide of an earlier run may still be where it was; one that is elsewhere counts as being there."""
     path = path_of(uri)
     return path is None or os.path.exists(path)  # False, and no error, for a name too long to be one
+
+
+def scene_key(uri: str, scene: int | None) -> str:
+    """What a slide's id is known by: its URI, or where one of several pictures was asked for, one beside it."""
+    return uri if scene is None else f"{uri}#scene={scene}"
 
 
 def distinct_ids(
@@ -29,17 +37,21 @@ def distinct_ids(
     Args:
         uris: absolute paths or URLs.
         names: each one's path below the folder that was given.
-        known: ids of earlier runs by URI; they stay, whatever else has appeared since.
+        known: ids of earlier runs by URI; they stay, whatever else has appeared since; of scenes by `scene_key`.
         there: whether a slide of an earlier run still exists: the id of one that is gone is free.
     """
     own_uris = [public_uri(uri) for uri in uris]
     here = set(own_uris)
-    taken = {normal_form(slide_id) for uri, slide_id in known.items() if uri in here or there(uri)}
+    holders: dict[str, set[str]] = defaultdict(set)
+    for key, slide_id in known.items():
+        uri = _SCENE.sub("", key)
+        if uri in here or there(uri):
+            holders[normal_form(slide_id)].add(uri)
     candidates = list(zip(slide_ids(names), (PurePosixPath(name).name for name in names), names, strict=True))
     times = Counter(name for own in candidates for name in set(own))
 
     def chosen(uri: str, own: tuple[str, str, str]) -> str:
-        free = [name for name in own if normal_form(name) not in taken]
+        free = [name for name in own if not holders.get(normal_form(name), set()) - {uri}]
         last = own[-1] if own[-1] in free else path_text(Path(uri.rpartition("://")[2]))
         return next((name for name in free if times[name] == 1), last)
 

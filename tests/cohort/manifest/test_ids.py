@@ -1,6 +1,6 @@
 """What slides are called: as before, and never as another slide of the output, wherever the two lie."""
 
-from muse_core.cohort.manifest.ids import distinct_ids
+from muse_core.cohort.manifest.ids import distinct_ids, scene_key
 
 UUID = "0f4b1c9e-6a53-4e52-9d53-1c0f5f8f2a11"
 
@@ -21,6 +21,12 @@ def test_a_slide_in_a_store_keeps_its_id_from_files(tmp_path):
     known = {"s3://b/S1.svs": "S1", str(tmp_path / "gone" / "S2.svs"): "S2"}
     files = [str(tmp_path / name) for name in ("S1.svs", "S2.svs")]
     assert distinct_ids(files, ["S1.svs", "S2.svs"], known) == ["S1.svs", "S2"], "a file that has moved keeps its id"
+
+
+def test_scenes_keep_their_ids_from_other_files():
+    known = {scene_key("s3://b/A.svs", 1): "A", scene_key("s3://b/A.svs", 2): "A2"}
+    names = ["A.svs", "A2.svs"]
+    assert distinct_ids([f"s3://b/{name}" for name in names], names, known) == ["A", "A2.svs"]
 
 
 def test_names_are_compared_in_one_unicode_form():
