@@ -40,6 +40,12 @@ def write_part(folder, seeds, class_names=CLASS_NAMES):
         (folder / "labels" / f"i{seed}.csv").write_text("\n".join(["x,y,class", *rows]))
 
 
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    """Intervals, which nothing here hangs on, take half of a teaching's time."""
+    monkeypatch.setattr("muse_core.labels.summary._DRAWS", 20)
+
+
 @pytest.fixture
 def lab(tmp_path):
     write_part(tmp_path / "lab", (1, 2))
