@@ -183,6 +183,9 @@ def _muse(
     """
 
 
+_SAID_AGAIN_S = 2.0
+
+
 class _Interrupted(BaseException):
     """Ctrl-C or a polite kill; a KeyboardInterrupt the command-line library would answer itself."""
 
@@ -218,4 +221,7 @@ def _give_up(error: MuseError, status: int) -> NoReturn:
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
+    # Libraries that are being imported may swallow what is raised in them: it is said again until it is heard.
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, _SAID_AGAIN_S)
     raise _Interrupted

@@ -206,7 +206,7 @@ def test_a_run_can_start_from_another(data, tmp_path):
 
 def test_the_recipes_that_ship_load():
     recipes = sorted(Path(recipes_folder.__file__).parent.glob("recipes/*.toml"))
-    assert [path.name for path in recipes] == ["nucleus-detector-first.toml"]
+    assert [path.name for path in recipes] == ["nucleus-detector-first.toml", "nucleus-detector-last.toml"]
     assert load_settings(TrainDetectorSettings, recipes[0]).side_px == 256
     listed = read_datasets_file(Path(__file__).parents[2] / "data_manifests" / "many_organs.toml")
     assert [one.label for one in listed.dataset] == ["brca-m2c", "consep", "nuinsseg", "tnbc"]

@@ -6,7 +6,7 @@ from muse_core.ndc.settings import FinetuneSettings
 
 
 def test_the_recipes_that_ship_load():
-    assert list(shipped_recipes()) == ["heat", "muse-nano-ndc-first", "paper"]
+    assert list(shipped_recipes()) == ["heat", "muse-nano-ndc-first", "muse-nano-ndc-last", "paper"]
     assert recipe_settings("muse-nano-ndc-first").steps == 2000
     assert recipe_settings(DEFAULT_RECIPE) == FinetuneSettings()
 
@@ -27,5 +27,5 @@ def test_a_file_goes_over_the_recipe_and_single_settings_over_both(tmp_path):
 
 
 def test_an_unknown_recipe_is_told_with_those_that_ship():
-    with pytest.raises(ConfigError, match="--recipe papr: none is called so; give one of heat, muse-nano-ndc-first, p"):
+    with pytest.raises(ConfigError, match="--recipe papr: none is called so; give one of heat, muse-nano-ndc-first, muse-n"):
         load_finetune_settings("papr")
