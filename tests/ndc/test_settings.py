@@ -27,5 +27,5 @@ def test_a_file_goes_over_the_recipe_and_single_settings_over_both(tmp_path):
 
 
 def test_an_unknown_recipe_is_told_with_those_that_ship():
-    with pytest.raises(ConfigError, match="--recipe papr: none is called so; give one of heat, muse-nano-ndc-first, muse-n"):
+    with pytest.raises(ConfigError, match="--recipe papr: none is called so; give one of heat, muse-nano-ndc-f"):
         load_finetune_settings("papr")
