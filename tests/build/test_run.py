@@ -374,26 +374,19 @@ def test_odd_records_and_paths_cost_nothing_but_themselves(drawn, tmp_path):
 
 
 def muse(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "muse_core.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "muse_core.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-def settings_arguments() -> list[str]:
-    return [part for override in SMALL for part in ("--set", override)]
+def build_arguments(manifest: Path, out: Path, *, workers: str) -> list[str]:
+    """What `build` does, as words of the command."""
+    settings = [part for override in SMALL for part in ("--set", override)]
+    return ["build-tcga-nu", "--manifest", str(manifest), "--out", str(out), "--workers", workers, *settings]
 
 
 def test_a_full_disk_is_one_line_and_the_rerun_completes(drawn, tmp_path):
     manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,")
-    arguments = [
-        "build-tcga-nu",
-        "--manifest",
-        manifest,
-        "--out",
-        tmp_path / "out",
-        "--workers",
-        "0",
-        *settings_arguments(),
-    ]
+    arguments = build_arguments(manifest, tmp_path / "out", workers="0")
     # A file size limit fails a write as a full disk does (EFBIG for ENOSPC), for this process alone.
     small = 100_000
     failed = muse(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (small, small)))
@@ -407,17 +400,8 @@ def test_a_full_disk_is_one_line_and_the_rerun_completes(drawn, tmp_path):
 def test_killed_at_any_moment_and_run_again_gives_the_same_tables(drawn, tmp_path):
     manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,", f"B,C,Q,{drawn[0]},,,")
     build(manifest, tmp_path / "calm")
-    arguments = [
-        "build-tcga-nu",
-        "--manifest",
-        manifest,
-        "--out",
-        tmp_path / "out",
-        "--workers",
-        "0",
-        *settings_arguments(),
-    ]
-    command = [sys.executable, "-m", "muse_core.cli", *map(str, arguments)]
+    arguments = build_arguments(manifest, tmp_path / "out", workers="0")
+    command = [sys.executable, "-m", "muse_core.cli", *arguments]
     rng = np.random.default_rng(0)
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -436,17 +420,8 @@ def test_interrupting_a_rebuild_loses_nothing(drawn, tmp_path, how, workers):
     manifest = write_manifest(tmp_path / "m.csv", *(f"S{number},C,P,{drawn[0]},,," for number in range(4)))
     build(manifest, tmp_path / "out")
     before = tables(tmp_path / "out")
-    arguments = [
-        "build-tcga-nu",
-        "--manifest",
-        manifest,
-        "--out",
-        tmp_path / "out",
-        "--workers",
-        workers,
-        *settings_arguments(),
-    ]
-    changed = [*map(str, arguments), "--set", "image.quality=80"]
+    arguments = build_arguments(manifest, tmp_path / "out", workers=workers)
+    changed = [*arguments, "--set", "image.quality=80"]
     process = subprocess.Popen([sys.executable, "-m", "muse_core.cli", *changed], stderr=subprocess.PIPE, text=True)
     wait_until_begun(tmp_path / "out", process, staged=True)
     process.send_signal(how)
