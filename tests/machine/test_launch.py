@@ -1,5 +1,6 @@
 """Commands as processes of their own: real ones."""
 
+import contextlib
 import json
 import os
 import signal
@@ -38,6 +39,12 @@ def test_a_failure_is_told_in_the_command_s_own_words(tmp_path, processes):
     assert log.read_text().startswith("what came first\n")
 
 
+def listen_to_signals() -> None:
+    """Whatever became of them in this process, which other tests share: what is ignored or blocked is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def start_endless(tmp_path) -> tuple[subprocess.Popen, psutil.Process]:
     """A caller in a process of its own, waiting for a command that reads a pipe nobody writes to."""
     fifo = tmp_path / "never.csv"
@@ -46,7 +53,9 @@ def start_endless(tmp_path) -> tuple[subprocess.Popen, psutil.Process]:
         "from pathlib import Path; from muse_core.machine.launch import launch\n"
         f"launch(['manifest', 'check', {str(fifo)!r}], log=Path({str(tmp_path / 'log.txt')!r}))"
     )
-    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_signals
+    )
     end = time.monotonic() + 30
     while not (children := psutil.Process(caller.pid).children()):
         assert time.monotonic() < end
@@ -65,5 +74,11 @@ def test_an_interrupted_caller_stops_its_command(tmp_path):
     caller, child = start_endless(tmp_path)
     time.sleep(1.5)  # let the command come up, so that it meets the signal as a training run would
     caller.send_signal(signal.SIGINT)
-    caller.communicate(timeout=30)
-    assert not child.is_running()
+    try:
+        caller.communicate(timeout=30)
+        assert not child.is_running()
+    finally:
+        for process in (child, caller):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.kill()
+        caller.communicate()
