@@ -18,11 +18,19 @@ def pytest_configure() -> None:
     own_process()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file share what they draw and train, those of flows a server too: each group stays in one process."""
+    """Tests of a file share what they draw and train, those of flows a server too: each group stays in one process.
+
+    The longest group comes first, so that no process is left alone with it at the end.
+    """
     for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("flows" if folder == "flows" else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: _group(item) != "flows")
+
+
+def _group(item: pytest.Item) -> str:
+    return "flows" if item.path.parent.name == "flows" else item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -15,21 +14,17 @@ from muse_core.cli.evaluate import evaluate_app
 from muse_core.cli.manifest import manifest_app
 from muse_core.cli.nuclei import export_app
 from muse_core.cohort.manifest.gdc import default_hold_out_paths, read_hold_out
+from tests.command import Ended, run_muse
 from tests.data.gdc_server import GdcServer
 
 HEADER = "slide_id,case_id,project,uri,size,md5,mpp\n"
-
-
-def muse(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "muse_core.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
 
 
 def last_json(text: str) -> dict:
     return json.loads(text.splitlines()[-1])
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+def assert_one_line(done: Ended, status: int, *words: str) -> None:
     assert done.returncode == status, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
@@ -120,7 +115,7 @@ def test_a_manifest_that_is_none_is_one_line(tmp_path, text, words):
     manifest = tmp_path / "no-such.csv"
     if text is not None:
         manifest.write_text(text)
-    done = muse("build-tcga-nu", "--manifest", manifest, "--out", tmp_path / "out", "--workers", "0")
+    done = run_muse("build-tcga-nu", "--manifest", manifest, "--out", tmp_path / "out", "--workers", "0")
     assert_one_line(done, 1, *words)
     assert not (tmp_path / "out" / "slides.parquet").exists()
 
@@ -128,7 +123,7 @@ def test_a_manifest_that_is_none_is_one_line(tmp_path, text, words):
 def test_a_windows_manifest_with_a_mark_builds(drawn, tmp_path):
     (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbf" + f"{HEADER}S,C,P,{drawn[0]},,,\n".replace("\n", "\r\n").encode())
     small = ["--set", "rois.size_px=1024", "--set", "rois.max_per_slide=2"]
-    done = muse(
+    done = run_muse(
         "build-tcga-nu", "--manifest", tmp_path / "m.csv", "--out", tmp_path / "o", "--workers", "0", "--json", *small
     )
     assert done.returncode == 0, done.stderr
@@ -163,7 +158,7 @@ def test_a_windows_manifest_with_a_mark_builds(drawn, tmp_path):
 def test_a_wrong_setting_is_one_line_before_anything_starts(drawn, tmp_path, arguments, status, word):
     (tmp_path / "m.csv").write_text(f"{HEADER}S,C,P,{drawn[0]},,,\n")
     build = ["build-tcga-nu", "--manifest", tmp_path / "m.csv", "--out", tmp_path / "out", "--workers", "0"]
-    assert_one_line(muse(*build, *arguments, cwd=tmp_path), status, word)
+    assert_one_line(run_muse(*build, *arguments, cwd=tmp_path), status, word)
     assert not (tmp_path / "out" / "rois").exists()
 
 
@@ -177,29 +172,31 @@ def test_a_wrong_setting_is_one_line_before_anything_starts(drawn, tmp_path, arg
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_what_went_wrong_is_the_json_of_any_command(tmp_path, command, status, reason, word):
-    done = muse(*command, "--json", cwd=tmp_path)
+    done = run_muse(*command, "--json", cwd=tmp_path)
     assert_one_line(done, status, word)
     (line,) = done.stdout.splitlines()
     assert json.loads(line) == {"error": done.stderr.strip().removeprefix("muse: "), "reason": reason}
 
 
 def test_wrong_usage_is_exit_status_2(tmp_path):
-    assert muse("build-tcga-nu", "--out", tmp_path).returncode == 2
-    assert muse("no-such-command").returncode == 2
+    assert run_muse("build-tcga-nu", "--out", tmp_path).returncode == 2
+    assert run_muse("no-such-command").returncode == 2
 
 
 @pytest.mark.parametrize("out", ["file/below", "/proc/none"], ids=["under a file", "read-only"])
 def test_an_output_that_cannot_be_written_is_one_line(drawn, tmp_path, out):
     (tmp_path / "file").write_text("")
     (tmp_path / "m.csv").write_text(f"{HEADER}S,C,P,{drawn[0]},,,\n")
-    done = muse("build-tcga-nu", "--manifest", "m.csv", "--out", out, "--workers", "0", cwd=tmp_path)
+    done = run_muse("build-tcga-nu", "--manifest", "m.csv", "--out", out, "--workers", "0", cwd=tmp_path)
     assert_one_line(done, 1, out, "--out")
 
 
 def test_no_dask_scheduler_there_is_one_line(drawn, tmp_path):
     (tmp_path / "m.csv").write_text(f"{HEADER}S,C,P,{drawn[0]},,,\n")
     address = "tcp://127.0.0.1:9"
-    done = muse("build-tcga-nu", "--manifest", tmp_path / "m.csv", "--out", tmp_path / "o", "--dask-scheduler", address)
+    done = run_muse(
+        "build-tcga-nu", "--manifest", tmp_path / "m.csv", "--out", tmp_path / "o", "--dask-scheduler", address
+    )
     assert_one_line(done, 2, address, "dask scheduler")
 
 
@@ -213,14 +210,14 @@ def test_manifest_check_names_every_problem_with_its_row(tmp_path):
         "C,C,P,here.svs,,,0.25",
     ]
     (tmp_path / "m.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    done = muse("manifest", "check", tmp_path / "m.csv", "--json")
+    done = run_muse("manifest", "check", tmp_path / "m.csv", "--json")
     assert done.returncode == 1
     answer = last_json(done.stdout)
     assert answer["rows"] == 1
     assert {problem["row"] for problem in answer["problems"] if problem["severity"] == "error"} == {2, 3, 4, 5}
     good = tmp_path / "good.csv"
     good.write_text(HEADER + rows[4] + "\n")
-    assert muse("manifest", "check", good).returncode == 0
+    assert run_muse("manifest", "check", good).returncode == 0
 
 
 def gdc_hit(number: int, patient: str) -> dict[str, object]:
@@ -245,18 +242,20 @@ def test_manifest_gdc_writes_the_cohort_without_held_out_patients(tmp_path):
         patients = [held_out, "TCGA-XX-0001", "TCGA-XX-0002"]
         server.hits = [gdc_hit(number, patient) for number, patient in enumerate(patients)]
         out = tmp_path / "tcga.csv"
-        done = muse("manifest", "gdc", "--api", server.url, "--out", out, "--hold-out", tmp_path / "mine.txt", "--json")
+        done = run_muse(
+            "manifest", "gdc", "--api", server.url, "--out", out, "--hold-out", tmp_path / "mine.txt", "--json"
+        )
         assert done.returncode == 0, done.stderr
-        every = muse("manifest", "gdc", "--api", server.url, "--out", tmp_path / "all.csv", "--no-default-hold-out")
+        every = run_muse("manifest", "gdc", "--api", server.url, "--out", tmp_path / "all.csv", "--no-default-hold-out")
         assert "3 slides" in every.stdout
     answer = last_json(done.stdout)
     assert (answer["slides"], answer["held_out"]) == (1, {default_hold_out_paths()[0].name: 1, "mine.txt": 1})
     assert "TCGA-XX-0002" in out.read_text()
-    assert muse("manifest", "check", out).returncode == 0
+    assert run_muse("manifest", "check", out).returncode == 0
 
 
 def test_doctor_says_what_there_is():
-    done = muse("doctor", "--json")
+    done = run_muse("doctor", "--json")
     assert done.returncode == 0, done.stderr
     checks = {check["name"]: check for check in last_json(done.stdout)["checks"]}
     assert len(checks) > 5

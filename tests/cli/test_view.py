@@ -10,13 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from muse_core.cli.app import app
+from tests.command import run_muse
 from tests.data.make_nuclei import write_slide
 
 MUSE = [sys.executable, "-m", "muse_core.cli"]
-
-
-def muse(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MUSE, *map(str, arguments)], capture_output=True, text=True, timeout=250)
 
 
 def test_the_viewer_tells_its_address_keeps_it_and_ends_politely(tmp_path):
@@ -52,7 +49,7 @@ def test_the_viewer_tells_its_address_keeps_it_and_ends_politely(tmp_path):
 def test_a_mistake_is_one_line(tmp_path, arguments, line):
     (tmp_path / "empty").mkdir()
     write_slide(tmp_path / "run", 100)
-    done = muse(*(one.format(empty=tmp_path / "empty", run=tmp_path / "run") for one in arguments))
+    done = run_muse(*(one.format(empty=tmp_path / "empty", run=tmp_path / "run") for one in arguments))
     assert done.returncode in (1, 2)
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1
