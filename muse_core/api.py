@@ -156,12 +156,14 @@ def pretrain(
         TrainingError: collapsed, or a loss that is no number.
         OutputError: `out` cannot be written or is in use.
     """
+    from muse_core.evaluate.representation.probe import probe_for
     from muse_core.pretrain.settings import PretrainSettings, load_pretrain_settings
     from muse_core.pretrain.trainer import pretrain as train
 
     base = load_pretrain_settings(None if recipe is None else Path(recipe), [])
     wanted = settings_of(PretrainSettings, settings, base)
-    return train(rois, local_only("out", out), settings=wanted, device=resolve_device(device), resume=resume)
+    folder, own = local_only("out", out), resolve_device(device)
+    return train(rois, folder, settings=wanted, device=own, resume=resume, probe=probe_for(wanted))
 
 
 def train_detector(

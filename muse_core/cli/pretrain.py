@@ -40,6 +40,7 @@ def pretrain(
 
     Example: `torchrun --nproc-per-node 8 -m muse_core.cli pretrain --rois runs/tcga --out runs/muse --config vit-b16`
     """
+    from muse_core.evaluate.representation.probe import probe_for
     from muse_core.pretrain.settings import load_pretrain_settings
     from muse_core.pretrain.trainer import pretrain as train
 
@@ -53,12 +54,17 @@ def pretrain(
             settings=settings,
             device=resolve_device(device),
             resume=resume,
+            probe=probe_for(settings) if first else _no_probe,
             should_stop=should_stop,
             on_progress=partial(_show, display),
         )
     if first:
         _report(terminal, result)
     raise typer.Exit(STOPPED if result.step < result.steps else 0)
+
+
+def _no_probe(backbone: object) -> float:
+    raise AssertionError("the first process alone is probed")
 
 
 def _show(display: Display, state: "Progress") -> None:

@@ -64,4 +64,5 @@ def _card(run: PretrainRun) -> dict[str, Any]:
         "seconds": round(run.seconds, 1),
         "skipped_steps": run.skipped,
         "rois_left_out": sorted(run.feed.left_out),
+        **({"probe": run.probe} if run.probe else {}),
     }

@@ -19,6 +19,8 @@ _PANELS = (
     ("spread of features", ("spread_image", "spread_nucleus")),
     ("learning rate", ("learning_rate",)),
     ("ROIs/s", ("rois_per_s",)),
+    ("norm of the gradients", ("gradient_norm",)),
+    ("nearest neighbours right, %", ("probe_knn",)),
 )
 
 
@@ -117,8 +119,8 @@ def draw_curves(metrics: Path, path: Path) -> None:
         logger.warning("%s: not drawn, as matplotlib is not installed (pip install 'muse-nuclei[docs]')", path)
         return
     rows = read_metrics(metrics)
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+    figure = Figure(figsize=(14, 6), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 4).flat, _PANELS, strict=True):
         for name in names:
             points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
             if points:

@@ -10,7 +10,7 @@ from muse_core.training.resume import check_begun_with, stored_state
 
 def identity(settings: PretrainSettings) -> dict[str, Any]:
     """The settings that decide what comes out, as JSON values."""
-    return settings.model_dump(mode="json", exclude={"run"})
+    return settings.model_dump(mode="json", exclude={"run", "probe"})
 
 
 def stored_run(out: Path, settings: PretrainSettings, *, resume: bool) -> Checkpoint | None:

@@ -9,6 +9,7 @@ stopped anywhere goes on as if it had not been.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from muse_core.errors import TrainingError
-from muse_core.models.backbone import InputScale
+from muse_core.models.backbone import InputScale, MuseBackbone
 from muse_core.models.backbone_file import start_from
 from muse_core.pretrain.assembly import build_network, build_student, heads_of, n_views_decoded
 from muse_core.pretrain.feed import Feed
@@ -88,6 +89,7 @@ class PretrainRun:
         self._guard = StepGuard((self.network, self.teacher), most_in_a_row=settings.run.most_skipped)
         self._guard.skipped = int(stored.about.get("skipped", 0)) if stored else 0
         self._measures = Measures(settings, feed, processes, list(self.centres), step=self.step)
+        self.probe: dict[str, Any] = dict(stored.about.get("probe", {})) if stored else {}  # what the last one found
 
     @property
     def skipped(self) -> int:
@@ -98,6 +100,18 @@ class PretrainRun:
     def progress(self) -> float:
         """Share of the run that is done, 0..1."""
         return self.step / self.steps
+
+    def due(self, every: int) -> bool:
+        """Whether what is done each so many steps, and after the last, is to be done now."""
+        return self.step % every == 0 or self.step == self.steps
+
+    def probed_by(self, probe: Callable[[MuseBackbone], float]) -> dict[str, float]:
+        """A probe's accuracy of the teacher as it is, percent, by its name in the record."""
+        asked = self.settings.probe
+        accuracy = probe(self.teacher.backbone)
+        about = {"dataset": asked.dataset, "k": asked.k, "tiles": asked.tiles, "mpp": asked.mpp}
+        self.probe = {**about, "step": self.step, "knn_accuracy": accuracy}
+        return {"probe_knn": accuracy}
 
     def advance(self) -> None:
         """One step on the next micro-batches of this process, whose views are cut or waited for.
@@ -267,6 +281,7 @@ class PretrainRun:
             "precision": self.precision,
             "feed": self.feed.state(),
             "input": self.network.backbone.input,
+            "probe": self.probe,
         }
 
     def _restore(self, stored: Checkpoint) -> None:

@@ -87,6 +87,17 @@ class RunSettings(Settings):
     changed_dataset: bool = False  # go on although parts of --rois were added, removed or built again
 
 
+class ProbeSettings(Settings):
+    """Nearest neighbours on labelled nuclei now and then, to be seen in the curves; nothing is learned from them."""
+
+    dataset: str = ""  # a name that `muse evaluate knn --dataset` takes; empty for no probe
+    data: Path = Path()  # its folder
+    every: int = Field(500, ge=1)  # steps; the last step is probed, too
+    tiles: int = Field(64, ge=1)  # of 224 px, at most, of each of train and val
+    mpp: float = Field(0.5, gt=0)  # µm/px of the tiles
+    k: int = Field(20, ge=1)  # neighbours
+
+
 class PretrainSettings(Settings):
     """A pretraining run."""
 
@@ -107,6 +118,7 @@ class PretrainSettings(Settings):
     optimiser: OptimiserSettings = OptimiserSettings()
     phases: tuple[Phase, ...] = ()  # empty: one, of the sizes that `views` has
     run: RunSettings = RunSettings()
+    probe: ProbeSettings = ProbeSettings()
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "PretrainSettings":

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muse_core.errors import ConfigError
 from muse_core.machine.lock import locked
 from muse_core.machine.threads import torch_threads
+from muse_core.models.backbone import MuseBackbone
 from muse_core.pretrain.export import BACKBONE_NAME, write_json
 from muse_core.pretrain.feed import Feed
 from muse_core.pretrain.keep import keep_teacher, save_run
@@ -31,6 +33,8 @@ CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 CURVES_NAME = "curves.png"
 TENSORBOARD_NAME = "tensorboard"
+
+Probe = Callable[[MuseBackbone], float]  # the teacher's backbone, left as it is, to an accuracy in percent
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def pretrain(
     settings: PretrainSettings | None = None,
     device: str = "cpu",
     resume: bool = False,
+    probe: Probe | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> PretrainResult:
@@ -73,6 +78,7 @@ def pretrain(
         settings: the recipe; None for that of the weights that ship.
         device: `cpu` or `cuda`.
         resume: go on from `out`'s checkpoint, if there is one.
+        probe: what `settings.probe` asks for, see `evaluate.representation.probe`; called by the first process alone.
         should_stop: asked after each step; once it says yes, a checkpoint is written and the run ends early.
         on_progress: called at each logged step, by the first process alone.
 
@@ -86,17 +92,23 @@ def pretrain(
         OutputError: `out` cannot be written or is in use.
     """
     settings = settings or load_pretrain_settings(None, [])
+    if settings.probe.dataset and probe is None:
+        raise ConfigError(f"probe.dataset is {settings.probe.dataset}; give the probe, probe_for(settings), as well")
     dataset = RoiDataset(rois)
     with torch_threads(settings.run.threads), joined_processes(device) as processes, _held(out, processes):
         stored = stored_run(out, settings, resume=resume)
         run = PretrainRun(settings, Feed(dataset, settings, processes), processes, stored)
         if processes.first:
             write_json(out / CONFIG_NAME, run.resolved())
-        return _train(run, out, should_stop, on_progress)
+        return _train(run, out, probe, should_stop, on_progress)
 
 
 def _train(
-    run: PretrainRun, out: Path, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+    run: PretrainRun,
+    out: Path,
+    probe: Probe | None,
+    should_stop: Callable[[], bool],
+    on_progress: Callable[[Progress], None],
 ) -> PretrainResult:
     """The loop: steps, and between them what is told and kept."""
     first, run_settings = run.processes.first, run.settings.run
@@ -107,10 +119,13 @@ def _train(
         kept_epochs = run_settings.keep_teachers
         if first and kept_epochs and run.feed.at_epoch_end and (run.feed.epoch + 1) % kept_epochs == 0:
             keep_teacher(run, out)
-        if run.step % run_settings.log_every == 0 or run.step == run.steps:
+        probed = probe if run.due(run.settings.probe.every) else None
+        if probed or run.due(run_settings.log_every):
             row = run.measured()
             loss = _loss_of(row)
             if log is not None:
+                if probed:
+                    row |= run.probed_by(probed)
                 log.append(row)
                 on_progress(_progress(run, row))
         stop = run.processes.any_of_us(should_stop())
