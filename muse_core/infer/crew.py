@@ -19,7 +19,7 @@ class Windows:
     """What the network sees at once.
 
     Attributes:
-        most_px: longest side, px of the model.
+        most_px: side of the largest square one, px of the model; others have no more px.
         shape_px: px in whose time another shape of window is made ready.
     """
 

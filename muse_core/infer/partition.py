@@ -1,6 +1,6 @@
 """An area on a lattice of cells cut into rectangles by straight cuts, so that windows around them see little twice.
 
-Every rectangle is as small as the area in it allows, none is larger than a window's core, and each cut is the one that
+Every rectangle is as small as the area in it allows, none has more pixels with its margins than a window may have, and each cut is the one that
 promises the least to be seen. Seen is more than the area: around each rectangle the network looks at a margin.
 """
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Counts = NDArray[np.int64]
+
+_LONGEST = 2.0  # side of a window, in sides of the largest square one
 
 
 class CellBox(NamedTuple):
@@ -31,7 +33,7 @@ class WindowCost:
         cell_px: side of a cell.
         margin_px: looked at around a rectangle, on each side.
         step_px: sides of windows are multiples of this.
-        most_px: longest side of a window.
+        most_px: side of the largest square window; others have no more pixels and are at most twice as long.
         extra_px: what a window costs besides its pixels, in pixels.
     """
 
@@ -43,19 +45,25 @@ class WindowCost:
 
     @property
     def most_cells(self) -> int:
-        """Longest side of a rectangle, in cells."""
+        """Side of the largest square rectangle, in cells."""
         return (self.most_px // self.step_px * self.step_px - 2 * self.margin_px) // self.cell_px
 
-    def side_px(self, cells: Counts) -> Counts:
-        """The sides of windows around so many cells in a row; where they are too many for one, of all together."""
-        windows = self._windows(cells)
-        each = -(-cells // np.maximum(windows, 1)) * self.cell_px + 2 * self.margin_px
-        return windows * (-(-each // self.step_px) * self.step_px)
+    def fits(self, rows: Counts, columns: Counts) -> Mask:
+        """Whether rectangles of so many rows and columns are small enough for one window each."""
+        height, width = self.side_px(rows), self.side_px(columns)
+        return (height * width <= self.most_px**2) & (np.maximum(height, width) <= _LONGEST * self.most_px)
 
     def of(self, rows: Counts, columns: Counts) -> Counts:
         """Pixels to look at for rectangles of so many rows and columns, cut evenly where they are too large."""
-        windows = self._windows(rows) * self._windows(columns)
-        return self.side_px(rows) * self.side_px(columns) + windows * self.extra_px
+        whole = self.side_px(rows) * self.side_px(columns) + self.extra_px * (rows * columns > 0)
+        down, across = self._windows(rows), self._windows(columns)
+        each = self.side_px(-(-rows // np.maximum(down, 1))) * self.side_px(-(-columns // np.maximum(across, 1)))
+        return np.where(self.fits(rows, columns), whole, down * across * (each + self.extra_px))
+
+    def side_px(self, cells: Counts) -> Counts:
+        """The side of a window around so many cells in a row; 0 around none."""
+        steps = -(-(cells * self.cell_px + 2 * self.margin_px) // self.step_px)
+        return np.where(cells > 0, steps * self.step_px, 0)
 
     def _windows(self, cells: Counts) -> Counts:
         return np.asarray(-(-cells // self.most_cells), np.int64)
@@ -89,11 +97,10 @@ def _tight(area: Mask, box: CellBox) -> CellBox | None:
 
 def _best_cut(inside: Mask, box: CellBox, cost: WindowCost) -> list[CellBox] | None:
     """The two halves of a box that cost least; None where it costs least whole, and may stay so."""
-    rows, columns = inside.shape
+    rows, columns = (np.array(side) for side in inside.shape)
     down, across = _costs_of_cuts(inside, cost), _costs_of_cuts(inside.T, cost)
-    fits = rows <= cost.most_cells and columns <= cost.most_cells
     least = min(down.min(initial=np.inf), across.min(initial=np.inf))
-    if fits and least >= cost.of(np.array(rows), np.array(columns)):
+    if cost.fits(rows, columns) and least >= cost.of(rows, columns):
         return None
     if down.min(initial=np.inf) <= least:
         at = box.top + 1 + _most_central(down)

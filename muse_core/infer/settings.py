@@ -10,7 +10,7 @@ from muse_core.images.plausible_mpp import NUCLEI_MPP
 from muse_core.tissue import TissueSettings
 
 # Raised by hand whenever code changes what inference writes for the same inputs, so that reruns redo it.
-INFER_VERSION = 5
+INFER_VERSION = 6
 
 
 class InferSettings(Settings):
@@ -26,9 +26,9 @@ class InferSettings(Settings):
             by about half of this.
         engine: what runs the network: `torch`; `openvino`, on CPUs, in int8, with weights that `muse quantise` made
             and that lie beside the checkpoint; or `auto`, the latter where it is faster and they do.
-        window_px: longest side of what the network sees at once, px of the model; a tile owns what its margins leave
-            of it. Larger ones waste less on margins, smaller ones need less memory. None for 3072 with openvino, 1280
-            with torch on a CPU and 2048 on a GPU.
+        window_px: side of the largest square that the network sees at once, px of the model; windows that are not
+            square have no more px. A tile owns what its margins leave of it. Larger ones waste less on margins,
+            smaller ones need less memory. None for 3072 with openvino, 1280 with torch on a CPU and 2048 on a GPU.
         seam_um: two tiles see one nucleus at places nearer to each other than this; of such nuclei at their border one
             stays.
         group_tiles: tiles that are kept together, and lost together by a kill; at most 1.9 mm² each, with torch 0.23.

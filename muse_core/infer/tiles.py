@@ -33,7 +33,7 @@ class TileGrid:
     """How an area is cut.
 
     Attributes:
-        window_px: longest side of a window.
+        window_px: side of the largest square window; others have no more px.
         margin_px: least surroundings that the network sees around the part of a core that is worked on.
         grid_px: windows start at multiples of this.
         bounds: the slide; windows keep within it as far as their sides allow.

@@ -3,7 +3,7 @@ import pytest
 
 from muse_core.infer.partition import CellBox, WindowCost, partition
 
-COST = WindowCost(cell_px=64, margin_px=128, step_px=64, most_px=1280)  # rectangles of at most 16 cells a side
+COST = WindowCost(cell_px=64, margin_px=128, step_px=64, most_px=1280)  # rectangles of 16 cells squared
 
 
 def ellipse(rows: int, columns: int) -> np.ndarray:
@@ -12,13 +12,25 @@ def ellipse(rows: int, columns: int) -> np.ndarray:
 
 
 def test_costs_by_hand():
-    one, none, two = np.array(1), np.array(0), np.array(17)
+    one, none, long, two = np.array(1), np.array(0), np.array(17), np.array(40)
     assert COST.most_cells == 16
     assert COST.of(one, one) == (64 + 256) ** 2
     assert COST.of(none, one) == 0
-    # 17 cells take two windows, of nine cells the longer one.
-    assert COST.of(two, one) == 2 * (9 * 64 + 256) * (64 + 256)
-    assert WindowCost(64, 128, 64, 1280, extra_px=1000).of(two, two) == (2 * 832) ** 2 + 4 * 1000
+    assert COST.of(long, one) == (17 * 64 + 256) * (64 + 256), "a long window that has fewer px than a square one"
+    # 40 cells are more than twice as long as a square; they take three windows, of 14 cells the longest one.
+    assert COST.of(two, one) == 3 * (14 * 64 + 256) * (64 + 256)
+    assert WindowCost(64, 128, 64, 1280, extra_px=1000).of(long, long) == (2 * 832) ** 2 + 4 * 1000
+
+
+def test_windows_have_no_more_pixels_than_a_square_one_and_are_at_most_twice_as_long():
+    cells = np.arange(1, 40)
+    fits = COST.fits(cells[:, None], cells[None, :])
+    sides = cells * 64 + 256
+    assert (np.outer(sides, sides)[fits] <= 1280**2).all()
+    assert fits[15, 15]
+    assert not fits[16, 16]
+    assert fits[35, 0]
+    assert not fits[36, 0], "2624 px are more than twice 1280"
 
 
 def test_a_block_that_fits_stays_whole():
@@ -47,8 +59,7 @@ def test_every_cell_of_the_area_has_one_rectangle(seed):
     area = np.random.default_rng(seed).random((70, 50)) < (0.02, 0.3, 0.9)[seed]
     held = np.zeros(area.shape, int)
     for box in partition(area, COST):
-        assert box.bottom - box.top <= 16
-        assert box.right - box.left <= 16
+        assert COST.fits(np.array(box.bottom - box.top), np.array(box.right - box.left))
         held[box.top : box.bottom, box.left : box.right] += 1
     assert held.max() == 1
     assert (held[area] == 1).all()
