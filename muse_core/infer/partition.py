@@ -1,7 +1,8 @@
 """An area on a lattice of cells cut into rectangles by straight cuts, so that windows around them see little twice.
 
 Every rectangle is as small as the area in it allows, none has more pixels with its margins than a window may have, and
-each cut is the one that promises the least to be seen. Seen is more than the area: around each rectangle the network looks at a margin.
+each cut is the one that promises the least to be seen. Seen is more than the area: around each rectangle the network
+looks at a margin.
 """
 
 from dataclasses import dataclass
