@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from muse_core.images.stain import RUIFROK_DAB, RUIFROK_EOSIN, RUIFROK_HAEMATOXYLIN, optical_density
+from muse_core.images.stain import RUIFROK_DAB, RUIFROK_EOSIN, RUIFROK_HAEMATOXYLIN
 from muse_core.pretrain.views.settings import Photometrics
 
 Picture = NDArray[np.uint8]
@@ -17,6 +17,7 @@ Picture = NDArray[np.uint8]
 # Source: ITU-R BT.601, the luma that Pillow and torchvision use.
 _LUMA = np.array([0.299, 0.587, 0.114])
 _TO_GREY = np.tile(_LUMA, (3, 1))
+_EYE = np.eye(3)
 
 # Source: the NTSC YIQ colour space; hue turns the I-Q plane and leaves luma alone.
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
@@ -26,7 +27,8 @@ _STAINS = np.array([RUIFROK_HAEMATOXYLIN, RUIFROK_EOSIN, RUIFROK_DAB])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 _UNMIX = np.linalg.inv(_STAINS)
 
-_LN10 = math.log(10)
+_LN10, _LN255 = math.log(10), math.log(255)
+_LN_OF_LIGHT = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)[None]  # (1, 256): 0 is read as 1
 
 
 def augmented(image: Picture, settings: Photometrics, rng: np.random.Generator) -> Picture:
@@ -40,7 +42,7 @@ def augmented(image: Picture, settings: Photometrics, rng: np.random.Generator) 
     if grey:
         image = np.asarray(cv2.transform(image, _TO_GREY), np.uint8)
     if rng.random() < settings.blur_share:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(*settings.blur_sigma_px)), np.uint8)
+        image = blurred(image, rng.uniform(*settings.blur_sigma_px))
     if rng.random() < settings.solarize_share:
         image = np.where(image < 128, image, 255 - image).astype(np.uint8)
     if rng.random() < settings.noise_share:
@@ -61,11 +63,13 @@ def restained(image: Picture, settings: Photometrics, rng: np.random.Generator) 
     """
     gain = 1 + rng.uniform(-settings.stain_gain, settings.stain_gain, 3)
     offset = rng.uniform(-settings.stain_offset, settings.stain_offset, 3)
-    mix = _UNMIX @ np.diag(gain) @ _STAINS
-    # Back to light, 255 * 10^-od', with the logarithms folded into the map: exp(ln 255 - ln 10 od').
-    matrix = np.column_stack([-_LN10 * mix.T, math.log(255) - _LN10 * (offset @ _STAINS)])
-    exponent = cv2.transform(optical_density(image), matrix.astype(np.float32))
-    return np.asarray(cv2.convertScaleAbs(cv2.exp(exponent)), np.uint8)
+    mix = _UNMIX @ (gain[:, None] * _STAINS)
+    # Light is 255 * 10^-od, so that all of it is an affine map of the light's logarithm.
+    matrix = np.empty((3, 4), np.float32)
+    matrix[:, :3] = mix.T
+    matrix[:, 3] = _LN255 * (1 - mix.sum(axis=0)) - _LN10 * (offset @ _STAINS)
+    exponent = cv2.transform(cv2.LUT(image, _LN_OF_LIGHT), matrix)
+    return np.asarray(cv2.convertScaleAbs(cv2.exp(exponent, exponent)), np.uint8)
 
 
 def recoloured(image: Picture, settings: Photometrics, rng: np.random.Generator) -> Picture:
@@ -76,16 +80,25 @@ def recoloured(image: Picture, settings: Photometrics, rng: np.random.Generator)
     angle = 2 * math.pi * rng.uniform(-settings.hue, settings.hue)
     mean_grey = brightness * float(_LUMA @ cv2.mean(image)[:3])
     turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
-    colourfulness = saturation * np.eye(3) + (1 - saturation) * _TO_GREY
-    matrix = _YIQ_TO_RGB @ turn @ _RGB_TO_YIQ @ colourfulness * (brightness * contrast)
-    # A grey offset passes hue and saturation as it is.
-    return np.asarray(cv2.transform(image, np.column_stack([matrix, np.full(3, (1 - contrast) * mean_grey)])), np.uint8)
+    colourfulness = saturation * _EYE + (1 - saturation) * _TO_GREY
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = _YIQ_TO_RGB @ turn @ _RGB_TO_YIQ @ colourfulness * (brightness * contrast)
+    matrix[:, 3] = (1 - contrast) * mean_grey  # a grey offset passes hue and saturation as it is
+    return np.asarray(cv2.transform(image, matrix), np.uint8)
+
+
+def blurred(image: Picture, sigma_px: float) -> Picture:
+    """Out of focus: OpenCV's Gaussian blur of bytes within one grey value, at a third of its cost on views."""
+    taps = cv2.getGaussianKernel(round(6 * sigma_px + 1) | 1, sigma_px, cv2.CV_32F)
+    return np.asarray(cv2.sepFilter2D(image, -1, taps, taps), np.uint8)
 
 
 def noisy(image: Picture, sd: float, rng: np.random.Generator) -> Picture:
     """Gaussian noise of a standard deviation in grey values."""
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(image + np.float32(sd) * noise + 0.5, 0, 255).astype(np.uint8)
+    cv2.setRNGSeed(int(rng.integers(1, 2**31)))  # of this thread; three times as fast as NumPy's
+    noise = np.empty(image.shape, np.int16)
+    cv2.randn(noise, (0.0, 0.0, 0.0), (sd, sd, sd))
+    return np.asarray(cv2.add(image, noise, dtype=cv2.CV_8U), np.uint8)
 
 
 def recompressed(image: Picture, quality: int) -> Picture:

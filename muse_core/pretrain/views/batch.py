@@ -163,7 +163,7 @@ def _cut_into(
     places = place_views(RoiFrame(*sample.image.size, sample.mpp), xy_roi, settings, place_rng)
     for view, (target, place) in enumerate(zip(planes, places, strict=True)):
         picture = augmented(cut_view(sample.image, place), settings.photometrics(view), pixel_rng)
-        cv2.mixChannels([picture], list(target), [0, 0, 1, 1, 2, 2])  # (H, W, 3) -> (3, H, W), in place
+        cv2.split(picture, list(target))  # (H, W, 3) -> (3, H, W), in place
     xy_view = coordinates(places, xy_roi)
     valid = validity(places, xy_view, settings.border_px)
     kept = chosen_nuclei(valid, settings, place_rng)

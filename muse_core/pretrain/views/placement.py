@@ -113,8 +113,10 @@ def place_views(
 def coordinates(places: tuple[ViewPlace, ...], xy_roi: Points) -> NDArray[np.float32]:
     """Nuclei (N, 2) in ROI px to (V, N, 2) float32 in px of each view; those outside a view lie outside its square."""
     maps = np.stack([place.to_view for place in places])  # (V, 2, 3)
-    xy_view = np.asarray(xy_roi, np.float64) @ maps[:, :, :2].transpose(0, 2, 1) + maps[:, None, :, 2]
-    return xy_view.astype(np.float32)
+    # All views in one product, which is several times as fast as one a view: (N, 2) @ (2, V * 2) -> (N, V, 2).
+    linear = np.asarray(xy_roi, np.float64) @ maps[:, :, :2].reshape(-1, 2).T
+    xy_view = linear.reshape(-1, len(places), 2) + maps[:, :, 2]
+    return np.ascontiguousarray(xy_view.transpose(1, 0, 2), np.float32)
 
 
 def validity(places: tuple[ViewPlace, ...], xy_view: NDArray[np.float32], border_px: float) -> NDArray[np.bool_]:

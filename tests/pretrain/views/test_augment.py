@@ -2,12 +2,13 @@
 
 import colorsys
 
+import cv2
 import numpy as np
 import pytest
 
 from muse_core.config import load_settings
 from muse_core.errors import ConfigError
-from muse_core.pretrain.views.augment import augmented, noisy, recoloured, recompressed, restained
+from muse_core.pretrain.views.augment import augmented, blurred, noisy, recoloured, recompressed, restained
 from muse_core.pretrain.views.settings import Photometrics, ViewSettings
 from tests.pretrain.views.drawn_rois import dot_centre, draw
 
@@ -69,6 +70,18 @@ def test_noise_has_the_strength_asked_for():
     noise = noisy(flat, 5.0, np.random.default_rng(0)).astype(float) - 128
     assert noise.std() == pytest.approx(5, rel=0.02)
     assert abs(noise.mean()) < 0.1
+
+
+@pytest.mark.parametrize("sigma_px", [0.1, 0.7, 1.0, 2.0, 3.3])
+def test_blur_is_opencv_s_within_a_grey_value(picture, sigma_px):
+    expected = cv2.GaussianBlur(picture, (0, 0), sigma_px).astype(int)
+    assert np.abs(blurred(picture, sigma_px) - expected).max() <= 1
+
+
+def test_the_same_chance_makes_the_same_noise(picture):
+    one, two, other = (noisy(picture, 5.0, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).mean() > 0.5
 
 
 def test_compression_keeps_colours():
