@@ -1,12 +1,17 @@
 """Student and teacher as a run's settings have them: the heads that the losses need, and what stands still."""
 
+import os
+import shutil
+
 from torch import nn
 
-from muse_core.models.backbone import build_backbone
+from muse_core.errors import ConfigError
+from muse_core.models.backbone import MuseBackbone, build_backbone
 from muse_core.models.heads import ProjectionHead
 from muse_core.pretrain.network import MuseNetwork, Student
 from muse_core.pretrain.processes import Processes, averaging_gradients
 from muse_core.pretrain.settings import HeadSettings, PretrainSettings
+from muse_core.training.recompute import recomputed
 from muse_core.training.thrift import early_stages, freeze_depthwise
 
 
@@ -51,6 +56,30 @@ def _head(inputs: int, settings: HeadSettings) -> ProjectionHead:
     )
 
 
+def recompute_activations(backbone: MuseBackbone) -> None:
+    """Have the encoder's blocks or stages, and the decoder, keep their inputs alone; see `recomputed`."""
+    encoder = backbone.encoder.encoder
+    # A lone activation of a stem would write over the input that it is to be computed from again.
+    stages = [part for part in encoder.children() if isinstance(part, nn.Sequential)]
+    recomputed(getattr(encoder, "blocks", stages))
+    if backbone.decoder is not None:
+        recomputed([backbone.decoder])
+
+
+def compile_encoder(network: MuseNetwork, processes: Processes) -> None:
+    """Have torch.compile make the encoder's kernels, at its first views; names of parameters stay.
+
+    Raises:
+        ConfigError: on a CPU without a C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if processes.device.type == "cpu" and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"run.compile=true needs a C++ compiler on a CPU, and {compiler} is not there; set it to false"
+        )
+    network.backbone.encoder.compile(dynamic=False)
+
+
 def heads_of(network: MuseNetwork) -> dict[str, ProjectionHead]:
     """A network's heads by the names that losses and metrics go by."""
     heads = {"image": network.image_head, "nucleus": network.nucleus_head}
@@ -64,12 +93,20 @@ def n_views_decoded(settings: PretrainSettings) -> int:
     return settings.views.n_views if _reads_local_nuclei(settings) else settings.views.global_views
 
 
+def n_views_seen(settings: PretrainSettings) -> int:
+    """Views that a student looks at: the global ones, or all."""
+    views = settings.views
+    return views.n_views if settings.loss.lambda_image or _reads_local_nuclei(settings) else views.global_views
+
+
 def build_student(network: MuseNetwork, settings: PretrainSettings, processes: Processes) -> nn.Module:
     """The student up to its losses; among several processes, one whose gradients are averaged over them."""
-    loss, views = settings.loss, settings.views
+    loss = settings.loss
+    if settings.run.recompute:
+        recompute_activations(network.backbone)
     student = Student(
         network,
-        n_views=views.n_views if loss.lambda_image or _reads_local_nuclei(settings) else views.global_views,
+        n_views=n_views_seen(settings),
         n_decoded=n_views_decoded(settings),
         temperature=loss.student_temperature,
         chunk_rows=loss.chunk_rows,

@@ -1,20 +1,39 @@
 """Which views come next: steps of micro-batches from a ROI dataset, and the place to go on from."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from muse_core.errors import ConfigError, WorkersLostError
+from muse_core.machine.limits import cpu_count
+from muse_core.pretrain.memory import micro_batches
 from muse_core.pretrain.processes import Processes
 from muse_core.pretrain.settings import PretrainSettings
 from muse_core.pretrain.views.batch import ViewBatch
 from muse_core.pretrain.views.loader import ViewLoader
+from muse_core.pretrain.views.settings import ViewSettings
 from muse_core.roi_dataset.dataset import RoiDataset
 
 logger = logging.getLogger(__name__)
 
 _MOST_LOST = 3  # times in one step that workers of the loader may be lost
+
+
+def loader_workers(wanted: int | Literal["auto"], processes: Processes) -> int:
+    """How many processes cut a rank's views.
+
+    Args:
+        wanted: a number, or `auto`: beside a GPU as many as the rank has cores, less one for itself; on a CPU none, for
+            training takes its cores.
+        processes: who trains, and on what.
+    """
+    if wanted != "auto":
+        return wanted
+    if processes.device.type == "cpu":
+        return 0
+    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
 
 
 class Feed:
@@ -39,7 +58,9 @@ class Feed:
         self._settings, self._processes = settings, processes
         self._loader: ViewLoader | None = None
         self._batches: Iterator[ViewBatch] | None = None
-        self._phase: tuple[Any, int] | None = None
+        self._phase: tuple[ViewSettings, int] | None = None
+        self._fitting: dict[str, int] = {}  # micro-batches found to fit, by views
+        self.micro_batches = 0  # a step of this process
         for progress in (0.0, *(phase.until for phase in settings.phases[:-1])):
             self._open(progress)  # a phase that cannot run is told at once
 
@@ -76,13 +97,12 @@ class Feed:
 
     def _taken(self, progress: float) -> list[ViewBatch]:
         """The step's micro-batches; where a worker of the loader is lost, the step begins again with new ones."""
-        assert self._phase is not None
         for lost in range(_MOST_LOST + 1):
             try:
                 assert self._loader is not None
                 if self._batches is None:
                     self._batches = self._loader.batches(self.epoch, start_roi=self.used)
-                return [next(self._batches) for _ in range(self._phase[1])]
+                return [next(self._batches) for _ in range(self.micro_batches)]
             except WorkersLostError as error:
                 if lost == _MOST_LOST:
                     raise
@@ -92,6 +112,7 @@ class Feed:
 
     def _open(self, progress: float) -> None:
         views, accumulate = self._phase = self._settings.views_at(progress)
+        accumulate = self.micro_batches = accumulate or self._fitted(views)
         per_step, parts = self._settings.batch_size, self._processes.world_size * accumulate
         if per_step % parts:
             raise ConfigError(
@@ -106,9 +127,19 @@ class Feed:
             seed=self._settings.seed,
             rank=self._processes.rank,
             world=self._processes.world_size,
-            workers=self._settings.run.workers,
+            workers=loader_workers(self._settings.run.workers, self._processes),
             nuclei_needed=self._settings.loss.lambda_nu > 0,
         )
+
+    def _fitted(self, views: ViewSettings) -> int:
+        """As few micro-batches as fit into memory; asked once a kind of views, by all processes alike."""
+        if self._settings.batch_size % self._processes.world_size:
+            return 1  # the caller says what is wrong
+        key = views.model_dump_json()
+        if key not in self._fitting:
+            self._fitting[key] = micro_batches(self._settings, views, self._processes)
+            logger.info("views of %d px: %d micro-batches a step fit", views.global_px, self._fitting[key])
+        return self._fitting[key]
 
     def state(self) -> dict[str, Any]:
         """The place, for a checkpoint."""

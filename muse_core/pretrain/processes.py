@@ -40,6 +40,14 @@ class Processes:
         distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
         return bool(found.item())
 
+    def most(self, number: int) -> int:
+        """The largest `number` of any process; each must ask."""
+        if self.world_size == 1:
+            return number
+        found = torch.tensor([number], device=self.device)
+        distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+        return int(found.item())
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes; each must ask."""
         if self.world_size == 1:

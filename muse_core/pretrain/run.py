@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from muse_core.errors import TrainingError
 from muse_core.models.backbone import InputScale, MuseBackbone
 from muse_core.models.backbone_file import start_from
-from muse_core.pretrain.assembly import build_network, build_student, heads_of, n_views_decoded
+from muse_core.pretrain.assembly import build_network, build_student, compile_encoder, heads_of, n_views_decoded
 from muse_core.pretrain.feed import Feed
 from muse_core.pretrain.guard import StepGuard
 from muse_core.pretrain.measures import Measures
@@ -72,6 +72,9 @@ class PretrainRun:
         self.teacher.load_state_dict(self.network.state_dict())
         self.teacher.backbone.input = self.network.backbone.input
         self.teacher.requires_grad_(False)
+        if settings.run.compile:
+            for network in (self.network, self.teacher):
+                compile_encoder(network, processes)
         self.centres = nn.ModuleDict(
             {
                 name: TeacherCentre(head.n_prototypes, momentum=settings.loss.centre_momentum)
@@ -257,6 +260,7 @@ class PretrainRun:
                 "processes": self.processes.world_size,
                 "device": str(self.processes.device),
                 "steps": self.steps,
+                "accumulate": self.feed.micro_batches,
                 "dataset": self.feed.dataset.fingerprint,
             },
         }

@@ -6,7 +6,7 @@ lengths of runs. `muse-nano`, the recipe of the weights that ship, is taken wher
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -71,14 +71,17 @@ class Phase(Settings):
     until: float = Field(gt=0, le=1)  # share of the run at which it ends
     global_px: int = Field(ge=32)
     local_px: int = Field(ge=32)
-    accumulate: int = Field(1, ge=1)  # micro-batches a step: larger views need smaller ones
+    accumulate: int = Field(1, ge=0)  # micro-batches a step, 0 for as few as fit: larger views need smaller ones
 
 
 class RunSettings(Settings):
     """What changes how fast a run goes and what it tells, not what comes out; may differ when a run is resumed."""
 
     threads: int = Field(0, ge=0)  # of torch on the CPU; 0: as many as it takes by itself
-    workers: int = Field(0, ge=0)  # processes a rank that cut views; 0 cuts them in the training process
+    # Processes a rank that cut views; 0 cuts them in the training process; auto: beside a GPU, as many as it has cores.
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
+    compile: bool = False  # torch.compile the encoders: minutes at first, pays in long runs on GPUs
+    recompute: bool = False  # forget activations and compute them again: less memory, about a third more time
     log_every: int = Field(10, ge=1)  # steps
     checkpoint_minutes: float = Field(5.0, ge=0)
     keep_checkpoints: int = Field(2, ge=1)  # the newest and those before it
@@ -105,7 +108,7 @@ class PretrainSettings(Settings):
     epochs: float = Field(100.0, gt=0)  # DINO
     steps: int = Field(0, ge=0)  # 0: as many as the epochs make
     batch_size: int = Field(16, ge=1)  # ROIs a step, over all processes
-    accumulate: int = Field(1, ge=1)  # micro-batches a step and process, in turn
+    accumulate: int = Field(1, ge=0)  # micro-batches a step and process, in turn; 0: as few as fit into the memory here
     precision: Precision = "auto"  # auto: bf16 on a GPU; on a CPU what a trial step finds faster
     batch_norm: BatchNormMode = "auto"  # auto: sync between GPUs; frozen: ImageNet's statistics, in student and teacher
     # µm/px at which channels of the exported map get mean 0 and deviation 1 over nuclei; 0 leaves the map as trained.
