@@ -12,7 +12,7 @@ from flows.slides import do_slides, final_state, publish_slides
 from muse_core.build.run import BuildOptions, open_build
 from muse_core.build.settings import BuildSettings
 from muse_core.cohort.manifest import read_manifest, with_mpp, with_scene
-from muse_core.cohort.output import known_ids_of, output_of
+from muse_core.cohort.output import known_ids_of, opened_output
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
 from muse_core.machine.device import resolve_device
@@ -36,6 +36,7 @@ def build_tcga_nu(
     keep_slides: bool = True,
     max_slides_on_disk: int | None = None,
     tissue: Path | None = None,
+    share: bool = False,
 ) -> dict[str, Any] | State[Any]:
     """Build the ROI dataset of a manifest; ends failed, with everything else kept, when a slide failed.
 
@@ -52,28 +53,30 @@ def build_tcga_nu(
         keep_slides: keep fetched slides, or delete each after use.
         max_slides_on_disk: with keep_slides off, fetched slides on the disk at once; None for the setting.
         tissue: folder of edited tissue polygons to use instead of finding tissue.
+        share: runs with the same parameters, on other machines, do other slides of the folder meanwhile.
 
     Returns:
         The run's counts, the same as `muse build-tcga-nu --json`.
     """
     settings = load_settings(BuildSettings, config, overrides)
-    output = output_of(out)
-    options = BuildOptions(
-        out=output.path,
-        url=output.url,
-        device=resolve_device(device),
-        workers=workers,
-        dask_scheduler=dask_scheduler,
-        keep_slides=keep_slides,
-        max_slides_on_disk=max_slides_on_disk,
-        tissue_folder=tissue,
-    )
-    checked = with_scene(with_mpp(read_manifest(manifest, known=known_ids_of(output)), mpp), scene)
-    get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
-    key = artifact_key(KEY)
-    with open_build(options, settings) as run:
-        run.begin(checked)
-        records = do_slides(run, checked.rows, verb="build", key=key)
-        summary = run.finish(checked, records)
+    with opened_output(out, share=share) as output:
+        options = BuildOptions(
+            out=output.path,
+            url=output.url,
+            device=resolve_device(device),
+            workers=workers,
+            dask_scheduler=dask_scheduler,
+            keep_slides=keep_slides,
+            max_slides_on_disk=max_slides_on_disk,
+            tissue_folder=tissue,
+            share=share,
+        )
+        checked = with_scene(with_mpp(read_manifest(manifest, known=known_ids_of(output)), mpp), scene)
+        get_run_logger().info("%s: %d slides, %d problems", manifest, len(checked.rows), len(checked.problems))
+        key = artifact_key(KEY)
+        with open_build(options, settings) as run:
+            run.begin(checked)
+            records = do_slides(run, checked.rows, verb="build", key=key)
+            summary = run.finish(checked, records)
     publish_slides(records, summary_text(summary, run.paths), key=key, columns=SHOWN_COLUMNS)
     return final_state(summary)

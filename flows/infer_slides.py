@@ -13,10 +13,11 @@ from flows.gpu import gpus_wanted
 from flows.slides import do_slides, final_state, news_state, publish_slides
 from muse_core.cohort.inbox import Inbox, read_inbox
 from muse_core.cohort.manifest import with_scene
-from muse_core.cohort.output import Output, known_ids_of, output_of
+from muse_core.cohort.output import Output, known_ids_of, opened_output
 from muse_core.cohort.records import SlideRecord
 from muse_core.cohort.summary import summary_text
 from muse_core.config import load_settings
+from muse_core.errors import ConfigError
 from muse_core.infer import (
     InferOptions,
     InferSettings,
@@ -63,6 +64,7 @@ def infer_slides(
     watch: bool = False,
     settled_minutes: float = 0.0,
     report: Path | None = None,
+    share: bool = False,
 ) -> dict[str, Any] | State[Any]:
     """Infer slides that are new or changed; ends failed, all else kept, when a slide failed or tiles were unreadable.
 
@@ -83,45 +85,51 @@ def infer_slides(
         settled_minutes: with watch, take a slide once two runs, so many minutes apart or more, found all of its files
             the same; 0 takes what is there.
         report: the HTML report to write; None for `OUT/report.html`.
+        share: runs with the same parameters, on other machines, do other slides of the folder meanwhile; not of a
+            watched one.
 
     Returns:
         The run's counts, the same as `muse infer --json`.
     """
     settings = load_settings(InferSettings, config, overrides)
-    output = output_of(out)
-    options = InferOptions(
-        out=output.path,
-        url=output.url,
-        checkpoint=resolve_checkpoint(checkpoint),
-        device=resolve_device(device),
-        workers=workers,
-        regions=regions,
-        tissue_folder=tissue,
-        keep_slides=keep_slides,
-    )
-    known = known_ids_of(output)
-    listed = read_watched(slides, mpp, known=known) if watch else read_inputs(slides, mpp, known=known)
-    found = with_scene(listed, scene)
-    get_run_logger().info("%s: %d slides, %d problems", slides, len(found.rows), len(found.problems))
-    check_inputs(found, regions, may_be_empty=watch)
-    key = artifact_key(KEY)
-    with open_infer(options, settings) as run:
-        inbox = read_inbox(run.paths.inbox, time.time()) if watch else None
-        run.begin(found)  # all that lies there: what waits will be redone too, and holds nothing up
-        if inbox is not None:
-            depends_on = settings_and_models(options, settings)
-            found = inbox.due(run.versioned(found), settled_s=60 * settled_minutes, depends_on=depends_on)
-            inbox.keep()
-        records = do_slides(run, found.rows, verb="infer", key=key, gpus=gpus_wanted(options.device, workers))
-        summary = run.finish(found, records)
-        news = None if inbox is None else _news(inbox, records, summary)
-        run.keep_tables()
-    page, digest = _reported(output, report)
-    text = summary_text(summary, run.paths) + "\n" + digest
-    publish_slides(records, text, key=key, columns=SHOWN_COLUMNS)
-    if page is not None:
-        publish_link(page, "Report of all slides", key=key, of="report")
-    return final_state(summary) if news is None else news_state(summary, news)
+    if share and watch:
+        raise ConfigError("share: not with watch, which remembers what has arrived; give one of them")
+    with opened_output(out, share=share) as output:
+        options = InferOptions(
+            out=output.path,
+            url=output.url,
+            checkpoint=resolve_checkpoint(checkpoint),
+            device=resolve_device(device),
+            workers=workers,
+            regions=regions,
+            tissue_folder=tissue,
+            keep_slides=keep_slides,
+            share=share,
+        )
+        known = known_ids_of(output)
+        listed = read_watched(slides, mpp, known=known) if watch else read_inputs(slides, mpp, known=known)
+        found = with_scene(listed, scene)
+        get_run_logger().info("%s: %d slides, %d problems", slides, len(found.rows), len(found.problems))
+        check_inputs(found, regions, may_be_empty=watch)
+        key = artifact_key(KEY)
+        with open_infer(options, settings) as run:
+            inbox = read_inbox(run.paths.inbox, time.time()) if watch else None
+            run.begin(found)  # all that lies there: what waits will be redone too, and holds nothing up
+            if inbox is not None:
+                depends_on = settings_and_models(options, settings)
+                found = inbox.due(run.versioned(found), settled_s=60 * settled_minutes, depends_on=depends_on)
+                inbox.keep()
+            records = do_slides(run, found.rows, verb="infer", key=key, gpus=gpus_wanted(options.device, workers))
+            summary = run.finish(found, records)
+            news = None if inbox is None else _news(inbox, records, summary)
+            if inbox is not None:
+                run.keep_tables()
+        page, digest = _reported(output, report)
+        text = summary_text(summary, run.paths) + "\n" + digest
+        publish_slides(records, text, key=key, columns=SHOWN_COLUMNS)
+        if page is not None:
+            publish_link(page, "Report of all slides", key=key, of="report")
+        return final_state(summary) if news is None else news_state(summary, news)
 
 
 def _reported(output: Output, path: Path | None) -> tuple[str | None, str]:

@@ -128,7 +128,7 @@ def do_slides(
         gpus: slots of the GPU limit to hold while there is work.
     """
     run.heartbeat.expect(len(rows))
-    known = [run.finished(row) for row in rows]
+    known = [None if run.shares else run.finished(row) for row in rows]
     records = [record for record in known if record is not None]
     todo = [row for row, record in zip(rows, known, strict=True) if record is None]
     get_run_logger().info("%d slides: %d to do, %d finished before", len(rows), len(todo), len(records))
@@ -142,10 +142,19 @@ def do_slides(
         return batch
 
     with gpu_slots(gpus):
-        for batch in do_all(run, batches_of(todo, at_once=run.slides_in_flight), do):
+        for batch in do_all(run, _batches_to_do(run, todo), do):
             records += batch.records
             progress.update(len(records), batch.records[-1].slide_id)
     return records
+
+
+def _batches_to_do(run: CohortRun[Any], rows: Sequence[ManifestRow]) -> Iterator[Batch | None]:
+    """Batches as they may be begun; slides that runs share out come one by one."""
+    if not run.shares:
+        yield from batches_of(rows, at_once=run.slides_in_flight)
+        return
+    for row in run.to_do(rows):
+        yield None if row is None else Batch((row,))
 
 
 def publish_slides(records: Sequence[SlideRecord], text: str, *, key: str, columns: Sequence[str]) -> None:

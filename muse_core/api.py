@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp, with_scene
 from muse_core.cohort.objects import local_only
-from muse_core.cohort.output import known_ids_of, output_of
+from muse_core.cohort.output import known_ids_of, opened_output
 from muse_core.cohort.run import do_manifest
 from muse_core.cohort.watch import NOBODY, Watcher
 from muse_core.config import Settings, settings_of
@@ -47,6 +47,7 @@ def build(
     workers: int | None = None,
     dask_scheduler: str | None = None,
     keep_slides: bool = True,
+    share: bool = False,
     max_slides_on_disk: int | None = None,
     tissue: AnyPath | None = None,
     watcher: Watcher = NOBODY,
@@ -67,6 +68,7 @@ def build(
         workers: worker processes; None for one a usable core, 0 for this process alone.
         dask_scheduler: address of a running Dask scheduler to use instead.
         keep_slides: keep fetched slides; otherwise each is deleted after use.
+        share: let other machines that make the same call do other slides of the folder meanwhile.
         max_slides_on_disk: with keep_slides off, fetched slides on the disk at once; None for the setting.
         tissue: folder of edited tissue polygons `<slide_id>.geojson` to use instead of finding tissue.
         watcher: told how it comes on.
@@ -79,23 +81,24 @@ def build(
     from muse_core.build.run import BuildOptions, open_build
     from muse_core.build.settings import BuildSettings
 
-    output = output_of(out)
-    options = BuildOptions(
-        out=output.path,
-        url=output.url,
-        device=resolve_device(device),
-        workers=workers,
-        dask_scheduler=dask_scheduler,
-        keep_slides=keep_slides,
-        max_slides_on_disk=max_slides_on_disk,
-        tissue_folder=None if tissue is None else Path(tissue),
-    )
-    listed = manifest if isinstance(manifest, Manifest) else read_manifest(manifest, known=known_ids_of(output))
-    checked = with_scene(with_mpp(listed, mpp), scene)
-    if not checked.rows and not checked.problems:
-        raise ManifestError("the manifest names no slide")
-    with open_build(options, settings_of(BuildSettings, settings)) as run:
-        return run.finish(checked, do_manifest(run, checked, watcher))
+    with opened_output(out, share=share) as output:
+        options = BuildOptions(
+            out=output.path,
+            url=output.url,
+            device=resolve_device(device),
+            workers=workers,
+            dask_scheduler=dask_scheduler,
+            keep_slides=keep_slides,
+            max_slides_on_disk=max_slides_on_disk,
+            tissue_folder=None if tissue is None else Path(tissue),
+            share=share,
+        )
+        listed = manifest if isinstance(manifest, Manifest) else read_manifest(manifest, known=known_ids_of(output))
+        checked = with_scene(with_mpp(listed, mpp), scene)
+        if not checked.rows and not checked.problems:
+            raise ManifestError("the manifest names no slide")
+        with open_build(options, settings_of(BuildSettings, settings)) as run:
+            return run.finish(checked, do_manifest(run, checked, watcher))
 
 
 def import_patches(
@@ -268,6 +271,7 @@ def infer(
     regions: AnyPath | None = None,
     tissue: AnyPath | None = None,
     keep_slides: bool = True,
+    share: bool = False,
     watcher: Watcher = NOBODY,
 ) -> "InferSummary":
     """Find and classify the nuclei of whole slides: GeoParquet below `out`, one row a nucleus. As `muse infer`.
@@ -289,6 +293,7 @@ def infer(
         regions: GeoJSON that limits the work, or a folder of `<slide_id>.geojson`.
         tissue: folder of edited tissue polygons `<slide_id>.geojson` to use instead of finding tissue.
         keep_slides: keep fetched slides; otherwise each is deleted after use.
+        share: let other machines that make the same call do other slides of the folder meanwhile.
         watcher: told how it comes on.
 
     Raises:
@@ -299,25 +304,26 @@ def infer(
     from muse_core.infer import InferOptions, InferSettings, check_inputs, open_infer, read_inputs
     from muse_core.ndc.registry import resolve_checkpoint
 
-    output = output_of(out)
-    options = InferOptions(
-        out=output.path,
-        url=output.url,
-        checkpoint=resolve_checkpoint(checkpoint),
-        device=resolve_device(device),
-        workers=workers,
-        regions=None if regions is None else Path(regions),
-        tissue_folder=None if tissue is None else Path(tissue),
-        keep_slides=keep_slides,
-    )
-    if isinstance(slides, Manifest):
-        listed = with_mpp(slides, mpp)
-    else:
-        listed = read_inputs(slides, mpp, known=known_ids_of(output))
-    found = with_scene(listed, scene)
-    check_inputs(found, options.regions)
-    with open_infer(options, settings_of(InferSettings, settings)) as run:
-        return run.finish(found, do_manifest(run, found, watcher))
+    with opened_output(out, share=share) as output:
+        options = InferOptions(
+            out=output.path,
+            url=output.url,
+            checkpoint=resolve_checkpoint(checkpoint),
+            device=resolve_device(device),
+            workers=workers,
+            regions=None if regions is None else Path(regions),
+            tissue_folder=None if tissue is None else Path(tissue),
+            keep_slides=keep_slides,
+            share=share,
+        )
+        if isinstance(slides, Manifest):
+            listed = with_mpp(slides, mpp)
+        else:
+            listed = read_inputs(slides, mpp, known=known_ids_of(output))
+        found = with_scene(listed, scene)
+        check_inputs(found, options.regions)
+        with open_infer(options, settings_of(InferSettings, settings)) as run:
+            return run.finish(found, do_manifest(run, found, watcher))
 
 
 def evaluate(

@@ -32,7 +32,7 @@ from muse_core.detector.detect import SHIPPED_DETECTORS, load_detector
 from muse_core.errors import DatasetError, SlideReadError
 from muse_core.machine.files import safe_name
 from muse_core.machine.workers import WorkerError, Workers, tried, value_of
-from muse_core.roi_dataset.write import part_path, parts_by_slide
+from muse_core.roi_dataset.write import part_path, parts_by_slide, parts_of_slide
 from muse_core.schemas import SLIDES
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ class BuildWork:
         self._options = options
         self._paths = options.output.paths
         self._executor = workers.executor
-        self._parts = parts_by_slide(options.out)  # nobody else writes while the folder is locked
+        # Nobody else writes while the folder is locked; where it is shared, parts are looked for slide by slide.
+        self._parts = {} if options.share else parts_by_slide(options.out)
 
     def check_together(self, manifest: Manifest, earlier: list[SlideRecord]) -> None:
         """Any slides go together."""
@@ -75,6 +76,10 @@ class BuildWork:
         """Settings, weights, tissue polygons and the file."""
         edited = self._options.tissue_files.of(row)
         return hash_of_inputs(row, depends_on=[self.settings.tables_hash()], edited=edited)
+
+    def rules(self) -> str:
+        """Settings and weights."""
+        return self.settings.tables_hash()
 
     def pieces(self) -> str:
         """ROIs a part."""
@@ -89,7 +94,7 @@ class BuildWork:
 
     def clear(self, slide_id: str) -> None:
         """Parts, picture and tissue."""
-        remove_files(self._parts.get(safe_name(slide_id), []))
+        remove_files(self._parts_of(slide_id))
         self._paths.contact_sheet(slide_id).unlink(missing_ok=True)
         self._paths.tissue(slide_id).unlink(missing_ok=True)
 
@@ -105,6 +110,11 @@ class BuildWork:
         summary.seconds_per_mm2 = seconds / built_mm2 if built_mm2 else None
         return summary
 
+    def _parts_of(self, slide_id: str) -> list[Path]:
+        if self._options.share:
+            return parts_of_slide(self._paths.out, slide_id)
+        return self._parts.get(safe_name(slide_id), [])
+
     def _build(self, job: BuildJob, commit: Commit, tell: Tell) -> dict[str, Any]:
         plan: BuildPlan = value_of(self._executor.submit(tried, plan_slide, job))
         results = _build_chunks(self._executor, job, plan, tell)
@@ -117,7 +127,7 @@ class BuildWork:
             for chunk, result in enumerate(results)
             if result.n_rois
         ]
-        commit(moves, self._parts.get(safe_name(job.slide_id), []))
+        commit(moves, self._parts_of(job.slide_id))
         parts = [final for _, final in moves]
         if self.settings.contact_sheets:
             self._draw(job, plan, parts)

@@ -9,7 +9,7 @@ import typer
 from muse_core import api
 from muse_core.build.settings import BuildSettings, ImportSettings
 from muse_core.build.summary import BuildSummary
-from muse_core.cli.options import AsJson, ConfigFile, Out, OutOrUrl, Overrides, Scene, Verbose
+from muse_core.cli.options import AsJson, ConfigFile, Out, OutOrUrl, Overrides, Scene, Share, Verbose
 from muse_core.cli.progress import CohortDisplay, open_display
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
 from muse_core.cohort.manifest import Manifest, read_manifest, with_mpp, with_scene
@@ -50,6 +50,7 @@ def build_tcga_nu(
     keep_slides: Annotated[
         bool, typer.Option("--keep-slides/--no-keep-slides", help="Keep fetched slides, or delete each after use.")
     ] = True,
+    share: Share = False,
     max_slides_on_disk: Annotated[
         int | None, typer.Option(help="With --no-keep-slides: fetched slides on the disk at once; default 8.", min=1)
     ] = None,
@@ -66,15 +67,17 @@ def build_tcga_nu(
     Example: `muse build-tcga-nu --manifest data_manifests/sample.csv --out runs/sample`
     """
     terminal = open_terminal(as_json, verbose)
+    known = known_ids_of(output_of(out), patience_s=60 if share else 0)
     summary = build_told(
         terminal,
-        with_scene(with_mpp(read_manifest(manifest, known=known_ids_of(output_of(out))), mpp), scene),
+        with_scene(with_mpp(read_manifest(manifest, known=known), mpp), scene),
         out,
         settings=load_settings(BuildSettings, config, _with_detector(overrides, detector)),
         device=device,
         workers=workers,
         dask_scheduler=dask_scheduler,
         keep_slides=keep_slides,
+        share=share,
         max_slides_on_disk=max_slides_on_disk,
         tissue=tissue,
     )
@@ -134,6 +137,7 @@ def build_told(
     workers: int | None = None,
     dask_scheduler: str | None = None,
     keep_slides: bool = True,
+    share: bool = False,
     max_slides_on_disk: int | None = None,
     tissue: Path | None = None,
 ) -> BuildSummary:
@@ -148,6 +152,7 @@ def build_told(
             workers=workers,
             dask_scheduler=dask_scheduler,
             keep_slides=keep_slides,
+            share=share,
             max_slides_on_disk=max_slides_on_disk,
             tissue=tissue,
             watcher=CohortDisplay(display, "ROIs"),

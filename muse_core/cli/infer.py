@@ -7,7 +7,7 @@ import typer
 
 from muse_core import api
 from muse_core.cli.build import say_problems
-from muse_core.cli.options import AsJson, ConfigFile, OutOrUrl, Overrides, Scene, Verbose
+from muse_core.cli.options import AsJson, ConfigFile, OutOrUrl, Overrides, Scene, Share, Verbose
 from muse_core.cli.progress import CohortDisplay, open_display
 from muse_core.cli.terminal import FAILED, OK, Terminal, open_terminal, print_json
 from muse_core.cohort.output import known_ids_of, output_of
@@ -56,6 +56,7 @@ def infer(
     keep_slides: Annotated[
         bool, typer.Option("--keep-slides/--no-keep-slides", help="Keep fetched slides, or delete each after use.")
     ] = True,
+    share: Share = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -75,7 +76,7 @@ def infer(
     terminal = open_terminal(as_json, verbose)
     summary = infer_told(
         terminal,
-        with_scene(read_inputs(slides, mpp, known=known_ids_of(output_of(out))), scene),
+        with_scene(read_inputs(slides, mpp, known=known_ids_of(output_of(out), patience_s=60 if share else 0)), scene),
         out,
         settings=load_settings(InferSettings, config, overrides or ()),
         checkpoint=checkpoint,
@@ -84,6 +85,7 @@ def infer(
         regions=regions,
         tissue=tissue,
         keep_slides=keep_slides,
+        share=share,
     )
     raise typer.Exit(FAILED if summary.what_failed() else OK)
 
@@ -100,6 +102,7 @@ def infer_told(
     regions: Path | None = None,
     tissue: Path | None = None,
     keep_slides: bool = True,
+    share: bool = False,
 ) -> "InferSummary":
     """Nuclei of a manifest, with progress and what came of it on the terminal; arguments as of `api.infer`."""
     say_problems(terminal, manifest)
@@ -114,6 +117,7 @@ def infer_told(
             regions=regions,
             tissue=tissue,
             keep_slides=keep_slides,
+            share=share,
             watcher=CohortDisplay(display, "tiles"),
         )
     terminal.results.print(summary_text(summary, output_of(out).paths), markup=False, highlight=False, soft_wrap=True)

@@ -39,6 +39,10 @@ OutOrUrl = Annotated[
     str, typer.Option("--out", metavar="DIR", help="Output folder, or s3://bucket/folder; made where it is missing.")
 ]
 
+Share = Annotated[
+    bool, typer.Option("--share", help="Other machines may run the same command on this output: each slide is one's.")
+]
+
 Dataset = Annotated[
     str, typer.Option("--dataset", metavar="NAME", help="Layout: brca-m2c, ocelot, puma, nuinsseg or consep.")
 ]

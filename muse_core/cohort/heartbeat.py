@@ -11,10 +11,14 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from muse_core.machine.files import whole_file
 
 EVERY_S = 10.0
 SILENT_S = 60.0  # a run that is silent for so long is gone: its machine, or the way to the folder
+WATCH_S = 2.5 * EVERY_S  # clocks differ between machines: a run that seems silent is watched for so long
+_CLOCK_S = 1.0  # the kernel counts a process' start in ticks
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class RunFacts:
         beat: its last sign of life, seconds since 1970.
         kernel: the running kernel and the processes that `pid` counts among: containers and restored machines may share
             a host's name. "" where there is none.
+        rules: of a run that shares its folder, what its rows depend on besides the slides; "" while that is not known.
+        shares: whether it shares its folder with others like it.
     """
 
     command: str
@@ -41,10 +47,21 @@ class RunFacts:
     workers: str
     beat: float
     kernel: str = ""
+    rules: str = ""
+    shares: bool = False
 
     def is_of_here(self) -> bool:
         """Whether `pid` is a number of a process that is or was beside this one."""
         return bool(self.kernel) and self.kernel == own_kernel()
+
+    def is_gone(self) -> bool:
+        """Whether it was a process beside this one that is no more; its number may be another's by now."""
+        if not self.is_of_here():
+            return False
+        try:
+            return bool(psutil.Process(self.pid).create_time() > self.started + _CLOCK_S)
+        except psutil.Error:
+            return True
 
     def lives(self, now: float) -> bool:
         """Whether it was heard of lately, `now` being seconds since 1970; a process beside this one, whether it is."""
@@ -81,6 +98,11 @@ class Heartbeat:
         self._thread.join()
         self._path.unlink(missing_ok=True)
 
+    @property
+    def facts(self) -> RunFacts:
+        """Who works."""
+        return self._facts
+
     def expect(self, slides: int) -> None:
         """The run is over so many slides."""
         self._facts = replace(self._facts, slides=slides)
@@ -89,6 +111,11 @@ class Heartbeat:
     def work_with(self, workers: str) -> None:
         """Who does the work, in words."""
         self._facts = replace(self._facts, workers=workers)
+        self._write()
+
+    def follow(self, rules: str) -> None:
+        """What its rows depend on besides the slides, for runs that share the folder."""
+        self._facts = replace(self._facts, rules=rules)
         self._write()
 
     def _beat(self) -> None:

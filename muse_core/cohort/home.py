@@ -11,23 +11,29 @@ What the store holds counts; the working folder keeps copies of small files, and
 import json
 import logging
 import os
+import random
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 
-from muse_core.cohort.heartbeat import RunFacts
-from muse_core.cohort.lease import Lease
+from muse_core.cohort.heartbeat import RunFacts, read_run
+from muse_core.cohort.lease import Lease, holder_of
 from muse_core.cohort.objects import ObjectFolder
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.records import SlideRecord, keep_record, read_record, read_records
+from muse_core.cohort.shelf import DiskFolder, Shelf
+from muse_core.errors import OutputError
 from muse_core.machine.files import whole_file
 from muse_core.machine.lock import locked
 
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted"
+PATIENCE_S = 900.0  # for others that share a folder and write its tables
+_ROUND_S = 2.0
 _AT_ONCE = 16  # small objects fetched at once
 _SMALL_FOLDERS = ("records/", "checksums/")
 _TABLES = ("command.txt", "settings.json", "summary.md", "summary.json", "slides.parquet", "inbox.json")
@@ -47,6 +53,33 @@ class Home:
     def held(self, facts: RunFacts) -> Iterator[None]:
         """Be the one writer for a block; a folder's lock sees to that already."""
         yield
+
+    @contextmanager
+    def alone(self, facts: RunFacts) -> Iterator[None]:
+        """For a run that shares the folder: be the only one that writes tables for a moment, when the others let go.
+
+        Raises:
+            OutputError: a run has the folder for itself, or it cannot be written.
+        """
+        until = time.monotonic() + PATIENCE_S
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(locked(self.paths.out, patience_s=_ROUND_S))
+                    break
+                except OutputError as error:
+                    holder = read_run(self.paths.run)
+                    has_it = holder is not None and holder.lives(time.time())
+                    if error.reason != "output_locked" or has_it or time.monotonic() > until:
+                        raise
+            yield
+
+    def shelf(self) -> Shelf:
+        """Small files of the folder, as all who write there see them."""
+        return DiskFolder(self.paths.out)
+
+    def refresh(self, slide_id: str) -> None:
+        """Know what another run has made of a slide; it lies here."""
 
     def pull(self) -> None:
         """Have on this machine what a run needs to know of earlier ones; it lies here."""
@@ -76,11 +109,13 @@ class ObjectHome(Home):
     Args:
         paths: of the working folder.
         folder: of the store.
+        share: for a run that shares it with others: slides are its own by claims, and the lease is for tables alone.
     """
 
-    def __init__(self, paths: RunPaths, folder: ObjectFolder) -> None:
+    def __init__(self, paths: RunPaths, folder: ObjectFolder, *, share: bool = False) -> None:
         super().__init__(paths)
         self._folder = folder
+        self._share = share
         self._lease = Lease(folder)
         self._index = _Index(paths.out / ".published.jsonl")
         self._names: set[str] = set()
@@ -99,6 +134,52 @@ class ObjectHome(Home):
         finally:
             self._lease.release()
 
+    @contextmanager
+    def alone(self, facts: RunFacts) -> Iterator[None]:
+        """Hold the lease for a moment, when others that share the folder let go of it.
+
+        Raises:
+            OutputError: a run has the folder for itself, or the store cannot be read or written.
+        """
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self._lease.take(facts)
+                break
+            except OutputError as error:
+                holder = holder_of(self._folder)
+                has_it = holder is not None and not holder.shares
+                if error.reason != "output_locked" or has_it or time.monotonic() > until:
+                    raise
+                time.sleep(random.uniform(0.2, 1.0) * _ROUND_S)  # noqa: S311  (not for secrets)
+        try:
+            yield
+        finally:
+            self._lease.release()
+
+    def shelf(self) -> Shelf:
+        """Small objects of the store's folder."""
+        return self._folder
+
+    def refresh(self, slide_id: str) -> None:
+        """Fetch the record of a slide that another run has written, and know the parts that it names.
+
+        Raises:
+            OutputError: the store cannot be read.
+        """
+        path = self.paths.record(slide_id)
+        name, state = self._name(path), self._folder.state(self._name(path))
+        if state is None or self._index.is_same(name, path, state):
+            return
+        self._fetch(name, state)
+        known = read_record(path)
+        beside, folder = self._beside(slide_id)
+        others = [*(() if known is None else known.parts), *map(self._name, beside)]
+        there = {one for one in others if self._folder.state(one) is not None}
+        there |= self._folder.names(self._name(folder)) | {name}
+        with self._alone:
+            self._names |= there
+
     def beat(self, facts: RunFacts) -> None:
         """A sign of life in the lease."""
         self._lease.beat(facts)
@@ -114,7 +195,8 @@ class ObjectHome(Home):
         Raises:
             OutputError: the store cannot be written, or another run has taken over.
         """
-        self._lease.check()
+        if not self._share:
+            self._lease.check()
         path = self.paths.record(record.slide_id)
         if record.row.get("reason") != INTERRUPTED:
             self._change(record, read_record(path))

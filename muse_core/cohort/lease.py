@@ -14,16 +14,13 @@ from dataclasses import asdict
 from threading import Event
 from typing import Any
 
-import psutil
-
-from muse_core.cohort.heartbeat import EVERY_S, SILENT_S, RunFacts
+from muse_core.cohort.heartbeat import SILENT_S, WATCH_S, RunFacts
 from muse_core.cohort.objects import ObjectFolder
 from muse_core.errors import OutputError
 
 FOLDER = ".lease"
-_WATCH_S = 2.5 * EVERY_S  # clocks differ between machines: a holder that seems silent is watched for so long
+_WATCH_S = WATCH_S  # of its own, for tests
 _DIGITS = 6
-_CLOCK_S = 1.0  # the kernel counts a process' start in ticks
 
 
 class Lease:
@@ -56,7 +53,8 @@ class Lease:
             if self._lives(holder):
                 raise self._refused(_facts(holder))
             if holder is not None and not _is_released(holder):
-                if not _is_gone(_facts(holder)):
+                known = _facts(holder)
+                if known is None or not known.is_gone():
                     self._wait(_WATCH_S)
                 if self._folder.read(_name(held)) != holder:
                     raise self._refused(_facts(holder))
@@ -101,7 +99,7 @@ class Lease:
 
     def _lives(self, holder: bytes | None) -> bool:
         facts = _facts(holder)
-        return facts is not None and not _is_gone(facts) and time.time() - facts.beat < SILENT_S
+        return facts is not None and not facts.is_gone() and time.time() - facts.beat < SILENT_S
 
     def _highest(self) -> int:
         return max(self._numbers(), default=0)
@@ -154,13 +152,3 @@ def _facts(holder: bytes | None) -> RunFacts | None:
 
 def _is_released(holder: bytes) -> bool:
     return bool(_values(holder).get("released"))
-
-
-def _is_gone(facts: RunFacts | None) -> bool:
-    """Whether the holder was a process beside this one that is no more; its number may be another's by now."""
-    if facts is None or not facts.is_of_here():
-        return False
-    try:
-        return bool(psutil.Process(facts.pid).create_time() > facts.started + _CLOCK_S)
-    except psutil.Error:
-        return True

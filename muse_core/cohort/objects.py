@@ -165,6 +165,14 @@ class ObjectFolder:
 
         return self._tried(look, below)
 
+    def names(self, below: str = "") -> set[str]:
+        """Every object of the folder and below it.
+
+        Args:
+            below: only those of this folder in it.
+        """
+        return set(self.states(below))
+
     def sizes(self) -> dict[str, int]:
         """Every object of the folder and below it by name, with its bytes."""
 

@@ -23,6 +23,7 @@ class CohortOptions:
         tissue_folder: edited tissue polygons `<slide_id>.geojson`, which replace those that would be found; other names
             that do are `PolygonFiles`'.
         keep_slides: keep fetched slides; otherwise each is deleted after use.
+        share: let other runs with the same options do other slides of the folder meanwhile.
     """
 
     command: ClassVar[str]
@@ -32,6 +33,7 @@ class CohortOptions:
     workers: int | None = 0
     tissue_folder: Path | None = None
     keep_slides: bool = True
+    share: bool = False
 
     @cached_property
     def tissue_files(self) -> PolygonFiles:

@@ -5,10 +5,9 @@
 A slide is finished when its record stands; whatever a killed run left before that is taken up again by the next.
 """
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -19,31 +18,29 @@ from threading import Event
 from typing import Any, Generic, TypeVar
 
 from muse_core.cohort.acquire import Acquired, AcquireSettings, SlideStore, acquire
-from muse_core.cohort.heartbeat import Heartbeat, own_facts
+from muse_core.cohort.hold import Hold, hold
 from muse_core.cohort.home import Home, interrupted_record
 from muse_core.cohort.job import SlideJob
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
-from muse_core.cohort.paths import claim
 from muse_core.cohort.records import (
     SlideRecord,
-    package_versions,
     read_record,
     read_records,
     write_slides_table,
 )
+from muse_core.cohort.sharing import LOOK_EVERY_S, Sharing, SlideTakenError
 from muse_core.cohort.staging import commit_files, drop_other_attempts, remove_staging
 from muse_core.cohort.summary import AnySummary, write_summary
 from muse_core.cohort.suspects import Suspects
-from muse_core.cohort.uris import path_of, public_text, public_uri
+from muse_core.cohort.uris import public_text, public_uri
+from muse_core.cohort.verdict import explained, identity, verdict
 from muse_core.cohort.versions import Versions
 from muse_core.cohort.watch import NOBODY, Watcher
 from muse_core.cohort.work import Tell, Work
-from muse_core.errors import AcquireError, MuseError, OutputError, SlideReadError, TissueError, WorkersLostError
-from muse_core.machine.files import sweep_temporaries, whole_file
-from muse_core.machine.lock import locked
-from muse_core.machine.workers import WorkerError, Workers, open_workers, worker_was_killed
-from muse_core.slide.probe import death_of
+from muse_core.errors import AcquireError, MuseError, OutputError, WorkersLostError
+from muse_core.machine.files import safe_name, whole_file
+from muse_core.machine.workers import Workers, open_workers
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ class CohortRun(Generic[AnySummary]):
         store: of fetched slides.
         work: what is done to a slide.
         acquire: how slides are fetched.
-        heartbeat: its signs of life.
+        held: its right to write, and its signs of life.
         home: where the results live.
     """
 
@@ -79,10 +76,11 @@ class CohortRun(Generic[AnySummary]):
         store: SlideStore,
         work: Work[AnySummary],
         acquire: AcquireSettings,
-        heartbeat: Heartbeat,
+        held: Hold,
         home: Home,
     ) -> None:
-        self.heartbeat = heartbeat
+        self.heartbeat = held.heartbeat
+        self._sharing: Sharing | None = held.sharing
         self.options = options
         self.paths = home.paths
         self._home = home
@@ -92,7 +90,8 @@ class CohortRun(Generic[AnySummary]):
         self.work = work
         self.started = time.monotonic()
         self.stopping = Event()
-        self.suspects = Suspects(self.paths.in_work)
+        # Runs that share a folder have claims for marks.
+        self.suspects = Suspects(None if self._sharing else self.paths.in_work, held.suspects)
         self._acquire = acquire
 
     @property
@@ -107,9 +106,13 @@ class CohortRun(Generic[AnySummary]):
             manifest: what will be asked for.
 
         Raises:
-            OutputError: its slides and those that the folder holds don't go together.
+            OutputError: its slides and those that the folder holds don't go together, or a run that shares the folder
+                follows other rules.
             ConfigError: a file of polygons fits two slides.
         """
+        if self._sharing is not None:
+            self.heartbeat.follow(self.work.rules())
+            self._sharing.agree(self.work.rules())
         self.options.tissue_files.check(manifest.rows)
         asked = {row.slide_id for row in manifest.rows}
         earlier = [record for record in read_records(self.paths.records) if record.slide_id not in asked]
@@ -129,8 +132,27 @@ class CohortRun(Generic[AnySummary]):
         """The slide's file on this machine, whole and checked, fetched into `folder`; raises what `acquire` does."""
         return acquire(row, folder, self._acquire)
 
+    def to_do(self, rows: Sequence[ManifestRow]) -> Iterator[ManifestRow | None]:
+        """Rows to do, as this run may begin them; None where others have all that is left in work, for `do_all`.
+
+        Args:
+            rows: all that are asked for.
+
+        Raises:
+            OutputError: the folder was taken over by another run.
+        """
+        return iter(rows) if self._sharing is None else self._sharing.claimed(rows)
+
+    @property
+    def shares(self) -> bool:
+        """Whether others work on the same slides at the same time."""
+        return self._sharing is not None
+
     def do_slide(self, row: ManifestRow, *, fetch: Fetch | None = None, tell: Tell = tell_nobody) -> SlideRecord:
         """Do one slide, or find it done. A failure is a record, not an exception.
+
+        Of slides that runs share out `to_do` has given it to this one. Where it was taken over meanwhile, the record is
+        none that is kept.
 
         Args:
             row: the slide.
@@ -140,6 +162,20 @@ class CohortRun(Generic[AnySummary]):
         Raises:
             OutputError: the output cannot be written any more; no other slide would fare better.
         """
+        if self._sharing is None:
+            return self._do_slide(row, fetch, tell)
+        self._home.refresh(row.slide_id)  # another run may have done it since this one began
+        if safe_name(row.slide_id) in self._sharing.suspects:
+            self.suspects.suspect(row.slide_id)
+        try:
+            record = self._do_slide(row, fetch, tell)
+        except SlideTakenError as taken:
+            logger.warning("%s", taken)
+            return SlideRecord({**identity(row), "status": "skipped", "reason": taken.reason, "message": str(taken)})
+        self._sharing.done(row.slide_id)
+        return record
+
+    def _do_slide(self, row: ManifestRow, fetch: Fetch | None, tell: Tell) -> SlideRecord:
         begun = time.monotonic()
         known = read_record(self.paths.record(row.slide_id))
         try:
@@ -177,7 +213,28 @@ class CohortRun(Generic[AnySummary]):
         Raises:
             OutputError: the table cannot be written.
         """
-        mine = [*records, *self._refused(manifest)]
+        with self._alone():
+            done = self._of_all(manifest, records) if self.shares else records
+            return self._finish([*done, *self._refused(manifest)])
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only run that writes tables, and know what the others have done."""
+        if self._sharing is None:
+            yield
+            return
+        with self._home.alone(self.heartbeat.facts):
+            self._home.pull()
+            yield
+
+    def _of_all(self, manifest: Manifest, records: Iterable[SlideRecord]) -> list[SlideRecord]:
+        """What became of each slide, whichever run has done it."""
+        mine = {record.slide_id: record for record in records if record.row.get("reason") != "output_lost"}
+        others = (row for row in manifest.rows if row.slide_id not in mine)
+        known = (read_record(self.paths.record(row.slide_id)) for row in others)
+        return [*mine.values(), *(replace(one, reused=True) for one in known if one is not None)]
+
+    def _finish(self, mine: list[SlideRecord]) -> AnySummary:
         ids = {record.slide_id for record in mine}
         older = [record for record in read_records(self.paths.records) if record.slide_id not in ids]
         write_slides_table(self.paths.slides_table, [*older, *mine], self.work.schema)
@@ -229,8 +286,13 @@ class CohortRun(Generic[AnySummary]):
 
     def _begin_commit(self, row: ManifestRow, parts: Iterable[str]) -> None:
         """From here on the dataset changes, and what an earlier record says is no longer so."""
+        self._check_mine(row.slide_id)
         known = read_record(self.paths.record(row.slide_id))
-        self._home.keep(interrupted_record(_identity(row), [*parts, *(() if known is None else known.parts)]))
+        self._home.keep(interrupted_record(identity(row), [*parts, *(() if known is None else known.parts)]))
+
+    def _check_mine(self, slide_id: str) -> None:
+        if self._sharing is not None:
+            self._sharing.check(slide_id)
 
     def _is_finished(self, known: SlideRecord, inputs_hash: str) -> bool:
         if known.inputs_hash != inputs_hash or known.status == "failed":
@@ -277,10 +339,10 @@ class CohortRun(Generic[AnySummary]):
             # The one broad except: no fault of a slide, of ours or of a third party's code may end the cohort.
             if self.stopping.is_set():
                 raise  # the workers were taken away; the slide is none the worse
-            return self._failure(row.slide_id, _explained(error, row), facts)
+            return self._failure(row.slide_id, explained(error, row), facts)
 
     def _failure(self, slide_id: str, error: Exception, facts: dict[str, Any]) -> dict[str, Any]:
-        status, reason, message = _verdict(slide_id, error)
+        status, reason, message = verdict(slide_id, error)
         message = public_text(message)  # whatever a library says of a URL
         logger.warning("%s: %s, %s: %s", slide_id, status, reason, message)
         learnt = error.facts if isinstance(error, MuseError) else {}
@@ -290,13 +352,14 @@ class CohortRun(Generic[AnySummary]):
         self, row: ManifestRow, known: SlideRecord | None, inputs_hash: str, values: dict[str, Any]
     ) -> SlideRecord:
         """Put on record what became of a slide; where nothing did, what an earlier run made of it stays."""
+        self._check_mine(row.slide_id)
         untouched = values["status"] == "failed" or values.get("reason") == "no_regions"
         if untouched and known is not None and known.status == "done":
             return self._still_there(known, values)
         parts = values.pop("parts", ())
         if values["status"] != "done":
             self.work.clear(row.slide_id)
-        record = SlideRecord({**_identity(row), **values}, inputs_hash, parts)
+        record = SlideRecord({**identity(row), **values}, inputs_hash, parts)
         self._home.keep(record)
         remove_staging(self.paths.staging(row.slide_id))
         return record
@@ -331,36 +394,28 @@ def open_cohort(
         ConfigError: the tissue folder, the worker count or the scheduler is of no use.
     """
     options.check()
-    home = options.output.home()
+    home = options.output.home(share=options.share)
     paths = home.paths
     with ExitStack() as stack:
-        stack.enter_context(locked(paths.out))
-        facts = own_facts(options.command, "workers that start")
-        stack.enter_context(home.held(facts))
-        heartbeat = stack.enter_context(Heartbeat(paths.run, facts, home.beat))
-        home.pull()
-        claim(paths, options.command)
-        home.keep_tables()
-        for folder in paths.own_folders:
-            sweep_temporaries(folder)
+        held = stack.enter_context(hold(home, options.command, share=options.share))
         workers = stack.enter_context(open_workers(options.workers, dask_scheduler))
         store = SlideStore(paths.downloads, acquire, keep=options.keep_slides, max_slides_on_disk=max_slides_on_disk)
         stack.enter_context(store)
         logger.info("working in %s with %s", options.url or options.out, workers.description)
-        heartbeat.work_with(workers.description)
-        run = CohortRun(options, workers, store, work(workers), acquire, heartbeat, home)
+        held.heartbeat.work_with(workers.description)
+        run = CohortRun(options, workers, store, work(workers), acquire, held, home)
         # Before the workers are closed: a slide that loses them then is not a slide that failed.
         stack.callback(run.stopping.set)
         stack.callback(run.suspects.forget)
         yield run
 
 
-def do_all(run: CohortRun[Any], items: Iterable[Item], do: Callable[[Item], Outcome]) -> Iterator[Outcome]:
+def do_all(run: CohortRun[Any], items: Iterable[Item | None], do: Callable[[Item], Outcome]) -> Iterator[Outcome]:
     """Do slides, `run.slides_in_flight` at once, and yield what each came to as it is done (not in manifest order).
 
     Args:
         run: the run they belong to.
-        items: manifest rows, or groups of them.
+        items: manifest rows, or groups of them; None where there is nothing to begin for now.
         do: what does one, such as `run.do_slide`. It runs in threads that see the caller's context variables.
 
     Raises:
@@ -370,9 +425,13 @@ def do_all(run: CohortRun[Any], items: Iterable[Item], do: Callable[[Item], Outc
     pending: set[Future[Outcome]] = set()
     try:
         for item in items:
-            pending.add(threads.submit(copy_context().run, do, item))
-            if len(pending) >= run.slides_in_flight:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            if item is not None:
+                pending.add(threads.submit(copy_context().run, do, item))
+            if item is None and not pending:
+                time.sleep(LOOK_EVERY_S)
+            elif item is None or len(pending) >= run.slides_in_flight:
+                patience_s = LOOK_EVERY_S if item is None else None
+                done, pending = wait(pending, patience_s, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         yield from (future.result() for future in as_completed(pending))
     finally:
@@ -394,47 +453,10 @@ def do_manifest(run: CohortRun[Any], manifest: Manifest, watcher: Watcher = NOBO
     run.heartbeat.expect(len(manifest.rows))
     watcher.begin(manifest)
     try:
-        for record in do_all(run, manifest.rows, partial(run.do_slide, tell=watcher.pieces)):
+        for record in do_all(run, run.to_do(manifest.rows), partial(run.do_slide, tell=watcher.pieces)):
             records.append(record)
             watcher.slide(record)
     except (OutputError, WorkersLostError):
         run.finish(manifest, records)  # what was done can be queried, if there is room for the table
         raise
     return records
-
-
-def _explained(error: Exception, row: ManifestRow) -> Exception:
-    """A worker's death as what it was where the slide's reader died of its file; found out in a process of its own."""
-    path = path_of(row.uri)
-    killed = worker_was_killed(error)
-    if not killed or path is None or not path.is_file() or (death := death_of(path, scene=row.scene)) is None:
-        return error
-    text = f"{path}: worker after worker died over it: its reader {death}; convert it to a tiled JPEG TIFF"
-    return SlideReadError(text, reason="reader_died")
-
-
-def _verdict(slide_id: str, error: Exception) -> tuple[str, str, str]:
-    """Status, reason and message of a slide that was not done."""
-    if isinstance(error, MuseError):
-        return ("skipped" if isinstance(error, TissueError) else "failed"), error.reason, str(error)
-    if worker_was_killed(error):
-        message = f"{slide_id}: worker after worker died over it ({error}); give the workers more memory"
-        return "failed", "worker_killed", message
-    if isinstance(error, WorkerError):
-        logger.error("%s: crashed on a worker:\n%s", slide_id, error.traceback_text)
-        return "failed", "crashed", f"{slide_id}: {error}"
-    logger.error("%s: crashed", slide_id, exc_info=error)
-    return "failed", "crashed", f"{slide_id}: {type(error).__name__}: {error}"
-
-
-def _identity(row: ManifestRow) -> dict[str, Any]:
-    return {
-        "slide_id": row.slide_id,
-        "case_id": row.case_id,
-        "project": row.project,
-        "uri": public_uri(row.uri),
-        "md5": row.md5,
-        "size": row.size,
-        "scene": row.scene,
-        "versions": json.dumps(package_versions()),
-    }

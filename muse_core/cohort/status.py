@@ -15,6 +15,8 @@ from muse_core.cohort.objects import ObjectFolder
 from muse_core.cohort.output import Output, output_of
 from muse_core.cohort.paths import RunPaths, command_of
 from muse_core.cohort.records import SlideRecord, read_record, recorded_at
+from muse_core.cohort.sharing import members_of
+from muse_core.cohort.shelf import DiskFolder
 from muse_core.errors import ConfigError
 from muse_core.machine.lock import locked
 
@@ -28,7 +30,8 @@ class Status:
     Attributes:
         command: which of `muse` made it.
         state: `running`, `cut off` (its process or machine is gone, run the command again) or `at rest`.
-        run: who works there, or was cut off there.
+        run: who works there, or was cut off there; of several that share the folder the first.
+        sharing: those that share it, or were cut off.
         slides: in the manifest of that run; all on record where none works.
         done, failed, skipped: slides on record.
         failures_by_reason: how many for which reason.
@@ -60,6 +63,7 @@ class Status:
     seconds_left: float | None
     disk_free_bytes: int
     fetched_bytes: int
+    sharing: list[RunFacts]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -80,7 +84,7 @@ def read_status(out: str | Path, *, now: float | None = None) -> Status:
     """
     now = time.time() if now is None else now
     output = output_of(out)
-    paths, run = _looked_at(output)
+    paths, run, sharing = _looked_at(output)
     command = command_of(paths)
     if command is None:
         raise ConfigError(f"--out {out}: no run has worked there; give the --out of muse infer or muse build-tcga-nu")
@@ -89,7 +93,7 @@ def read_status(out: str | Path, *, now: float | None = None) -> Status:
     count = Counter(record.status for record in records)
     failed = [record for record in records if record.status == "failed"]
     fresh = [record for record, at in found if run is not None and at >= run.started]
-    lives = run is not None and run.lives(now)
+    lives = run is not None and any(one.lives(now) for one in sharing or [run])
     slides = max(run.slides if run is not None else 0, 0) or len(records)
     hours = (now - run.started) / 3600 if run is not None and lives else 0.0
     pace = len(fresh) / hours if fresh and hours else None
@@ -116,24 +120,27 @@ def read_status(out: str | Path, *, now: float | None = None) -> Status:
         seconds_left=3600 * max(0, left) / pace if pace else None,
         disk_free_bytes=shutil.disk_usage(paths.out).free,
         fetched_bytes=sum(path.stat().st_size for path in paths.downloads.rglob("*") if path.is_file()),
+        sharing=sharing,
     )
 
 
-def _looked_at(output: Output) -> tuple[RunPaths, RunFacts | None]:
-    """A folder with the records, and who works there."""
+def _looked_at(output: Output) -> tuple[RunPaths, RunFacts | None, list[RunFacts]]:
+    """A folder with the records, who works there, and who shares it."""
     if output.url is None:
-        return output.paths, read_run(output.paths.run)
+        sharing = members_of(DiskFolder(output.path))
+        return output.paths, sharing[0] if sharing else read_run(output.paths.run), sharing
     folder = ObjectFolder(output.url)
     own = RunPaths(output.path.with_name(f"{output.path.name}-status"), output.url)
     own.out.mkdir(parents=True, exist_ok=True)
     with locked(own.out):
         ObjectHome(own, folder).pull()
-    return own, holder_of(folder)
+    sharing = members_of(folder)
+    return own, sharing[0] if sharing else holder_of(folder), sharing
 
 
 def status_text(status: Status) -> str:
     """The same for a person, in a few lines of at most eighty characters."""
-    lines = [f"muse {status.command}: {_state(status)}"]
+    lines = [f"muse {status.command}: {_state(status)}", *_sharers(status)]
     lines.append(
         f"slides    {status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped, of {status.slides:,}"
         f"{f'; {len(status.begun)} begun' if status.begun else ''}"
@@ -161,9 +168,22 @@ def _state(status: Status) -> str:
     if run is None:
         return "at rest"
     where = f"process {run.pid} on {run.host}"
+    if status.sharing:
+        where = f"{len(status.sharing)} runs that share it"
     if status.state == "cut off":
-        return f"cut off, {where} is gone; run the same command again, it goes on from there"
-    return f"running for {_duration(time.time() - run.started)}, {where}, {run.workers}"
+        verb = "are" if status.sharing else "is"
+        return f"cut off, {where} {verb} gone; run the same command again, it goes on from there"
+    workers = "" if status.sharing else f", {run.workers}"
+    return f"running for {_duration(time.time() - run.started)}, {where}{workers}"
+
+
+def _sharers(status: Status) -> list[str]:
+    now = time.time()
+    return [
+        f"{'works' if one.lives(now) else 'gone':<10}process {one.pid} on {one.host}, {one.workers}, "
+        f"heard of {max(0, round(now - one.beat))} s ago"
+        for one in status.sharing
+    ]
 
 
 def _duration(seconds: float | None) -> str:

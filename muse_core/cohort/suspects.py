@@ -6,7 +6,7 @@ its slide a suspect, which is first read in a process of its own.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,21 @@ logger = logging.getLogger(__name__)
 class Suspects:
     """The marks of one output folder, whose lock this run holds. Safe to use from several threads."""
 
-    def __init__(self, folder: Path) -> None:
-        """Args: folder: of the marks; made when the first slide is in work."""
+    def __init__(self, folder: Path | None, known: Iterable[str] = ()) -> None:
+        """Take the marks that are there for those of earlier runs.
+
+        Args:
+            folder: of the marks; made when the first slide is in work. None where others keep marks.
+            known: safe names of slides that are suspects whatever the marks say.
+        """
         self._folder = folder
-        self._earlier = {one.name for one in folder.glob("*")} if folder.is_dir() else set()
+        self._earlier = set(known)
+        if folder is not None and folder.is_dir():
+            self._earlier |= {one.name for one in folder.glob("*")}
+
+    def suspect(self, slide_id: str) -> None:
+        """A slide that was in work when some other run died."""
+        self._earlier.add(safe_name(slide_id))
 
     @contextmanager
     def in_work(self, slide_id: str) -> Iterator[None]:
@@ -32,6 +43,9 @@ class Suspects:
         Raises:
             OutputError: the mark cannot be written.
         """
+        if self._folder is None:
+            yield
+            return
         mark = self._folder / safe_name(slide_id)
         try:
             self._folder.mkdir(exist_ok=True)
@@ -65,5 +79,7 @@ class Suspects:
 
     def forget(self) -> None:
         """The run ends by itself: nothing that is still marked killed it."""
-        for mark in self._folder.glob("*") if self._folder.is_dir() else ():
+        if self._folder is None or not self._folder.is_dir():
+            return
+        for mark in self._folder.glob("*"):
             mark.unlink(missing_ok=True)

@@ -53,6 +53,9 @@ class Work(Protocol[SummaryMade]):
             MuseError, OSError: what they depend on cannot be read.
         """
 
+    def rules(self) -> str:
+        """What all slides' rows depend on, as a short text: runs that share a folder must have it alike."""
+
     def pieces(self) -> str:
         """How a slide is cut up, as a short text: pieces that another run staged are taken up where it is the same."""
 

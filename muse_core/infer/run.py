@@ -141,6 +141,10 @@ class InferWork:
         edited = self._options.tissue_files.of(row)
         return hash_of_inputs(self._with_checksum(row), depends_on=depends_on, edited=edited, by_content=True)
 
+    def rules(self) -> str:
+        """Settings, weights, and whether regions limit the work."""
+        return " ".join([self.settings.tables_hash(), *self._model_hashes, str(self._options.regions is not None)])
+
     def pieces(self) -> str:
         """The layout of tiles."""
         return self.settings.pieces_hash()

@@ -10,8 +10,12 @@ from muse_core.errors import OutputError
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the output folder for one run; the lock dies with the process.
+
+    Args:
+        folder: made where it is missing.
+        patience_s: how long another run's end is waited for.
 
     Raises:
         OutputError: another run holds the folder (reason output_locked), or it cannot be written.
@@ -19,7 +23,7 @@ def locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience_s)
     except Timeout:
         raise OutputError(
             f"{folder}: another run is writing here; wait for it to end or give another --out",

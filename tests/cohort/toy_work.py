@@ -12,7 +12,7 @@ from muse_core.cohort.acquire import AcquireSettings
 from muse_core.cohort.inputs import hash_of_inputs
 from muse_core.cohort.manifest import Manifest, ManifestRow
 from muse_core.cohort.options import CohortOptions
-from muse_core.cohort.output import output_of
+from muse_core.cohort.output import opened_output
 from muse_core.cohort.paths import RunPaths
 from muse_core.cohort.run import CohortRun, do_manifest, open_cohort
 from muse_core.cohort.staging import remove_files
@@ -32,8 +32,9 @@ class ToyWork:
     counted = ("n_nuclei",)
     settings = Settings()
 
-    def __init__(self, paths: RunPaths) -> None:
+    def __init__(self, paths: RunPaths, before=lambda slide_id: None) -> None:
         self._paths = paths
+        self._before = before
         self.done: list[str] = []
 
     def check_together(self, manifest, earlier):
@@ -41,6 +42,9 @@ class ToyWork:
 
     def inputs_hash(self, row):
         return hash_of_inputs(row, depends_on=[])
+
+    def rules(self):
+        return "toys"
 
     def pieces(self):
         return "1"
@@ -50,6 +54,7 @@ class ToyWork:
 
     def do(self, row, job, commit, tell):
         self.done.append(row.slide_id)
+        self._before(row.slide_id)
         letters = Path(job.path).read_text(encoding="utf-8").strip()
         out = self._paths.out.absolute()
         folder = out / "nuclei" / job.project / safe_name(job.slide_id)
@@ -75,16 +80,20 @@ class ToyWork:
 
 
 @contextmanager
-def toy_run(out: str) -> Iterator[CohortRun[CohortSummary]]:
-    output = output_of(out)
-    options = ToyOptions(out=output.path, url=output.url)
-    with open_cohort(options, lambda _: ToyWork(output.paths), AcquireSettings()) as run:
-        yield run
+def toy_run(out: str, *, share: bool = False, before=lambda slide_id: None) -> Iterator[CohortRun[CohortSummary]]:
+    with opened_output(out, share=share) as output:
+        options = ToyOptions(out=output.path, url=output.url, share=share)
+        with open_cohort(options, lambda _: ToyWork(output.paths, before), AcquireSettings()) as run:
+            yield run
 
 
-def do_toys(out: str, slides: dict[str, str]) -> tuple[CohortSummary, list[str]]:
-    """Do slides, texts or URIs by id; the summary, and the ids that were worked on."""
+def toy_manifest(slides: dict[str, str]) -> Manifest:
     rows = tuple(ManifestRow(n, one, one, "P", uri, None, None, None) for n, (one, uri) in enumerate(slides.items()))
-    manifest = Manifest(rows, ())
-    with toy_run(out) as run:
+    return Manifest(rows, ())
+
+
+def do_toys(out: str, slides: dict[str, str], **options) -> tuple[CohortSummary, list[str]]:
+    """Do slides, texts or URIs by id; the summary, and the ids that were worked on."""
+    manifest = toy_manifest(slides)
+    with toy_run(out, **options) as run:
         return run.finish(manifest, do_manifest(run, manifest)), sorted(run.work.done)
