@@ -1,6 +1,7 @@
 """Slides drawn once a session, and where the real ones are."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def drawn(tmp_path_factory) -> tuple[Path, np.ndarray]:
     image, nuclei = tissue_image(5600, 4800, mpp=0.25, seed=7)
     path = draw_aperio(tmp_path_factory.mktemp("slides") / "drawn.svs", image, Drawing(mpp=(0.25, 0.25), tile_px=240))
     return path, nuclei
+
+
+@pytest.fixture
+def no_pictures(monkeypatch) -> None:
+    """As where matplotlib is not installed: a short run of training takes longer to draw its charts than to train."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
 @pytest.fixture(autouse=True)

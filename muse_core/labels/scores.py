@@ -236,11 +236,13 @@ def bootstrap(
         Lower and upper ends, (C + 2,): each class, detection, and the mean over classes.
     """
     rng = np.random.default_rng(seed)
-    rows = rng.integers(0, len(counts), (draws, len(counts)))
-    values = np.empty((draws, counts.shape[1] + 1))
+    # Few patches are often drawn in the same order again.
+    rows, again = np.unique(rng.integers(0, len(counts), (draws, len(counts))), axis=0, return_inverse=True)
+    values = np.empty((len(rows), counts.shape[1] + 1))
     for index, drawn in enumerate(rows):
         scores = score_counts(counts[drawn], rule)
         values[index] = [*(triple[0] for triple in scores.classes), scores.detection[0], scores.mean_class_f1]
+    values = values[again.reshape(-1)]
     low, high = np.full((2, values.shape[1]), np.nan)
     known = ~np.isnan(values).all(axis=0)  # a class that is nowhere has no interval
     low[known], high[known] = np.nanpercentile(values[:, known], [2.5, 97.5], axis=0)

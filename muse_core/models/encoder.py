@@ -5,6 +5,7 @@ MUSE weights.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import httpx
@@ -198,6 +199,7 @@ def _made(name: str, options: EncoderOptions, **arguments: object) -> TimmNet:
     return timm.create_model(name, options.pretrained, **arguments)
 
 
+@cache  # a network is built to ask it
 def _level_indices(name: str) -> tuple[int, ...] | None:
     """Which of a network's features are at strides 4, 8, 16 and 32; None for a transformer, all of one stride.
 

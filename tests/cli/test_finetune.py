@@ -24,6 +24,8 @@ from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
 from tests.ndc.tiny import TINY, options
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def muse(*arguments):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=True)

@@ -22,6 +22,8 @@ from muse_core.training.checkpoint import DETECTOR_TRAINING
 from tests.data.make_patches import write_brca
 from tests.data.small_disk import largest_file
 
+pytestmark = pytest.mark.usefixtures("no_pictures")  # of one run they are drawn
+
 TINY = TrainDetectorSettings(
     steps=4, batch_size=2, side_px=64, validate_every=2, average_steps=2, imagenet=False, threads=1, warmup_steps=1
 )
@@ -38,17 +40,24 @@ def data(tmp_path_factory):
     return root
 
 
-def test_a_run_writes_weights_record_curves_and_settings(data, tmp_path):
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run as it is, and what it told on the way."""
     seen = []
-    result = train_detector(brca(data), tmp_path, settings=TINY, on_progress=seen.append)
+    out = tmp_path_factory.mktemp("run")
+    return out, train_detector(brca(data), out, settings=TINY, on_progress=seen.append), seen
+
+
+def test_a_run_writes_weights_record_curves_and_settings(data, whole):
+    out, result, seen = whole
     assert seen[-1].step == seen[-1].steps == 4
     assert seen[-1].score is not None
-    record = json.loads((tmp_path / "training.json").read_text())
+    record = json.loads((out / "training.json").read_text())
     assert [step for step, _ in record["validations"]] == [2, 4]
     assert len(record["losses"]) == 4
     assert record["f1"] == pytest.approx(result.f1)
-    assert TrainDetectorSettings.model_validate_json((tmp_path / "config.json").read_text()) == TINY
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert TrainDetectorSettings.model_validate_json((out / "config.json").read_text()) == TINY
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     with safe_open(result.weights, framework="np") as file:
         assert json.loads(file.metadata()["class_names"]) == list(BRCA_CLASS_NAMES)
     answer = evaluate_detector(LearnedDetector.from_file(result.weights), "brca-m2c", data)
@@ -95,11 +104,9 @@ def test_a_run_that_is_asked_to_stop_keeps_its_state(data, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def stored(data, tmp_path_factory):
+def stored(whole):
     """The state of a run."""
-    out = tmp_path_factory.mktemp("run")
-    train_detector(brca(data), out, settings=TINY)
-    return (out / DETECTOR_TRAINING.file_name).read_bytes()
+    return (whole[0] / DETECTOR_TRAINING.file_name).read_bytes()
 
 
 def test_labels_that_changed_are_not_gone_on_with(stored, tmp_path):

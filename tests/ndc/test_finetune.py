@@ -27,6 +27,9 @@ from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import CLASS_NAMES, draw_patch, write_brca
 from tests.ndc.tiny import TINY
 
+# Those of `whole` are drawn all the same.
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SHORT = TINY.model_copy(update={"steps": 4})
 
 

@@ -23,6 +23,8 @@ from tests.data.make_ndc import write_random_ndc
 from tests.data.make_patches import CLASS_NAMES, draw_patch
 from tests.ndc.tiny import TINY
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TINY_TEACH = TeachSettings(
     steps=4, batch_size=2, side_px=64, average_steps=2, warmup_steps=2, threads=1, freeze_stages=0, model=TINY.model
 )

@@ -21,6 +21,8 @@ from tests.pretrain.tiny_runs import drawn_dataset, tiny
 from tests.pretrain.views.drawn_rois import roi_row, write_dataset
 from tests.training.test_checkpoint import largest_file
 
+pytestmark = pytest.mark.usefixtures("no_pictures")  # of one run they are drawn
+
 
 def weights(out):
     """All of a finished run's state."""
@@ -32,31 +34,35 @@ def same(one, two):
 
 
 @pytest.fixture(scope="module")
-def whole(rois, tmp_path_factory):
-    """An undisturbed run."""
-    out = tmp_path_factory.mktemp("whole")
-    pretrain(rois, out, settings=tiny())
-    return out
+def undisturbed(rois, tmp_path_factory):
+    """A run's folder, its result, and what it told on the way."""
+    out, seen = tmp_path_factory.mktemp("whole"), []
+    return out, pretrain(rois, out, settings=tiny(), on_progress=seen.append), seen
 
 
-def test_a_run_leaves_backbone_card_curves_and_what_it_was_set_to(rois, tmp_path):
-    seen = []
-    result = pretrain(rois, tmp_path, settings=tiny(), on_progress=seen.append)
+@pytest.fixture(scope="module")
+def whole(undisturbed):
+    """The folder of an undisturbed run."""
+    return undisturbed[0]
+
+
+def test_a_run_leaves_backbone_card_curves_and_what_it_was_set_to(undisturbed):
+    out, result, seen = undisturbed
     assert [progress.step for progress in seen] == [2, 4, 6]
     assert (result.step, result.steps) == (6, 6)
-    resolved = json.loads((tmp_path / "config.json").read_text())
+    resolved = json.loads((out / "config.json").read_text())
     assert resolved.pop("resolved")["precision"] == "fp32"
     assert PretrainSettings.model_validate(resolved) == tiny()
-    rows = read_metrics(tmp_path / "metrics.jsonl")
+    rows = read_metrics(out / "metrics.jsonl")
     assert rows[-1]["loss"] == pytest.approx(rows[-1]["loss_image"] + rows[-1]["loss_nucleus"]) == result.loss
     assert 0 <= rows[-1]["data_wait_share"] <= 1
     assert rows[-1]["matched_global"] > 0
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    card = json.loads((tmp_path / "muse-backbone.json").read_text())
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    card = json.loads((out / "muse-backbone.json").read_text())
     assert (card["step"], card["n_rois"], card["epochs"]) == (6, 10, 3)
     backbone = load_backbone(result.backbone)
     assert sum(p.numel() for p in backbone.parameters()) == result.n_parameters
-    stored = weights(tmp_path)
+    stored = weights(out)
     for name, tensor in backbone.state_dict().items():
         if "num_batches" not in name:
             assert torch.equal(tensor, stored[f"teacher/backbone.{name}"])
