@@ -1,7 +1,8 @@
 """What the samples of a JPEG stream are: its own markers against the tag of the TIFF or DICOM file around it.
 
 One rule for whoever decodes or copies a tile. Of three components: an Adobe marker says it outright, a JFIF marker
-means YCbCr, components named R, G and B mean RGB; where the stream says nothing, the file's tag does.
+means YCbCr, components named R, G and B mean RGB, subsampled ones YCbCr; where the stream says nothing, the file's tag
+does.
 
 Source: JFIF 1.02 (YCbCr only); libjpeg's libjpeg.txt, "Special markers", for the ranks; ITU-T T.81, annex B.2.2, for
 the frame header; TIFF Technical Note 2.
@@ -26,7 +27,7 @@ class JpegColours:
 
     Attributes:
         colours: of its samples.
-        by: what said so: "Adobe marker", "JFIF marker", "component names", "tag" or "frame header".
+        by: what said so: "Adobe marker", "JFIF marker", "component names", "subsampled chroma", "tag", "frame header".
         subsampling: chroma subsampling (x, y); None where the frame header is not among the bytes, or not YCbCr.
     """
 
@@ -67,6 +68,8 @@ def _of_three(found: list[tuple[Segment, bytes]], frame: bytes, *, tag_is_ycbcr:
         return "ycbcr", "JFIF marker"
     if frame[6::3][:3] == b"RGB":
         return "rgb", "component names"
+    if _subsampling(frame) not in (None, (1, 1)):
+        return "ycbcr", "subsampled chroma"  # nobody halves green and blue
     return ("ycbcr" if tag_is_ycbcr else "rgb"), "tag"
 
 

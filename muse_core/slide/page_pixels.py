@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse_core.errors import SlideReadError
+from muse_core.images.jpeg2000_colours import is_still_ycbcr
 from muse_core.images.jpeg_colours import JpegColours, jpeg_colours, with_marker
 from muse_core.images.pixels import WHITE, Pixels, ycbcr_to_rgb
 from muse_core.images.strict_jpeg import decode_strictly
@@ -16,6 +17,7 @@ from muse_core.slide.tiff_pages import (
     GREY,
     GREY_WHITE_IS_ZERO,
     JPEG,
+    JPEG_2000,
     PALETTE,
     PARSE_ERRORS,
     RGB,
@@ -57,7 +59,7 @@ _CODECS = {
 }
 _COLOURS = {0: "white-is-zero grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 _WHOLE_PICTURES = (33003, 33004, 33005, 34712, 34892, 34927, 34933, 34934, 50001, 50002, 52546)  # codecs of RGB itself
-_APERIO_YCBCR = 33003
+_APERIO_YCBCR, _APERIO_RGB = 33003, 33005
 _CHANNELS = {GREY_WHITE_IS_ZERO: 1, GREY: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
 
 
@@ -152,7 +154,7 @@ def decode_planes(page: TiffPage, planes: list[bytes], index: int) -> Pixels:
 
 
 def _samples(page: TiffPage, data: bytes, index: int) -> NDArray[np.uint8]:
-    """The samples as they are stored, (H, W, C) uint8; of JPEG the RGB."""
+    """The samples as they are stored, (H, W, C) uint8; of JPEG and JPEG 2000 the RGB."""
     try:
         if page.compression == JPEG and page.channels == 3 and page.is_plain:
             return _jpeg_rgb(page, data)
@@ -161,6 +163,8 @@ def _samples(page: TiffPage, data: bytes, index: int) -> NDArray[np.uint8]:
         if page.compression == JPEG:
             grey = imagecodecs.jpeg8_decode(data, tables=page.jpegtables)
             return np.asarray(grey, np.uint8).reshape(*grey.shape[:2], -1)
+        if page.compression in JPEG_2000 and page.channels == 3 and page.is_plain:
+            return _jpeg_2000_rgb(page, data)
         decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
     except PARSE_ERRORS as error:
         raise SlideReadError(f"segment {index}: {error}") from error
@@ -174,6 +178,14 @@ def _jpeg_rgb(page: TiffPage, data: bytes) -> NDArray[np.uint8]:
     scan = max(data.find(_SCAN, 0, HEAD_BYTES), 0)
     header = _whole_header(data[:scan] if scan else data[:HEAD_BYTES], page.jpegtables, page.photometric == YCBCR)
     return decode_strictly(header + data[scan or HEAD_BYTES :], "RGB")
+
+
+def _jpeg_2000_rgb(page: TiffPage, data: bytes) -> NDArray[np.uint8]:
+    samples = np.asarray(imagecodecs.jpeg2k_decode(data))
+    if samples.dtype != np.uint8 or samples.ndim != 3:
+        raise ValueError(f"holds no 8-bit colours but {samples.dtype} {samples.shape}")
+    said = page.compression == _APERIO_YCBCR or (page.photometric == YCBCR and page.compression != _APERIO_RGB)
+    return ycbcr_to_rgb(samples) if is_still_ycbcr(data, said_to_be=said) else samples
 
 
 @lru_cache(maxsize=64)  # the tiles of a page have one header, mostly, and taking it apart costs a third of decoding
@@ -193,7 +205,7 @@ def _to_rgb(page: TiffPage, samples: NDArray[np.uint8]) -> Pixels:
         colour = (page.colour_map >> 8).astype(np.uint8).T[colour[:, :, 0]]
     elif page.photometric == SEPARATED:
         colour = _from_cmyk(colour)
-    elif page.compression == _APERIO_YCBCR or (page.photometric == YCBCR and _is_raw(page)):
+    elif page.photometric == YCBCR and _is_raw(page):
         colour = ycbcr_to_rgb(colour)
     if page.extra_samples and page.extra_samples[0] in (1, 2) and samples.shape[2] > own:
         colour = _over_white(colour, samples[:, :, own : own + 1], premultiplied=page.extra_samples[0] == 1)

@@ -1,6 +1,7 @@
 """Which pages of a TIFF are the slide: the largest picture, and the levels that show the same at a smaller scale."""
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,14 @@ from muse_core.slide.tiff_pages import GREY, RGB, TiffFacts, TiffPage
 
 _SCENE_PART = 0.1  # of the largest picture's area: so large another is worth a word
 _OTHER_PICTURES = ("label", "macro", "thumbnail", "overview", "map", "slide preview", "preview", "barcode")
+_SAID_TO_BE = re.compile(rf"({'|'.join(_OTHER_PICTURES)})(?![a-z])")
+_SHORT_WORDS = 60  # a longer description tells of something else
 _FACTORS = (
     *(2**power for power in range(1, 13)),
     *(one for one in range(3, 65) if one & (one - 1)),
 )  # usual ones first
 _SURE = 0.9  # a score from which no other guess of the scale is looked at
+_REDUCED = 1  # the bit of the TIFF tag NewSubfileType that says so
 _LEAST_SIDE_PX = 8  # a smaller picture shows nothing that could be compared
 _PRIMARIES = {
     "red": ("r", "red", -16776961, 0xFF0000FF),
@@ -61,8 +65,7 @@ def find_pictures(facts: TiffFacts, compare: Compare, *, scene: int | None) -> P
     """
     pages = _with_merged_channels(facts)
     named = {page.name: word for page in pages if (word := _other_name(facts, page))}
-    candidates = sorted((one for one in pages if one.name not in named), key=lambda one: -one.width * one.height)
-    candidates = candidates or sorted(pages, key=lambda one: -one.width * one.height)
+    candidates = _largest_first([one for one in pages if one.name not in named] or pages)
     if not candidates:
         raise SlideReadError("it has no page")
     scenes, found = _scenes(candidates, compare)
@@ -79,6 +82,20 @@ def find_pictures(facts: TiffFacts, compare: Compare, *, scene: int | None) -> P
     return Pictures(chosen.pages, chosen.levels, tuple(one.name for one in numbered), tuple(notes))
 
 
+def _largest_first(pages: Sequence[TiffPage]) -> list[TiffPage]:
+    """Pages that may be the slide; those flagged as a smaller copy of another come last, however large they are.
+
+    A macro photograph may have more pixels than a small slide. Where nothing else is of any size, the flag is wrong.
+    """
+
+    def area(page: TiffPage) -> int:
+        return page.width * page.height
+
+    most = max((area(page) for page in pages), default=0)
+    own = [page for page in pages if not page.subfiletype & _REDUCED and area(page) >= _SCENE_PART * most]
+    return sorted(pages, key=lambda page: (bool(own) and page.subfiletype & _REDUCED, -area(page)))
+
+
 @dataclass(frozen=True)
 class _Pyramid:
     pages: tuple[TiffPage, ...]
@@ -88,11 +105,12 @@ class _Pyramid:
 
 def _scenes(candidates: list[TiffPage], compare: Compare) -> tuple[list[TiffPage], dict[str, _Pyramid]]:
     """The pictures, largest first, each with the levels found for it; what is small and no level is left out."""
-    left, scenes, found = list(candidates), [], {}
     least = _SCENE_PART * candidates[0].width * candidates[0].height
-    while left and left[0].width * left[0].height >= least:
-        main, *rest = left
-        pyramid = _pyramid(main, rest, compare)
+    left, scenes, found = list(candidates), [], {}
+    while large := [page for page in left if page.width * page.height >= least]:
+        main = large[0]
+        rest = [page for page in left if page is not main]
+        pyramid = _pyramid(main, sorted(rest, key=lambda one: -one.width * one.height), compare)
         used = {page.name for page in pyramid.pages}
         left = [page for page in rest if page.name not in used]
         scenes.append(main)
@@ -113,7 +131,7 @@ def _pyramid(main: TiffPage, others: Sequence[TiffPage], compare: Compare) -> _P
     """The main page and those of the others that are its levels."""
     pages, levels, notes = [main], [_whole(main)], []
     for page in others:
-        if page.size == main.size:
+        if page.size == main.size or (page.width > main.width and page.height > main.height):
             continue
         level, words = _as_level(pages, levels, page, compare)
         if level is not None:
@@ -179,23 +197,37 @@ def _shrinks_to(length: int, factor: int, shrunk: int) -> bool:
 
 
 def _padded_fits(main: TiffPage, page: TiffPage) -> Iterator[Level]:
-    """Where the page is whole tiles and the main one, made smaller, would end inside the last of them."""
+    """Where the page is whole tiles and the main one, made smaller, would end inside the last of them.
+
+    A main page of whole tiles may be padded itself: its picture then ends anywhere in its last tiles.
+    """
     if not page.is_tiled or page.width % page.tile_width or page.height % page.tile_height:
         return
+    spare = _may_be_padding(main)
     for factor in _FACTORS:
         width, height = main.width / factor, main.height / factor
         if min(width, height) < 1:
             continue
-        fits = _pads_to(width, page.tile_width, page.width) and _pads_to(height, page.tile_height, page.height)
+        across = _pads_to(main.width - spare[0], main.width, factor, page.tile_width, page.width)
+        down = _pads_to(main.height - spare[1], main.height, factor, page.tile_height, page.height)
         whole = _shrinks_to(main.width, factor, page.width) and _shrinks_to(main.height, factor, page.height)
-        if fits and not whole:
+        if across and down and not whole:
             # Down to whole pixels: the last one may be half padding.
-            yield _level(page, int(width), int(height), float(factor), float(factor))
+            ends = min(int(width), page.width), min(int(height), page.height)
+            yield _level(page, *ends, float(factor), float(factor))
 
 
-def _pads_to(length: float, tile: int, padded: int) -> bool:
-    """Whether a length, rounded either way, takes so many px in whole tiles."""
-    return any(math.ceil(one / tile) * tile == padded for one in (math.floor(length), math.ceil(length - 1e-6)))
+def _may_be_padding(main: TiffPage) -> tuple[int, int]:
+    """How many px of a page's width and height may be padding of its own: less than a tile, where it is whole tiles."""
+    if not main.is_tiled or main.width % main.tile_width or main.height % main.tile_height:
+        return 0, 0
+    return main.tile_width - 1, main.tile_height - 1
+
+
+def _pads_to(least: int, most: int, factor: int, tile: int, padded: int) -> bool:
+    """Whether some length between two, made smaller and rounded either way, takes so many px in whole tiles."""
+    low, high = math.floor(least / factor), math.ceil(most / factor - 1e-6)
+    return math.ceil(low / tile) * tile <= padded <= math.ceil(high / tile) * tile
 
 
 def _ratio_fits(main: TiffPage, page: TiffPage) -> Iterator[Level]:
@@ -218,8 +250,9 @@ def _whole(page: TiffPage) -> Level:
 
 def _other_name(facts: TiffFacts, page: TiffPage) -> str:
     """What a page is in the format's words where it is not the slide: label, macro, ...; "" where it may be."""
-    word = facts.names.get(page.name, "") or page.description.strip().lower()
-    return word if word in _OTHER_PICTURES else ""
+    words = facts.names.get(page.name, "") or page.description.strip().lower()
+    found = _SAID_TO_BE.match(words) if len(words) <= _SHORT_WORDS else None
+    return found.group(1) if found else ""
 
 
 def _about_main(main: TiffPage, pages: int) -> str:

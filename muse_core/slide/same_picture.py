@@ -13,13 +13,18 @@ from muse_core.slide.info import Level
 
 _PATCH_PX = 32  # side of a place in px of the coarser level
 _MOST_FINE_PX = 1024  # side of the same place in px of the finer level
-# Corners, middles of the edges, the centre and four places between, as fractions of the room there is.
+# Corners, middles of the edges, the centre and eight places between, as fractions of the room there is.
 _GRID = tuple((across, down) for down in (0.0, 0.5, 1.0) for across in (0.0, 0.5, 1.0))
-_PLACES = (*_GRID, (0.27, 0.31), (0.71, 0.29), (0.31, 0.73), (0.69, 0.67))
-_LOOKED_AT = 6  # places compared: those with most structure, two corners among them
+_BETWEEN = ((0.27, 0.31), (0.71, 0.29), (0.31, 0.73), (0.69, 0.67), (0.5, 0.86), (0.86, 0.5), (0.14, 0.5), (0.5, 0.14))
+_PLACES = (*_GRID, *_BETWEEN)
+_LOOKED_AT = 7  # places compared: those with most structure, the flattest, two corners
 _FLAT = 4.0  # standard deviation in grey levels; flatter places are compared by their mean
-_SAME_MEAN = 16.0  # grey levels; glass of 243 and the white of a tile left out are 12 apart
-_SAME_STRUCTURE = 0.6  # correlation; levels made by averaging have 0.95, by leaving out pixels 0.7, other pictures 0.1
+_SAME_GLASS = 16.0  # grey levels; glass of 243 and the white of a tile left out are 12 apart
+_SAME_MEAN = 10.0  # where there is structure: levels made by averaging are 1 apart, by leaving out pixels 4
+_OPPOSED_MEAN = 24.0  # one place so far apart is enough: part of the level is blank, or another picture's
+_SAME_STRUCTURE = 0.6  # correlation; levels made by averaging have 0.95, by leaving out pixels 0.8, other pictures 0.1
+_SAME_DETAIL = 0.5  # the same of what is left without the outlines, on average: 0.9, 0.65, 0.1 to 0.45
+_DETAIL = 2.0  # standard deviation in grey levels of detail that can be compared
 _SAME_PART = 0.7  # of the places
 _NO_STRUCTURE = 0.5  # the score of what is flat everywhere: better than contradicted, worse than confirmed
 
@@ -52,7 +57,7 @@ def compare_levels(coarse: Level, read_coarse: Read, fine: Level, read_fine: Rea
     """
     scale = (coarse.downsample_x / fine.downsample_x, coarse.downsample_y / fine.downsample_y)
     side = min(_PATCH_PX, coarse.width, coarse.height, max(4, int(_MOST_FINE_PX / max(scale))))
-    found = []
+    found: list[_Place] = []
     for corner in _corners(coarse, side, read_coarse):
         patch = _read(read_coarse, corner, side, side)
         under = _under(corner, side, fine, scale, read_fine)
@@ -60,17 +65,35 @@ def compare_levels(coarse: Level, read_coarse: Read, fine: Level, read_fine: Rea
             found.append(_agreement(patch, under))
     if not found:
         return Verdict(same=True, score=0.0, words="nothing could be compared")
-    scores = [score for score, _ in found if score is not None]
-    agreeing = sum(ok for _, ok in found)
-    return Verdict(
-        same=agreeing >= _SAME_PART * len(found),
-        score=float(np.mean(scores)) if scores else _NO_STRUCTURE,
-        words=f"{agreeing} of {len(found)} places agree",
-    )
+    structure = [one.structure for one in found if one.structure is not None]
+    detail = [one.detail for one in found if one.detail is not None]
+    agreeing = sum(one.agrees for one in found)
+    same = agreeing >= _SAME_PART * len(found) and not any(one.is_opposed for one in found)
+    words = f"{agreeing} of {len(found)} places agree"
+    if detail and (alike := float(np.mean(detail))) < _SAME_DETAIL:
+        same, words = False, f"its outlines agree and its details do not, {alike:.2f} alike"
+    return Verdict(same=same, score=float(np.mean(structure)) if structure else _NO_STRUCTURE, words=words)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """How alike two patches of one place are.
+
+    Attributes:
+        structure: correlation of what they show, 0 to 1; None where both are flat.
+        detail: the same of what is smaller than an outline; None where there is none.
+        agrees: they are alike enough.
+        is_opposed: they are so far apart that no level can show it.
+    """
+
+    structure: float | None
+    detail: float | None
+    agrees: bool
+    is_opposed: bool
 
 
 def _corners(level: Level, side: int, read: Read) -> list[tuple[int, int]]:
-    """Where to compare: the places with most structure, and the first and last corner."""
+    """Where to compare: the places with most structure, the flattest, which may be blank, and two corners."""
     corners = list(
         dict.fromkeys(
             (int((level.width - side) * across), int((level.height - side) * down)) for across, down in _PLACES
@@ -79,8 +102,10 @@ def _corners(level: Level, side: int, read: Read) -> list[tuple[int, int]]:
     patches = [_read(read, corner, side, side) for corner in corners]
     structure = [-1.0 if patch is None else float(patch.std()) for patch in patches]
     order = np.argsort(structure, kind="stable")[::-1]
-    chosen = [corners[at] for at in order[: _LOOKED_AT - 2]]
-    return list(dict.fromkeys([*chosen, corners[0], corners[min(len(_GRID), len(corners)) - 1]]))
+    chosen = [corners[at] for at in order[: _LOOKED_AT - 3]]
+    inside = [at for at in range(len(_GRID), len(corners)) if structure[at] >= 0]
+    flattest = [corners[min(inside, key=lambda at: structure[at])]] if inside else []
+    return list(dict.fromkeys([*chosen, *flattest, corners[0], corners[min(len(_GRID), len(corners)) - 1]]))
 
 
 def _under(
@@ -106,16 +131,22 @@ def _read(read: Read, corner: tuple[int, int], width: int, height: int) -> NDArr
         return None
 
 
-def _agreement(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float | None, bool]:
-    """How alike two patches are, 0 to 1, None where both are flat; and whether that is enough.
+def _agreement(one: NDArray[np.float32], other: NDArray[np.float32]) -> _Place:
+    """How alike two patches are; they are blurred a little, for filters differ."""
+    apart = float(np.abs(one.mean(axis=(0, 1)) - other.mean(axis=(0, 1))).max())
+    opposed = apart > _OPPOSED_MEAN
+    grey = [patch.mean(axis=2) for patch in (one, other)]
+    smooth = [cv2.blur(patch, (3, 3)) for patch in grey]
+    if max(patch.std() for patch in smooth) < _FLAT:
+        return _Place(None, None, apart < _SAME_GLASS, opposed)
+    structure, detail = _alike(*smooth, least=1e-3) or 0.0, None
+    if min(patch.shape[0] for patch in grey) >= _PATCH_PX:
+        detail = _alike(*(cv2.blur(patch, (2, 2)) - cv2.blur(patch, (9, 9)) for patch in grey), least=_DETAIL)
+    return _Place(structure, detail, structure > _SAME_STRUCTURE and apart < _SAME_MEAN, opposed)
 
-    They are blurred a little, for filters differ.
-    """
-    difference = float(np.abs(one.mean(axis=(0, 1)) - other.mean(axis=(0, 1))).max())
-    one, other = (np.asarray(cv2.blur(patch.mean(axis=2), (3, 3)), np.float32) for patch in (one, other))
-    if max(one.std(), other.std()) < _FLAT:
-        return None, difference < _SAME_MEAN
-    if min(one.std(), other.std()) < 1e-3:
-        return 0.0, False
-    alike = float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
-    return max(0.0, alike), alike > _SAME_STRUCTURE
+
+def _alike(one: NDArray[np.float32], other: NDArray[np.float32], *, least: float) -> float | None:
+    """Correlation, 0 to 1; None where one of the two varies by less than `least`."""
+    if min(one.std(), other.std()) < least:
+        return None
+    return max(0.0, float(np.corrcoef(one.ravel(), other.ravel())[0, 1]))

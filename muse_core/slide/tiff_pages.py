@@ -260,6 +260,9 @@ def _describe(name: str, page: tifffile.TiffPage, file_bytes: int) -> TiffPage:
     tile_height = int(page.tilelength) if page.is_tiled else min(int(page.rowsperstrip), height)
     channels = int(page.samplesperpixel)
     planes = channels if int(page.planarconfig) == 2 else 1
+    offsets, bytecounts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
+    if offsets.size == bytecounts.size:
+        bytecounts = np.where(offsets == 0, 0, bytecounts)  # where the file's own header is, no segment can be
     if int(page.imagedepth) != 1:
         raise ValueError(f"page {name} is a volume, {int(page.imagedepth)} px deep")
     return TiffPage(
@@ -272,8 +275,8 @@ def _describe(name: str, page: tifffile.TiffPage, file_bytes: int) -> TiffPage:
         tile_height=tile_height,
         is_tiled=bool(page.is_tiled),
         planes=planes,
-        offsets=np.asarray(page.dataoffsets, np.int64),
-        bytecounts=np.asarray(page.databytecounts, np.int64),
+        offsets=offsets,
+        bytecounts=bytecounts,
         compression=int(page.compression),
         photometric=int(page.photometric),
         predictor=int(page.predictor),

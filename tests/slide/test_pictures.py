@@ -1,6 +1,7 @@
 """Which pages of a TIFF are the slide: the largest, with levels of the same picture and nothing else."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -80,9 +81,14 @@ def test_an_overview_that_comes_first_is_a_level(tmp_path, image):
         assert same_as_level_0(slide, image)
 
 
+@lru_cache(maxsize=1)
+def _another_glass() -> np.ndarray:
+    return tissue_image(900, 700, mpp=1.0, seed=99)[0][::-1]
+
+
 def other_picture(width: int, height: int) -> np.ndarray:
     """A photograph of the glass, of the same colours."""
-    return smaller(tissue_image(2 * width, 2 * height, mpp=2.0, seed=99)[0][::-1], width, height)
+    return smaller(_another_glass(), width, height)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +179,45 @@ def test_other_channels_that_lie_apart_are_refused_by_name(tmp_path, image):
     path = ome_with_channels(tmp_path / "a.ome.tif", image, {"Name": ["DAPI", "FITC", "TRITC"]})
     with pytest.raises(SlideReadError, match=r"3 channels apart .*, as fluorescence does"):
         open_slide(path)
+
+
+def test_levels_of_a_picture_that_is_padded_itself_are_found(tmp_path, image):
+    """As Philips' files are without their description: every page is whole tiles, the largest too."""
+    lower = [(padded(shrunk(image, one)), {"subfiletype": 1}) for one in (2, 4, 8)]
+    with open_slide(write(tmp_path / "a.tif", [(padded(image), {}), *lower])) as slide:
+        assert downsamples(slide) == [1, 2, 4, 8]
+
+
+def altered(image: np.ndarray, how: str) -> np.ndarray:
+    """A level of the right size that is not the picture."""
+    half = shrunk(image, 2)
+    if how in ("white below", "white at the right", "black"):
+        half[slice(480, None) if how == "white below" else slice(None), 425 * ("right" in how) :] = 255 * (
+            how != "black"
+        )
+        return half
+    return np.ascontiguousarray(half[:, :, ::-1]) if how == "blue for red" else np.roll(half, 4, axis=1)
+
+
+@pytest.mark.parametrize("how", ["white below", "white at the right", "black", "blue for red", "shifted by 4 px"])
+def test_a_level_that_shows_another_picture_in_part_is_none_and_the_next_one_is(tmp_path, image, how):
+    pages = [(image, {}), (altered(image, how), {"subfiletype": 1}), (shrunk(image, 4), {"subfiletype": 1})]
+    with open_slide(write(tmp_path / "a.tif", pages)) as slide:
+        assert downsamples(slide) == [1, 4]
+        assert same_as_level_0(slide, image)
+
+
+def test_levels_made_by_leaving_out_pixels_are_levels(tmp_path, image):
+    lower = [(np.ascontiguousarray(image[::one, ::one]), {"subfiletype": 1, "compression": "jpeg"}) for one in (2, 8)]
+    with open_slide(write(tmp_path / "a.tif", [(image, {}), *lower])) as slide:
+        assert downsamples(slide) == pytest.approx([1, 2, 8], rel=0.01)
+
+
+@pytest.mark.parametrize("said", [{"subfiletype": 9}, {"subfiletype": 1}, {"description": "Macro image 2200x1400"}])
+def test_a_macro_that_is_larger_than_the_slide_is_not_the_slide(tmp_path, image, said):
+    macro = np.full((1400, 2200, 3), 230, np.uint8)
+    macro[500:800, 1500:1900] = smaller(image, 400, 300)
+    path = write(tmp_path / "a.tif", [(macro, said | {"tile": None}), (image, {}), (shrunk(image, 2), {})])
+    with open_slide(path) as slide:
+        assert same_as_level_0(slide, image)
+        assert downsamples(slide) == [1, 2]

@@ -43,7 +43,8 @@ def jpeg_tiles(image: np.ndarray, marker: str) -> Iterator[bytes]:
             elif marker == "adobe rgb":
                 yield imagecodecs.jpeg8_encode(tile, level=95, colorspace="RGB", outcolorspace="RGB")
             else:
-                yield without_app_markers(imagecodecs.jpeg8_encode(tile, level=95))
+                halved = {"subsampling": "420"} if "halved" in marker else {}
+                yield without_app_markers(imagecodecs.jpeg8_encode(tile, level=95, **halved))
 
 
 def without_app_markers(stream: bytes) -> bytes:
@@ -65,7 +66,7 @@ def write_jpeg(path: Path, image: np.ndarray, marker: str, tag: int) -> Path:
 
 @pytest.mark.parametrize(
     ("marker", "tag"),
-    [("jfif", 2), ("jfif", 6), ("adobe rgb", 2), ("adobe rgb", 6), ("none", 6)],
+    [("jfif", 2), ("jfif", 6), ("adobe rgb", 2), ("adobe rgb", 6), ("none", 6), ("none, halved chroma", 2)],
 )
 @pytest.mark.parametrize("reader", READERS)
 def test_a_jpeg_streams_own_word_on_its_colours_beats_the_tag(tmp_path, image, marker, tag, reader):
@@ -112,14 +113,18 @@ def test_an_orientation_turns_the_whole_picture(tmp_path, image, orientation, la
 
 
 @pytest.mark.parametrize("compression", ["lzw", "jpeg", "deflate", None])
-@pytest.mark.parametrize("reader", ["auto", "cucim", "openslide", "tifffile"])
-def test_tiles_that_were_left_out_are_white_with_every_reader(tmp_path, image, compression, reader):
+@pytest.mark.parametrize(
+    ("reader", "counts_too"),
+    [("auto", True), ("auto", False), ("cucim", True), ("openslide", True), ("tifffile", True), ("tifffile", False)],
+)
+def test_tiles_that_were_left_out_are_white_with_every_reader(tmp_path, image, compression, reader, counts_too):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, compression=compression, **TILED, **RESOLUTION)
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         offsets, counts = list(tiff.pages[0].dataoffsets), list(tiff.pages[0].databytecounts)
         for tile in (0, 5, 11):
-            offsets[tile] = counts[tile] = 0
+            offsets[tile] = 0
+            counts[tile] *= not counts_too
         tiff.pages[0].tags["TileOffsets"].overwrite(offsets)
         tiff.pages[0].tags["TileByteCounts"].overwrite(counts)
     expected = image.copy()
