@@ -97,7 +97,7 @@ export class CohortPage {
     const figures = h("div", { class: "card-figures" }), notes = h("ul", { class: "notes" });
     const box = h("input", { type: "checkbox", checked: this.chosen.has(one.slide_id), "aria-label": `Choose ${one.slide_id}`, onchange: (event) => { event.target.checked ? this.chosen.add(one.slide_id) : this.chosen.delete(one.slide_id); this.show(); } });
     const where = [one.case_id !== one.slide_id && one.case_id, one.project !== "unknown" && one.project].filter(Boolean).join(" · ");
-    const element = h("article", { class: `card ${one.has_nuclei ? "" : "without"}`, role: "listitem", "data-slide": one.slide_id }, picture,
+    const element = h("div", { class: `card ${one.has_nuclei ? "" : "without"}`, role: "listitem", "data-slide": one.slide_id }, picture,
       h("div", { class: "card-body" }, h("div", { class: "row" }, h("a", { class: "card-name", href: link }, one.slide_id), h("span", { class: "grow" }), box), where && h("p", { class: "sub" }, where), figures, notes));
     if (!one.has_nuclei) {
       notes.append(h("li", { class: "look" }, h("span", { class: "mark", "aria-hidden": "true" }, "!"), `${words(one.reason || one.status || "not finished")}: ${one.message || "no nuclei"}`));
