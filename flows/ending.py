@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
+from flows.webhook import tell_webhook
 from muse_core.errors import MuseError
 from muse_core.machine.process import own_process
 
@@ -22,15 +23,13 @@ R = TypeVar("R")
 def ends_in_one_line(body: Callable[P, R]) -> Callable[P, R | State[object]]:
     """A flow's body that ends as Failed with the one line of a `MuseError`, and as Skipped where its folder is held.
 
-    The process it runs in is set up for it.
+    The process it runs in is set up for it, and a webhook told of its end.
 
     One run a folder is what the folder's lock sees to: it dies with its process, where a limit on the server would hold
     up the next run until its lease ends, and would end a run when the server is started again.
     """
 
-    @wraps(body)
-    def flow_body(*args: P.args, **kwargs: P.kwargs) -> R | State[object]:
-        own_process()
+    def ended(*args: P.args, **kwargs: P.kwargs) -> R | State[object]:
         starts = int(flow_run.run_count or 0)
         if starts > MOST_STARTS:
             return Failed(name="GivenUp", message=f"died {starts - 1} times; read the worker's log, then start it anew")
@@ -42,6 +41,13 @@ def ends_in_one_line(body: Callable[P, R]) -> Callable[P, R | State[object]]:
             if error.reason == "output_locked":
                 return Cancelled(name="Skipped", message=str(error))
             return Failed(name=error.reason, message=str(error))
+
+    @wraps(body)
+    def flow_body(*args: P.args, **kwargs: P.kwargs) -> R | State[object]:
+        own_process()
+        result = ended(*args, **kwargs)
+        tell_webhook(result)
+        return result
 
     return flow_body
 

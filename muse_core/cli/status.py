@@ -18,12 +18,22 @@ Folder = Annotated[
 Watch = Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until the run ends or Ctrl-C.")]
 
 
-def status(out: Folder, watch: Watch = False, as_json: AsJson = False) -> None:
+Metrics = Annotated[bool, typer.Option("--openmetrics", help="Say it in OpenMetrics, for Prometheus.")]
+
+
+def status(out: Folder, watch: Watch = False, as_json: AsJson = False, openmetrics: Metrics = False) -> None:
     """Say what a run has done, what failed and why, how fast it is, how long it takes still and who works there.
 
     Example: muse status --out runs/tcga --watch
     """
+    from muse_core.cohort.openmetrics import openmetrics_text
     from muse_core.cohort.status import read_status, status_text  # not above: muse --help is quick
+
+    if openmetrics:
+        if watch or as_json:
+            raise typer.BadParameter("--openmetrics goes without --watch and --json")
+        typer.echo(openmetrics_text(read_status(out), out), nl=False)
+        return
 
     terminal = open_terminal(as_json)
     found = read_status(out)

@@ -67,6 +67,22 @@ def test_a_folder_that_no_run_made_is_refused(tmp_path):
         read_status(tmp_path)
 
 
+def test_the_command_says_it_in_openmetrics(paths):
+    done = CliRunner().invoke(app, ["status", "--out", f"{paths.out}", "--openmetrics"])
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "# EOF"
+    labels = f'folder="{paths.out}",command="infer"'
+    assert f'muse_slides{{{labels},status="done"}} 2' in lines
+    assert f'muse_slides_failed{{{labels},reason="unreadable"}} 1' in lines
+    assert f"muse_nuclei{{{labels}}} 3000" in lines
+    assert f"muse_run_up{{{labels}}} 0" in lines
+    assert not any(line.startswith("muse_slides_per_hour") for line in lines), "no run, no pace"
+    families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(set(families)) == len(families)
+    assert CliRunner().invoke(app, ["status", "--out", f"{paths.out}", "--openmetrics", "--json"]).exit_code == 2
+
+
 def test_the_command_says_it_in_words_and_json(paths):
     done = CliRunner().invoke(app, ["status", "--out", str(paths.out), "--json"])
     assert done.exit_code == 0

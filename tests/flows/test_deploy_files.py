@@ -1,6 +1,9 @@
 """What `deploy/` holds starts programs that exist, with settings that are told."""
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,22 @@ def test_only_the_server_is_reachable_and_from_here_alone():
     ports = {name: one["ports"] for name, one in COMPOSE["services"].items() if "ports" in one}
     assert set(ports) == {"server"}
     assert all(port.startswith("127.0.0.1:") for port in ports["server"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU find and xargs")
+def test_old_unfinished_work_goes_and_nothing_else(tmp_path):
+    out, old = tmp_path / "out of a run", time.time() - 20 * 86400
+    kept = [".staging/B b/h-1/x", "slides/new.svs", "records/A.json", "nuclei/P/A/part-0.parquet", "command.txt"]
+    for name in [*kept, ".staging/A/h-1/x", "slides/old.svs"]:
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("infer")
+    for path in [*out.rglob("*"), out]:
+        if "B b" not in str(path) and path.name != "new.svs":
+            os.utime(path, (old, old))
+    environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path), "MUSE_WORK": str(tmp_path / "none")}
+    subprocess.run(["bash", str(DEPLOY / "retention.sh"), str(out)], env=environment, check=True)
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == set(kept)
 
 
 @pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").iterdir()), ids=lambda unit: unit.name)
