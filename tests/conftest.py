@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,28 +40,6 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside this checkout")
     return SHARED
-
-
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """Prefect's own server with an empty database, one for all tests of flows."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=240):
-        yield
-
-
-@pytest.fixture
-def artifacts(prefect_server) -> Callable[[], dict[str, object]]:
-    """Asks the server for the artifacts there are: the latest of each key."""
-    from prefect.client.orchestration import get_client
-
-    def latest() -> dict[str, object]:
-        with get_client(sync_client=True) as client:
-            found = sorted(client.read_artifacts(), key=lambda artifact: artifact.created)
-        return {artifact.key: artifact.data for artifact in found}
-
-    return latest
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -31,8 +30,10 @@ from muse_core.roi_dataset.dataset import RoiDataset
 from muse_core.roi_dataset.part import read_provenance
 from muse_core.roi_dataset.write import parts_of_slide
 from muse_core.schemas import SLIDES
+from tests.command import run_muse
 from tests.data.gdc_server import GdcServer
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
+from tests.data.small_disk import largest_file
 
 SMALL = ["rois.size_px=1024", "rois.max_per_slide=6", "chunk_rois=2"]
 
@@ -373,11 +374,6 @@ def test_odd_records_and_paths_cost_nothing_but_themselves(drawn, tmp_path):
     assert (summary.slides_done, summary.slides_failed) == (1, 1)
 
 
-def muse(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "muse_core.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
-
-
 def build_arguments(manifest: Path, out: Path, *, workers: str) -> list[str]:
     """What `build` does, as words of the command."""
     settings = [part for override in SMALL for part in ("--set", override)]
@@ -387,13 +383,12 @@ def build_arguments(manifest: Path, out: Path, *, workers: str) -> list[str]:
 def test_a_full_disk_is_one_line_and_the_rerun_completes(drawn, tmp_path):
     manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,")
     arguments = build_arguments(manifest, tmp_path / "out", workers="0")
-    # A file size limit fails a write as a full disk does (EFBIG for ENOSPC), for this process alone.
-    small = 100_000
-    failed = muse(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (small, small)))
+    with largest_file(100_000):
+        failed = run_muse(*arguments)
     assert failed.returncode == 1
     assert "no space left" in failed.stderr
     assert "Traceback" not in failed.stderr
-    assert muse(*arguments).returncode == 0
+    assert run_muse(*arguments).returncode == 0
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -409,16 +404,25 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_tables(drawn, tmp_pat
         time.sleep(rng.uniform(0, 1.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert muse(*arguments).returncode == 0
+    assert run_muse(*arguments).returncode == 0
     assert tables(tmp_path / "out") == tables(tmp_path / "calm")
     assert not any((tmp_path / "out" / ".staging").iterdir())
 
 
+@pytest.fixture(scope="module")
+def four(drawn, tmp_path_factory) -> Path:
+    """A folder with the manifest of four slides, and what is built of them."""
+    folder = tmp_path_factory.mktemp("four")
+    manifest = write_manifest(folder / "m.csv", *(f"S{number},C,P,{drawn[0]},,," for number in range(4)))
+    build(manifest, folder / "out")
+    return folder
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_interrupting_a_rebuild_loses_nothing(drawn, tmp_path, how, workers):
-    manifest = write_manifest(tmp_path / "m.csv", *(f"S{number},C,P,{drawn[0]},,," for number in range(4)))
-    build(manifest, tmp_path / "out")
+def test_interrupting_a_rebuild_loses_nothing(four, tmp_path, how, workers):
+    manifest = four / "m.csv"
+    shutil.copytree(four / "out", tmp_path / "out")
     before = tables(tmp_path / "out")
     arguments = build_arguments(manifest, tmp_path / "out", workers=workers)
     changed = [*arguments, "--set", "image.quality=80"]
@@ -430,7 +434,7 @@ def test_interrupting_a_rebuild_loses_nothing(drawn, tmp_path, how, workers):
     assert stderr.strip().splitlines()[-1].startswith("muse: interrupted")
     assert "Traceback" not in stderr
     assert len(RoiDataset(tmp_path / "out")) == len(before[1]), "each slide has its old ROIs or its new ones"
-    assert muse(*arguments).returncode == 0
+    assert run_muse(*arguments).returncode == 0
     assert tables(tmp_path / "out") == before
     assert not any((tmp_path / "out" / ".staging").iterdir()), "nothing is left of the other settings"
 

@@ -79,17 +79,20 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path):
     class StoppedError(Exception):
         pass
 
-    def stop(progress):
-        raise StoppedError
+    def stop():
+        if next(asked):
+            raise StoppedError
+        return False
 
-    settings = TINY.model_copy(update={"steps": 40, "validate_every": 20, "side_px": 64})
+    asked = iter([False, False, True])  # in step 3; the last state is of step 2
+    settings = TINY.model_copy(update={"steps": 6})
     whole = train_detector(brca(data), tmp_path / "whole", settings=settings)
     with pytest.raises(StoppedError):
-        train_detector(brca(data), tmp_path / "cut", settings=settings, on_progress=stop)
+        train_detector(brca(data), tmp_path / "cut", settings=settings, should_stop=stop)
     resumed = train_detector(brca(data), tmp_path / "cut", settings=settings, resume=True)
     one, two = load_file(whole.weights), load_file(resumed.weights)
     assert all(np.array_equal(one[name], two[name]) for name in one)
-    with pytest.raises(ConfigError, match=r"other settings \(steps = 40 instead of 4\)"):
+    with pytest.raises(ConfigError, match=r"other settings \(steps = 6 instead of 4\)"):
         train_detector(brca(data), tmp_path / "cut", settings=TINY, resume=True)
     with pytest.raises(ConfigError, match="holds a run; go on with --resume"):
         train_detector(brca(data), tmp_path / "cut", settings=settings)

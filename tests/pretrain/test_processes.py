@@ -17,6 +17,7 @@ from muse_core.pretrain.processes import joined_processes
 from muse_core.pretrain.views.loader import ViewLoader
 from muse_core.roi_dataset.dataset import RoiDataset
 from muse_core.training.checkpoint import read_checkpoint
+from tests.command import run_muse
 from tests.pretrain.tiny_runs import arguments, tiny
 from tests.pretrain.views.drawn_rois import roi_row, write_dataset
 
@@ -24,8 +25,12 @@ MUSE = [sys.executable, "-m", "muse_core.cli"]
 WAIT_S = 240  # for what takes seconds on a machine that is not busy
 
 
+def words_of(rois, out, *overrides):
+    return ["pretrain", "--rois", str(rois), "--out", str(out), "--device", "cpu", *arguments(*overrides)]
+
+
 def command(rois, out, *overrides, start=MUSE):
-    return [*start, "pretrain", "--rois", str(rois), "--out", str(out), "--device", "cpu", *arguments(*overrides)]
+    return [*start, *words_of(rois, out, *overrides)]
 
 
 @contextmanager
@@ -51,7 +56,8 @@ def state(out):
 @pytest.fixture(scope="module")
 def whole(rois, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    done = subprocess.run([*command(rois, out, "steps=30"), "--json"], capture_output=True, text=True, check=True)
+    done = run_muse(*words_of(rois, out, "steps=30"), "--json")
+    assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["step"], answer["done"]) == (30, True)
     assert answer["backbone"] == str(out / "muse-backbone.safetensors")
@@ -74,7 +80,7 @@ def test_killed_at_any_step_and_resumed_the_weights_are_the_same(rois, whole, tm
     assert 0 < step < 30
     assert process.returncode == (130 if kill == signal.SIGTERM else -kill)
     assert "Traceback" not in said
-    subprocess.run([*command(rois, tmp_path, "steps=30"), "--resume"], check=True, capture_output=True)
+    assert run_muse(*words_of(rois, tmp_path, "steps=30"), "--resume").returncode == 0
     one, two = state(whole).tensors, state(tmp_path).tensors
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -107,11 +113,12 @@ def test_two_processes_make_the_step_of_one(dataset, batch_size, tmp_path, reque
         assert any(0 in counts and sum(counts) for counts in list(zip(*nuclei_by_rank(rois, options), strict=True))[:3])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     both = command(rois, tmp_path / "two", *options, start=[*torchrun, "-m", "muse_core.cli"])
-    with started(both, command(rois, tmp_path / "one", *options)) as running:
-        for process in running:
-            _, said = process.communicate(timeout=WAIT_S)
-            assert process.returncode == 0, said
-            assert "Warning" not in said
+    with started(both) as (process,):
+        alone = run_muse(*words_of(rois, tmp_path / "one", *options))
+        _, said = process.communicate(timeout=WAIT_S)
+    for status, told in ((process.returncode, said), (alone.returncode, alone.stderr)):
+        assert status == 0, told
+        assert "Warning" not in told
     one, two = (state(tmp_path / name).tensors for name in ("one", "two"))
     for name in one:
         # Adam divides by the gradient's size: where that is rounding error, so is the direction of the first steps.
@@ -126,7 +133,7 @@ def test_two_processes_make_the_step_of_one(dataset, batch_size, tmp_path, reque
 
 
 def test_what_is_wrong_is_one_line(rois, tmp_path):
-    wrong = subprocess.run(command(rois, tmp_path, "loss.lambda=1"), capture_output=True, text=True, check=False)
+    wrong = run_muse(*words_of(rois, tmp_path, "loss.lambda=1"))
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert "unknown key 'loss.lambda'" in wrong.stderr
