@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from muse_core.roi_dataset.dataset import RoiDataset
-from tests.build.test_run import build, write_manifest
+from tests.build.test_run import LEARNED, build, write_manifest
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 
 MPPS = (0.16, 0.2465, 0.25, 0.263, 0.46, 0.5)
@@ -28,7 +28,11 @@ def built(request, tmp_path_factory) -> tuple[float, Path, np.ndarray, RoiDatase
     folder = tmp_path_factory.mktemp("geometry")
     image, nuclei = tissue_image(round(SIDE_UM / mpp), round(SIDE_UM / mpp), mpp=mpp, seed=3)
     slide = draw_aperio(folder / "s.svs", image, Drawing(mpp=(mpp, mpp), tile_px=240, quality=92))
-    build(write_manifest(folder / "m.csv", f"S,C,P,{slide},,,"), folder / "out", overrides=["rois.max_per_slide=4"])
+    build(
+        write_manifest(folder / "m.csv", f"S,C,P,{slide},,,"),
+        folder / "out",
+        overrides=[*LEARNED, "rois.max_per_slide=4"],
+    )
     return mpp, slide, nuclei, RoiDataset(folder / "out")
 
 
@@ -69,7 +73,7 @@ def test_roi_pixels_are_openslides(built):
 def test_a_gpu_decodes_the_same_rois(built, tmp_path):
     _, slide, _, dataset = built
     manifest = write_manifest(tmp_path / "m.csv", f"S,C,P,{slide},,,")
-    overrides = ["rois.max_per_slide=4", "image.copy_tiles=false"]
+    overrides = [*LEARNED, "rois.max_per_slide=4", "image.copy_tiles=false"]
     build(manifest, tmp_path / "out", overrides=overrides, device="cuda")
     on_gpu = RoiDataset(tmp_path / "out")
     assert on_gpu.ids == dataset.ids
