@@ -27,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if _group(item) == "flows":
+            item.add_marker(pytest.mark.timeout(900))  # whichever is first waits until the server has come up
     items.sort(key=lambda item: _group(item) != "flows")
 
 

@@ -10,7 +10,7 @@ def prefect_server() -> Iterator[None]:
     """Prefect's own server with an empty database, one for all tests of flows."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=240):
+    with prefect_test_harness(server_startup_timeout=600):
         yield
 
 
