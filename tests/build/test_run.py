@@ -441,7 +441,9 @@ def test_interrupting_a_rebuild_loses_nothing(four, tmp_path, how, workers):
     process.send_signal(how)
     _, stderr = process.communicate(timeout=240)
     assert process.returncode == 130
-    assert stderr.strip().splitlines()[-1].startswith("muse: interrupted")
+    # Python's own process that tracks what Dask's share may be the last to speak, of what was being made just then.
+    said = [line for line in stderr.strip().splitlines() if "resource_tracker" not in line]
+    assert said[-1].startswith("muse: interrupted")
     assert "Traceback" not in stderr
     assert len(RoiDataset(tmp_path / "out")) == len(before[1]), "each slide has its old ROIs or its new ones"
     assert run_muse(*arguments).returncode == 0
