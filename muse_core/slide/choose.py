@@ -19,6 +19,7 @@ from muse_core.slide.image_reader import IMAGE_SUFFIXES, ImageFile
 from muse_core.slide.info import Level, Mpp
 from muse_core.slide.levels_reader import LevelsReader, own_levels
 from muse_core.slide.openslide_reader import OpenSlideReader
+from muse_core.slide.probe import refuse_what_kills
 from muse_core.slide.reader import Reader, Source
 from muse_core.slide.same_picture import compare_levels
 from muse_core.slide.tiff_judgement import TiffJudgement, judge_tiff
@@ -166,6 +167,7 @@ def choose_reader(path: Path, wanted: str, *, read_threads: int = 1, scene: int 
 @lru_cache(maxsize=_KEPT)
 def _examine(path: Path, _: SlideState, wanted: str, scene: int | None) -> _Examined:
     failures: dict[str, str] = {}
+    refuse_what_kills(path)
     openslide = _opened("openslide", partial(OpenSlideReader, path), failures)
     try:
         if is_tiff(path) and not (openslide and openslide.source.vendor in _STITCHED):
@@ -290,13 +292,12 @@ def _examine_pages(
     if judged.orientation != 1:
         opener = _turned(opener, judged.orientation)
         source = turned_source(source, judged.orientation)
-    associated = chosen.source.associated or source.associated
     check += "; lower levels by tifffile" if chosen.name in lacking else ""
     pages = judged.pages if judged.orientation == 1 else ()
     return _Examined(
         chosen.name,
         opener,
-        replace(source, associated=associated),
+        replace(source, associated=chosen.source.associated or source.associated),
         check,
         source.vendor,
         judged.notes,

@@ -23,6 +23,7 @@ _FACTORS = (
     *(one for one in range(3, 65) if one & (one - 1)),
 )  # usual ones first
 _SURE = 0.9  # a score from which no other guess of the scale is looked at
+_BANDS = 3  # of a colour picture
 _REDUCED = 1  # the bit of the TIFF tag NewSubfileType that says so
 _LEAST_SIDE_PX = 8  # a smaller picture shows nothing that could be compared
 _PRIMARIES = {
@@ -72,6 +73,8 @@ def find_pictures(facts: TiffFacts, compare: Compare, *, scene: int | None) -> P
     order = [page.name for page in pages]
     numbered = sorted(scenes, key=lambda one: order.index(one.name))
     main = _chosen(scenes, numbered, scene)
+    if scene is None:
+        _refuse_bands(facts, scenes)
     notes = [_about_main(main, len(facts.pages)), *found[main.name].notes]
     if len(scenes) > 1:
         notes.append(_about_scenes(main, numbered, _stack_words(facts, main)))
@@ -116,6 +119,20 @@ def _scenes(candidates: list[TiffPage], compare: Compare) -> tuple[list[TiffPage
         scenes.append(main)
         found[main.name] = pyramid
     return scenes, found
+
+
+def _refuse_bands(facts: TiffFacts, scenes: list[TiffPage]) -> None:
+    """Three grey pages of one size may be red, green and blue: the first alone is not to be taken for the slide.
+
+    Raises:
+        SlideReadError: that is what there is, and the format has no word for what the pages are.
+    """
+    greys = [page for page in scenes if page.channels == 1 and page.photometric == GREY and page.size == scenes[0].size]
+    if len(scenes) == len(greys) == _BANDS and not _stack_words(facts, scenes[0]):
+        raise SlideReadError(
+            f"it holds three grey pages of {_size(scenes[0])}, which may be red, green and blue apart or planes of a "
+            "stack; save it as RGB, or choose the plane that is meant with scene"
+        )
 
 
 def _chosen(scenes: list[TiffPage], numbered: list[TiffPage], scene: int | None) -> TiffPage:

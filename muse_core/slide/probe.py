@@ -13,7 +13,8 @@ from pathlib import Path
 from threading import BoundedSemaphore
 from typing import NamedTuple
 
-from muse_core.slide.tiff_pages import TiffFacts, TiffPage
+from muse_core.errors import SlideReadError
+from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffPage, is_tiff, read_tiff_facts
 
 _COMMAND = (sys.executable, "-m", "muse_core.slide.probe_child")
 _AT_ONCE = BoundedSemaphore(2)  # of all threads of this process: many at once would be slow, and look like hanging
@@ -23,6 +24,7 @@ _MEMORY_SIGNALS = (signal.SIGKILL,)  # how a system ends a process that takes to
 # TIFF compressions that were seen to be decoded or refused by every reader that may have them.
 _USUAL = (1, 5, 7, 8, 32773, 32946, 33003, 33005, 34712, 34887, 34925, 34933, 34934, 50000, 50001, 50002)
 _USUAL_PREDICTORS = (1, 2)
+_UNTRIED_FORMATS = (".mrxs", ".vms", ".vmu", ".czi")  # by their endings: none was at hand to be tested
 
 _probing = {"here": False}
 
@@ -45,15 +47,28 @@ def read_without_asking() -> None:
     _probing["here"] = True
 
 
-def death_of_kind(path: Path, facts: TiffFacts) -> str | None:
-    """How the first file seen of a TIFF's kind ended the process that read it, in words; None where it did not.
+def refuse_what_kills(path: Path) -> None:
+    """Try the first file seen of a kind that is not known to be read, before any reader of this process gets one.
 
-    Nothing is run for kinds that are known to be read.
+    Nothing is run for kinds that are known, nor for a TIFF whose tags make no sense, which is refused elsewhere.
+
+    Raises:
+        SlideReadError: a process that read such a file died of it or hung (reason reader_died).
     """
-    kinds = frozenset(_kind(page) for page in facts.pages)
-    if _probing["here"] or all(_is_usual(kind) for kind in kinds):
-        return None
-    return _first_death(kinds, path)
+    if not _probing["here"] and (death := _first_death(_unusual_kinds(path), path)) is not None:
+        text = f"{path}: a reader of such files {death}, found out in a process of its own; convert it to tiled JPEG"
+        raise SlideReadError(text, reason="reader_died")
+
+
+def _unusual_kinds(path: Path) -> frozenset[Kind | str]:
+    """The kinds of a file's pages if one of them is not known to be read, else none; of other formats the ending."""
+    if not is_tiff(path):
+        return frozenset([path.suffix.lower()] if path.suffix.lower() in _UNTRIED_FORMATS else [])
+    try:
+        kinds = frozenset(_kind(page) for page in read_tiff_facts(path).pages)
+    except PARSE_ERRORS:
+        return frozenset()
+    return frozenset() if all(_is_usual(kind) for kind in kinds) else kinds
 
 
 def death_of(path: Path, *, whole: bool = False, scene: int | None = None) -> str | None:
@@ -104,11 +119,13 @@ def _listen(child: subprocess.Popen[bytes]) -> tuple[str, bool]:
 
 
 @lru_cache(maxsize=256)
-def _cached_death(kinds: frozenset[Kind]) -> list[str | None]:
+def _cached_death(kinds: frozenset[Kind | str]) -> list[str | None]:
     return []
 
 
-def _first_death(kinds: frozenset[Kind], path: Path) -> str | None:
+def _first_death(kinds: frozenset[Kind | str], path: Path) -> str | None:
+    if not kinds:
+        return None
     known = _cached_death(kinds)
     if not known:
         known.append(death_of(path))

@@ -14,7 +14,6 @@ from muse_core.slide.file_state import FileState
 from muse_core.slide.info import Level
 from muse_core.slide.page_pixels import codec_name, colours_name, page_colours, refusal_of
 from muse_core.slide.pictures import find_pictures
-from muse_core.slide.probe import death_of_kind
 from muse_core.slide.reader import Corner, Source
 from muse_core.slide.same_picture import Verdict, compare_levels
 from muse_core.slide.tiff_mpp import mpp_candidates
@@ -69,10 +68,6 @@ def judge_tiff(path: Path, *, scene: int | None) -> TiffJudgement:
 @lru_cache(maxsize=_KEPT)
 def _judge(path: Path, _: FileState, scene: int | None) -> TiffJudgement:
     facts = read_tiff_facts(path)
-    if death := death_of_kind(path, facts):
-        raise SlideReadError(
-            f"a reader of such files {death}, found out in a process of its own; convert it to tiled JPEG"
-        )
     found = find_pictures(facts, partial(_compare, path, facts), scene=scene)
     main = found.pages[0]
     if refusal := refusal_of(main):

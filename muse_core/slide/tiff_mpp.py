@@ -48,7 +48,7 @@ def mpp_candidates(facts: TiffFacts, page: TiffPage) -> tuple[Mpp, ...]:
     if facts.kind == "aperio":
         found += _aperio(page.description)
     if facts.ome_xml:
-        found += _ome(facts.ome_xml, page)
+        found += _ome(facts, page)
     if page.resolution is not None:
         found += _imagej(page.resolution, page.description or facts.pages[0].description)
         found += _resolution(page.resolution)
@@ -63,19 +63,23 @@ def _aperio(description: str) -> Iterator[Mpp]:
     yield from _pair(text, text, "aperio.MPP")
 
 
-def _ome(xml: str, page: TiffPage) -> Iterator[Mpp]:
-    """PhysicalSizeX and Y of the image of the page's size; the unit is µm unless said otherwise.
+def _ome(facts: TiffFacts, page: TiffPage) -> Iterator[Mpp]:
+    """PhysicalSizeX and Y of the page's image, else of the first of its size; the unit is µm unless said otherwise.
 
     Source: OME schema 2016-06, Pixels element.
     """
     try:
         # The file's own metadata: the standard parser resolves no external entities.
-        root = ElementTree.fromstring(xml)  # noqa: S314
+        root = ElementTree.fromstring(facts.ome_xml)  # noqa: S314
     except ElementTree.ParseError:
         return
     every = [one for one in root.iter() if one.tag.rpartition("}")[2] == "Pixels"]
     size = (str(page.width), str(page.height))
-    pixels = next((one for one in every if (one.get("SizeX"), one.get("SizeY")) == size), every[0] if every else None)
+    of_size = [one for one in every if (one.get("SizeX"), one.get("SizeY")) == size]
+    own = next((at for at, one in enumerate(facts.series) if page.name.split("+")[0] in one.pages), None)
+    if own is not None and len(facts.series) == len(every) and every[own] in of_size:
+        of_size = [every[own]]  # several images may be of one size and of different scales
+    pixels = next(iter([*of_size, *every]), None)
     if pixels is None or not {"PhysicalSizeX", "PhysicalSizeY"} <= set(pixels.attrib):
         return
     unit_x = _UM_PER.get(pixels.get("PhysicalSizeXUnit", "µm"))

@@ -221,3 +221,24 @@ def test_a_macro_that_is_larger_than_the_slide_is_not_the_slide(tmp_path, image,
     with open_slide(path) as slide:
         assert same_as_level_0(slide, image)
         assert downsamples(slide) == [1, 2]
+
+
+def test_three_grey_pages_are_no_slide_unless_one_is_chosen(tmp_path, image):
+    bands = np.ascontiguousarray(np.moveaxis(image[:300, :400], 2, 0))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, bands, photometric="minisblack", **RESOLUTION)
+    with pytest.raises(SlideReadError, match="three grey pages of 400 x 300 px, which may be red, green and blue"):
+        open_slide(path)
+    with open_slide(path, scene=2) as slide:
+        np.testing.assert_array_equal(slide.read_level(0, 0, 400, 300)[:, :, 0], bands[1])
+
+
+def test_of_ome_images_of_one_size_each_has_its_own_scale(tmp_path, image):
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        for at, mpp in enumerate((1.0, 0.5)):
+            metadata = {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+            tiff.write(np.ascontiguousarray(image[at * 300 :][:300, :400]), **TILED | {"metadata": metadata})
+    for scene, mpp in ((1, 1.0), (2, 0.5)):
+        with open_slide(path, scene=scene) as slide:
+            assert slide.info.mpp.x == mpp

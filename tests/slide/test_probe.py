@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from muse_core.errors import SlideReadError
-from muse_core.slide import open_slide, probe
+from muse_core.slide import choose, open_slide, probe
 from muse_core.slide.probe import death_of
 from tests.data.make_slides import Drawing, draw_tiff, tissue_image
 
@@ -41,7 +41,7 @@ def test_a_slow_reader_that_says_where_it_is_is_not_dead(slide_tif, monkeypatch)
 def test_silence_is_hanging_once_a_reader_is_at_the_file(slide_tif, monkeypatch, first, found):
     monkeypatch.setattr(probe, "_COMMAND", (sys.executable, "-c", f"import time; {first} time.sleep(60)"))
     monkeypatch.setattr(probe, "_SILENT_S", 0.5)
-    monkeypatch.setattr(probe, "_LONGEST_S", 1.0)
+    monkeypatch.setattr(probe, "_LONGEST_S", 60.0 if first else 1.0)  # a start takes long on a busy machine
     assert death_of(slide_tif) == (found and f"hangs for over 0.5 s {found}")
 
 
@@ -77,14 +77,25 @@ def test_the_picture_that_a_run_would_read_is_tried(tmp_path, monkeypatch):
         assert f"at x={width * 3 // 4} y=375" in said
 
 
-def test_a_kind_that_kills_costs_its_slides_and_is_tried_once(slide_tif, tmp_path, monkeypatch):
+def test_a_kind_that_kills_costs_its_slides_and_is_tried_once_before_any_reader_opens_it(
+    slide_tif, tmp_path, monkeypatch
+):
+    def opened(path):
+        raise AssertionError(f"{path} was opened here")
+
+    monkeypatch.setattr(choose, "OpenSlideReader", opened)
     tried = tmp_path / "tried"
     code = f"open({str(tried)!r}, 'a').write('x'); {DIES}"
     monkeypatch.setattr(probe, "_COMMAND", (sys.executable, "-c", code))
     monkeypatch.setattr(probe, "_USUAL", ())
     probe._cached_death.cache_clear()
     for path in (slide_tif, draw_tiff(tmp_path / "b.tif", tissue_image(300, 200)[0], Drawing(factors=(1,)))):
-        with pytest.raises(SlideReadError, match=r"a reader of such files dies \(SIGSEGV\)"):
+        with pytest.raises(SlideReadError, match=r"a reader of such files dies \(SIGSEGV\)") as caught:
             open_slide(path)
+        assert caught.value.reason == "reader_died"
     assert tried.read_text() == "x"
+    (tmp_path / "c.mrxs").write_bytes(b"whatever this is")
+    with pytest.raises(SlideReadError, match="dies"):
+        open_slide(tmp_path / "c.mrxs")
+    assert tried.read_text() == "xx"
     probe._cached_death.cache_clear()
