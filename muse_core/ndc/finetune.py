@@ -11,6 +11,7 @@ import torch
 
 from muse_core.config import settings_hash
 from muse_core.errors import ConfigError
+from muse_core.labels.scores import JudgedPatch
 from muse_core.labels.summary import summary_of
 from muse_core.machine.files import whole_file
 from muse_core.machine.lock import locked
@@ -121,22 +122,40 @@ def begun_run(
     return run
 
 
+def calibrated_checkpoint(
+    checkpoint: NdcCheckpoint, data: FinetuneData, *, device: str = "cpu"
+) -> tuple[NdcCheckpoint, list[JudgedPatch]]:
+    """Threshold, scores and, of a heat, the shift of classes as validation wants them; what its tissue looks like.
+
+    Args:
+        checkpoint: not calibrated; its network's last biases take up the shift.
+        data: what was learned from and what is chosen by.
+        device: where the network runs.
+
+    Returns:
+        The checkpoint, calibrated, and what it finds on the regions of validation at its threshold.
+    """
+    regions, n_classes = data.validation, len(data.class_names)
+    found = find_on_regions(NdcModel(checkpoint, device=device).candidates, regions)
+    cut, _, _ = best_cut(found, regions, n_classes)
+    if checkpoint.head.readout == "heat":
+        shift = best_shift(found, regions, n_classes, cut)
+        checkpoint.net.shift_classes(torch.from_numpy(shift).float())
+        found = [shifted(one, shift) for one in found]
+        cut, _, _ = best_cut(found, regions, n_classes)
+    head = replace(checkpoint.head, calibration=calibrated(found, regions, cut))
+    rows = [judged(one, region, least_score=cut) for one, region in zip(found, regions, strict=True)]
+    checkpoint = replace(checkpoint, head=head)
+    return replace(checkpoint, familiar=_familiar(checkpoint, data, device=device)), rows
+
+
 def _finished(run: FinetuneRun, init: str) -> dict[str, object]:
     """Calibrate the best weights on validation and write checkpoint, record and pictures; the scores there."""
     data, out, settings = run.data, run.out, run.settings
-    found = run.found_by(run.best, data.validation)
-    cut, _, _ = best_cut(found, data.validation, len(data.class_names))
-    if run.head.readout == "heat":
-        shift = best_shift(found, data.validation, len(data.class_names), cut)
-        run.best.shift_classes(torch.from_numpy(shift).float())
-        found = [shifted(one, shift) for one in found]
-        cut, _, _ = best_cut(found, data.validation, len(data.class_names))
-    head = replace(run.checkpoint(run.best).head, calibration=calibrated(found, data.validation, cut))
-    rows = [judged(one, region, least_score=cut) for one, region in zip(found, data.validation, strict=True)]
-    scores = summary_of(rows, data.class_names)
     notes = {"settings": settings_hash(settings), "init": Path(init).name}
-    checkpoint = NdcCheckpoint(run.best, run.backbone, head, notes)
-    checkpoint = replace(checkpoint, familiar=_familiar(checkpoint, data, device=str(run.device)))
+    best = replace(run.checkpoint(run.best), notes=notes)
+    checkpoint, rows = calibrated_checkpoint(best, data, device=str(run.device))
+    scores = summary_of(rows, data.class_names)
     save_checkpoint(checkpoint, out / CHECKPOINT_NAME)
     _write_record(run, scores, out)
     draw_curves(run.history, out / CURVES_NAME, title=f"NDC fine-tuning, seed {settings.seed}")
