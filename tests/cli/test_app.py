@@ -237,7 +237,8 @@ def gdc_hit(number: int, patient: str) -> dict[str, object]:
 
 def test_manifest_gdc_writes_the_cohort_without_held_out_patients(tmp_path):
     (tmp_path / "mine.txt").write_text("TCGA-XX-0001\n")
-    held_out = sorted(read_hold_out(default_hold_out_paths()[0]))[0]
+    brca, ocelot = default_hold_out_paths()
+    held_out = sorted(read_hold_out(brca))[0]
     with GdcServer() as server:
         patients = [held_out, "TCGA-XX-0001", "TCGA-XX-0002"]
         server.hits = [gdc_hit(number, patient) for number, patient in enumerate(patients)]
@@ -249,7 +250,7 @@ def test_manifest_gdc_writes_the_cohort_without_held_out_patients(tmp_path):
         every = run_muse("manifest", "gdc", "--api", server.url, "--out", tmp_path / "all.csv", "--no-default-hold-out")
         assert "3 slides" in every.stdout
     answer = last_json(done.stdout)
-    assert (answer["slides"], answer["held_out"]) == (1, {default_hold_out_paths()[0].name: 1, "mine.txt": 1})
+    assert (answer["slides"], answer["held_out"]) == (1, {brca.name: 1, ocelot.name: 0, "mine.txt": 1})
     assert "TCGA-XX-0002" in out.read_text()
     assert run_muse("manifest", "check", out).returncode == 0
 

@@ -203,11 +203,14 @@ def test_a_list_that_would_hold_nothing_out_is_an_error(tmp_path, name, content,
     assert message in str(caught.value)
 
 
-def test_a_list_comes_with_the_project():
-    (path,) = default_hold_out_paths()
-    patients = read_hold_out(path)
-    assert len(patients) == 30
-    assert "TCGA-A8-A099" in patients
+def test_lists_come_with_the_project():
+    lists = {path.name: read_hold_out(path) for path in default_hold_out_paths()}
+    assert {name: len(patients) for name, patients in lists.items()} == {
+        "holdout_brca_m2c_test.txt": 30,
+        "holdout_ocelot_test.txt": 57,
+    }
+    assert "TCGA-A8-A099" in lists["holdout_brca_m2c_test.txt"]
+    assert "TCGA-T3-A92M" in lists["holdout_ocelot_test.txt"]
 
 
 @pytest.mark.slides
