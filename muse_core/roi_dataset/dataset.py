@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from muse_core.errors import DatasetError
 from muse_core.roi_dataset.image import TILED_JPEG, RoiImage
+from muse_core.roi_dataset.index import INDEXED_FROM, Index, read_index, write_index
 from muse_core.roi_dataset.order import ONLY_READER, Shard, shuffled
-from muse_core.roi_dataset.part import Part, find_parts, opened_part, opened_raw, unreadable_part
+from muse_core.roi_dataset.part import Part, Parts, find_parts, opened_part, opened_raw, unreadable_part
 from muse_core.schemas import ROIS, SMALL_COLUMNS, check_table
 
 logger = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ _SAMPLE_COLUMNS = [*_SMALL_SAMPLE_COLUMNS, "image"]
 class RoiDataset:
     """A ROI dataset opened for reading: any ROI by index, small columns as a table, a shuffled stream.
 
-    Opening reads the footers only. The object is picklable and may be used from several threads and, forked or spawned,
-    from several processes: each keeps a few files open of its own.
+    Opening reads the footers only, or the index of a dataset of many parts (`roi_dataset.index`). The object is
+    picklable and may be used from several threads and, forked or spawned, from several processes: each keeps a few
+    files open of its own.
     """
 
     def __init__(self, source: str | Path | Sequence[str | Path]) -> None:
@@ -82,9 +84,10 @@ class RoiDataset:
         Raises:
             DatasetError: there is no dataset, it is empty, or a file in it is damaged or lacks columns.
         """
-        self._filesystem, self._paths = find_parts(source)
-        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-            counts = list(pool.map(self._count_rois, self._paths))
+        parts = find_parts(source)
+        self._filesystem, self._paths = parts.filesystem, parts.paths
+        self._small: pa.Table | None = None  # small columns of all ROIs, of a dataset with an index
+        counts = self._indexed(parts) or self._counted()
         self._ends = np.cumsum(counts, dtype=np.int64)
         if not len(self):
             raise DatasetError(f"{source}: the dataset holds no ROI; build it from slides with tissue")
@@ -97,7 +100,7 @@ class RoiDataset:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_local"}
+        return {key: value for key, value in self.__dict__.items() if key != "_local"} | {"_small": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -117,6 +120,8 @@ class RoiDataset:
         unknown = [column for column in columns if column not in ROIS.names]
         if unknown:
             raise DatasetError(f"columns {unknown} are not in the ROI table; it has {', '.join(ROIS.names)}")
+        if self._small is not None and set(columns) <= set(SMALL_COLUMNS):
+            return self._small.select(list(columns))
         schema = pa.schema([ROIS.field(column) for column in columns])
 
         def read(path: str) -> pa.Table:
@@ -168,6 +173,21 @@ class RoiDataset:
         order = shuffled(len(self), seed, epoch)
         for position in shard.positions(start, len(order)):
             yield self.read(int(order[position]))
+
+    def _indexed(self, parts: Parts) -> list[int] | None:
+        """ROIs of each part by the dataset's index, which is made where there is none; None of one with few parts."""
+        if parts.folder is None or len(parts.paths) < INDEXED_FROM:
+            return None
+        index = read_index(parts.filesystem, parts.folder, parts.infos)
+        if index is None:
+            index = Index(self._counted(), self.table(SMALL_COLUMNS))
+            write_index(parts.filesystem, parts.folder, parts.infos, index)
+        self._small = index.table
+        return index.counts
+
+    def _counted(self) -> list[int]:
+        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+            return list(pool.map(self._count_rois, self._paths))
 
     def _count_rois(self, path: str) -> int:
         with opened_part(self._filesystem, path) as file:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -102,25 +102,42 @@ def opened_raw(filesystem: fs.FileSystem, path: str) -> pa.NativeFile | None:
         raise unreadable_part(path, error) from None
 
 
-def find_parts(source: str | Path | Sequence[str | Path]) -> tuple[fs.FileSystem, list[str]]:
-    """The filesystem and the sorted paths of a dataset's Parquet files."""
+class Parts(NamedTuple):
+    """Where a dataset's parts lie.
+
+    Attributes:
+        filesystem: of all of them.
+        paths: sorted.
+        folder: that they were found in; None where they were named one by one.
+        infos: what the filesystem says of each; empty where they were named one by one.
+    """
+
+    filesystem: fs.FileSystem
+    paths: list[str]
+    folder: str | None = None
+    infos: tuple[fs.FileInfo, ...] = ()
+
+
+def find_parts(source: str | Path | Sequence[str | Path]) -> Parts:
+    """The Parquet files of a dataset, and what their filesystem says of them."""
     if not isinstance(source, (str, Path)):
         found = [_resolve(one) for one in source]
         if not found:
             raise DatasetError("no parts were given; give a dataset folder")
-        return found[0][0], sorted(path for _, path in found)
+        return Parts(found[0][0], sorted(path for _, path in found))
     filesystem, root = _resolve(source)
     info, rois = filesystem.get_file_info([root, f"{root}/rois"])
     if info.type == fs.FileType.File:
-        return filesystem, [root]
+        return Parts(filesystem, [root])
     if info.type == fs.FileType.NotFound:
         raise DatasetError(f"{source}: no such folder; give the folder that muse build-tcga-nu --out wrote")
     folder = rois.path if rois.type == fs.FileType.Directory else root
     entries = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
-    paths = sorted(entry.path for entry in entries if entry.is_file and _is_part(entry.path[len(folder) :]))
-    if not paths:
+    parts = [entry for entry in entries if entry.is_file and _is_part(entry.path[len(folder) :])]
+    if not parts:
         raise DatasetError(f"{source}: no ROI dataset, it has no Parquet file; build one with muse build-tcga-nu")
-    return filesystem, paths
+    parts.sort(key=lambda entry: str(entry.path))
+    return Parts(filesystem, [entry.path for entry in parts], folder, tuple(parts))
 
 
 def _resolve(source: str | Path) -> tuple[fs.FileSystem, str]:
