@@ -81,7 +81,7 @@ class RunSettings(Settings):
     # Processes a rank that cut views; 0 cuts them in the training process; auto: beside a GPU, as many as it has cores.
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
     compile: bool = False  # torch.compile the encoders: minutes at first, pays in long runs on GPUs
-    recompute: bool = False  # forget activations and compute them again: less memory, about a third more time
+    recompute: bool = False  # forget activations and compute them again: less memory, more time
     log_every: int = Field(10, ge=1)  # steps
     checkpoint_minutes: float = Field(5.0, ge=0)
     keep_checkpoints: int = Field(2, ge=1)  # the newest and those before it

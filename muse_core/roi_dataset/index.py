@@ -1,14 +1,15 @@
 """The small columns of a dataset of many parts in one file, so that opening it reads one file rather than every footer.
 
-    OUT/rois/_index    Parquet: columns of schemas.SMALL_COLUMNS, the ROIs in index order
+    OUT/.rois-index    Parquet: columns of schemas.SMALL_COLUMNS, the ROIs in index order
 
 It is made when such a dataset is opened first, and believed only while names, sizes and times of all parts are those
-that it was made of. Its name has no suffix, so that nothing that reads the folder takes it for a part. A folder that
-cannot be written stays without.
+that it was made of. It lies beside the folder of parts: Polars refuses a folder with files of any other kind. A place
+that cannot be written stays without.
 """
 
 import json
 import logging
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from muse_core.schemas import ROIS, SMALL_COLUMNS
 
 logger = logging.getLogger(__name__)
 
-INDEX_NAME = "_index"
+INDEX_NAME = ".rois-index"
 INDEXED_FROM = 64  # parts; the footers of fewer are read in no time
 
 _KEY = b"muse-roi-index"
@@ -48,7 +49,7 @@ def stamps_of(infos: Sequence[fs.FileInfo], folder: str) -> list[list[str | int]
 
 def read_index(filesystem: fs.FileSystem, folder: str, infos: Sequence[fs.FileInfo]) -> Index | None:
     """The index of a folder; None where there is none, or where it is of other parts or damaged."""
-    path = f"{folder}/{INDEX_NAME}"
+    path = _path(folder)
     try:
         if filesystem.get_file_info(path).type != fs.FileType.File:
             return None
@@ -65,7 +66,7 @@ def write_index(filesystem: fs.FileSystem, folder: str, infos: Sequence[fs.FileI
     """Keep an index beside the parts, whole or not at all; where that cannot be, a line in the log says so."""
     about = json.dumps({"parts": stamps_of(infos, folder), "counts": index.counts})
     table = index.table.cast(_SCHEMA).replace_schema_metadata({_KEY: about.encode()})
-    path = f"{folder}/{INDEX_NAME}"
+    path = _path(folder)
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
             with whole_file(Path(path)) as temporary:
@@ -79,3 +80,7 @@ def write_index(filesystem: fs.FileSystem, folder: str, infos: Sequence[fs.FileI
 
 def _whole(about: dict[str, list[int]], table: pa.Table) -> bool:
     return sum(about["counts"]) == table.num_rows and len(about["counts"]) == len(about["parts"])
+
+
+def _path(folder: str) -> str:
+    return posixpath.join(posixpath.dirname(folder.rstrip("/")), INDEX_NAME)

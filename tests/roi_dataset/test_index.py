@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -42,13 +43,14 @@ def opened_footers(monkeypatch):
 
 def test_the_second_opening_reads_no_part(plain, many, monkeypatch):
     first = RoiDataset(many)
-    assert (many / "rois" / INDEX_NAME).is_file()
+    assert (many / INDEX_NAME).is_file()
     seen = opened_footers(monkeypatch)
     second = RoiDataset(many)
     assert (len(second), second.fingerprint) == (7, first.fingerprint) == (7, plain[2])
     seen.clear()
     RoiDataset(many / "rois").table(["roi_id"])
     assert not seen
+    assert len(polars.read_parquet(many / "rois")) == 7, "nothing but parts lies there"
     for found in (first.table(SMALL_COLUMNS), second.table(SMALL_COLUMNS)):
         assert found.to_pylist() == plain[1].to_pylist()
         assert found.schema.equals(plain[1].schema)
@@ -59,7 +61,7 @@ def test_the_second_opening_reads_no_part(plain, many, monkeypatch):
 @pytest.mark.parametrize("change", ["another time", "gone", "new", "index damaged", "index of other columns"])
 def test_it_is_made_anew_when_anything_differs(many, change):
     RoiDataset(many)
-    index, part = many / "rois" / INDEX_NAME, part_path(many, "P", "s1", 0)
+    index, part = many / INDEX_NAME, part_path(many, "P", "s1", 0)
     before, expected = index.read_bytes(), 7
     if change == "another time":
         write_rois(part, [row(9, "s1")], {})
@@ -82,13 +84,13 @@ def test_it_is_made_anew_when_anything_differs(many, change):
 
 
 def test_a_folder_that_cannot_be_written_stays_without(many):
-    (many / "rois" / INDEX_NAME).mkdir()  # in its place: no permission would keep a root user from writing
+    (many / INDEX_NAME).mkdir()  # in its place: no permission would keep a root user from writing
     dataset = RoiDataset(many)
     assert (len(dataset), dataset.table(["mpp"]).num_rows) == (7, 7)
 
 
 def test_few_parts_need_none(plain):
-    assert not (plain[0] / "rois" / INDEX_NAME).exists()
+    assert not (plain[0] / INDEX_NAME).exists()
 
 
 def test_on_another_filesystem_than_the_disk(many, plain):
