@@ -91,7 +91,8 @@ def _tell_when_ready(server: uvicorn.Server, tell: Callable[[], None]) -> None:
 def _listening(port: int, earlier: int) -> socket.socket:
     """A listening socket: on the port asked for, or on that of last time, or on any that is free."""
     for wanted in dict.fromkeys((port,) if port else (earlier, 0)):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio sends small packets at once only on sockets that say TCP; others wait 40 ms for an acknowledgement.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((LOOPBACK, wanted))

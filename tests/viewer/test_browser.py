@@ -1,5 +1,6 @@
 """The page in a real browser on a real server: Debian's Chromium driven by Playwright; skipped where there is none."""
 
+import io
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
@@ -18,7 +21,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if path.exists()), None)
 PATIENCE_S = 240.0  # machines under load
-FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader"]  # WebGL in software: `?draw=gl` asks for it
 
 pytestmark = [
     pytest.mark.timeout(1200),
@@ -149,6 +152,22 @@ def test_see_filter_correct_and_lose_nothing(out, serve, open_page, drawn):
     until(page, "muse.marks.outbox.length === 0 && muse.marks.online")
     until(other, "muse.page.nucleusMarks.length === 20")
     assert [mark["kind"] for mark in server.labels] == ["nucleus"] * 20 + ["undo", "nucleus"]
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("zoom", [0.05, 0.2, 1.2])
+def test_without_a_graphics_card_the_picture_is_the_same(out, serve, open_page, zoom):
+    """Pixels, and nuclei as densities, dots and rings: by WebGL and by the canvas that the page takes itself."""
+    server = serve(out)
+    pictures = []
+    for how, painter in (("", "RasterPainter"), ("?draw=gl", "GlPainter")):
+        page = open_page(f"{server.url}{how}#slide=S1&x=2800&y=2400&zoom={zoom}")
+        until(page, "muse.page?.stage?.nuclei.state && !muse.page.stage.isWaiting")
+        assert page.evaluate("muse.page.stage.painter.constructor.name") == painter
+        picture = page.locator("canvas.pixels").screenshot(animations="disabled")
+        pictures.append(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), np.float32))
+    assert pictures[0].std() > 10
+    assert np.abs(pictures[0] - pictures[1]).mean() < 3
     assert server.stop() == 0
 
 

@@ -66,11 +66,27 @@ flat in vec3 v_colour;
 out vec4 colour;
 void main() { colour = vec4(v_colour, 1.0); }`;
 
-export class Painter {
-  constructor(canvas) {
+const SOFTWARE = /swiftshader|llvmpipe|softpipe|software|basic render/i;
+
+/** A context that a graphics card draws; null where software would have to, or where there is none. `force` takes both. */
+export function contextOf(canvas, force = false) {
+  const options = { alpha: false, antialias: false, powerPreference: "high-performance" };
+  return force || isAccelerated() ? canvas.getContext("webgl2", options) : null;
+}
+
+/** Whether WebGL 2 is a graphics card's: its name says so, as `failIfMajorPerformanceCaveat` does not everywhere. */
+function isAccelerated() {
+  const gl = document.createElement("canvas").getContext("webgl2"); // a canvas that has one kind of context gets no other
+  if (!gl) return false;
+  const named = gl.getExtension("WEBGL_debug_renderer_info");
+  const name = gl.getParameter(named ? named.UNMASKED_RENDERER_WEBGL : gl.RENDERER);
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return !SOFTWARE.test(name);
+}
+
+export class GlPainter {
+  constructor(canvas, gl) {
     this.canvas = canvas;
-    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, powerPreference: "high-performance" });
-    if (!gl) throw new Error("This browser has no WebGL 2; the slide cannot be drawn.");
     this.gl = gl;
     this.quad = program(gl, QUAD_VERTEX, QUAD_FRAGMENT);
     this.disc = program(gl, POINT_VERTEX, POINT_FRAGMENT);
@@ -90,13 +106,13 @@ export class Painter {
     gl.clear(gl.COLOR_BUFFER_BIT);
   }
 
-  /** A texture of a picture, or of RGBA bytes (already multiplied by alpha). */
+  /** What `picture` draws: a bitmap, which is taken over, or RGBA bytes already multiplied by alpha. */
   texture(source, { width, height, smooth = true } = {}) {
     const { gl } = this;
     const texture = gl.createTexture();
     gl.bindTexture(gl.TEXTURE_2D, texture);
     if (source instanceof Uint8Array) gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, width, height, 0, gl.RGBA, gl.UNSIGNED_BYTE, source);
-    else gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGB, gl.RGB, gl.UNSIGNED_BYTE, source);
+    else { gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGB, gl.RGB, gl.UNSIGNED_BYTE, source); source.close(); }
     const filter = smooth ? gl.LINEAR : gl.NEAREST;
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, filter);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, filter);
@@ -164,6 +180,8 @@ export class Painter {
       gl.drawArrays(gl.POINTS, 0, held.count);
     }
   }
+
+  close() { this.gl.getExtension("WEBGL_lose_context")?.loseContext(); }
 }
 
 /** The palette as the shader wants it: of each class its colour, and whether it is shown. */

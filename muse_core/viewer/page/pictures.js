@@ -88,7 +88,6 @@ export class Pictures {
       const picture = await bitmap(`tile/${place.join("/")}`, { slide: this.slide.slide_id }, stop.signal);
       if (stop.signal.aborted || this.closed) return picture.close();
       this.held.set(name, this.painter.texture(picture));
-      picture.close();
       while (this.held.size > MOST_HELD) {
         const [oldest, texture] = this.held.entries().next().value;
         this.held.delete(oldest);

@@ -2,11 +2,12 @@
 // tool in use.
 
 import { Camera } from "./camera.js";
-import { Painter } from "./gl.js";
+import { GlPainter, contextOf } from "./gl.js";
 import { h } from "./dom.js";
 import { Nuclei } from "./nuclei.js";
 import { Overlay } from "./overlay.js";
 import { Pictures } from "./pictures.js";
+import { RasterPainter } from "./raster.js";
 
 const MOST_RATIO = 2; // device px a CSS px that are drawn
 const CLICK_PX = 5; // farther and it was a drag
@@ -18,7 +19,7 @@ export class Stage extends EventTarget {
     this.canvas = h("canvas", { class: "pixels" });
     this.front = h("canvas", { class: "front", tabindex: "0", role: "application", "aria-label": `Slide ${slide.slide_id}: arrow keys move, plus and minus zoom, question mark shows all keys` });
     this.element = h("div", { class: "stage" }, this.canvas, this.front);
-    this.painter = new Painter(this.canvas);
+    this.painter = painterOf(this.canvas);
     this.overlay = new Overlay(this.front);
     this.overlay.setTissue(slide.tissue);
     this.camera = new Camera();
@@ -158,6 +159,12 @@ export class Stage extends EventTarget {
     this.observer.disconnect();
     this.pictures.close();
     this.nuclei.close();
-    this.painter.gl.getExtension("WEBGL_lose_context")?.loseContext();
+    this.painter.close();
   }
+}
+
+/** By the graphics card where there is one; `?draw=gl` takes WebGL in software, too. */
+function painterOf(canvas) {
+  const gl = contextOf(canvas, new URLSearchParams(location.search).get("draw") === "gl");
+  return gl ? new GlPainter(canvas, gl) : new RasterPainter(canvas);
 }
