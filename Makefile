@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check bench docs lock clean
+TESTS := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
+SEED := $(shell date +%s)
+
+.PHONY: setup demo test test-slow test-shuffled check bench docs lock clean
 
 setup: $(STAMP)
 
@@ -17,8 +20,17 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=180 $(BIN)/python -m flows.demo --out demo
 
+# Those marked slow or gpu are left out: see the markers in pyproject.toml.
 test: setup
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 10
+	$(TESTS) -m 'not slow and not gpu'
+
+test-slow: setup
+	$(TESTS) -m 'slow and not gpu'
+
+# As test, files and the tests in them in an order that the seed makes: make test-shuffled SEED=7 repeats one.
+test-shuffled: setup
+	@echo "seed $(SEED): make test-shuffled SEED=$(SEED)"
+	$(TESTS) -m 'not slow and not gpu' --random-order-bucket=module --random-order-seed=$(SEED)
 
 check: setup
 	$(BIN)/ruff check .

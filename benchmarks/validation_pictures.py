@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from muse_core.labels.datasets import read_datasets, read_datasets_file
@@ -82,6 +81,8 @@ def draw_verdict(axes: "Axes", one: Verdict, title: str) -> None:
 def picture_of(source: str, verdicts: Sequence[Verdict], path: Path) -> None:
     """The image of median F1 and the worst one, side by side."""
     ordered = sorted(verdicts, key=lambda one: one.f1)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 5.4), layout="constrained")
     typical, worst = figure.subplots(1, 2)
     draw_verdict(typical, ordered[len(ordered) // 2], "median")
@@ -118,6 +119,8 @@ def reliability(rows: Sequence[JudgedPatch]) -> Reliability:
 
 def draw_reliability(by_source: dict[str, Reliability], path: Path) -> None:
     """One line a source, and where a score would say the truth."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.4, 5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")

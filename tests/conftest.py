@@ -12,6 +12,7 @@ from muse_core.machine.process import own_process
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 
 SHARED = Path(__file__).parents[2] / "shared"
+FLOWS = "tests/flows/"
 
 
 def pytest_configure() -> None:
@@ -19,21 +20,44 @@ def pytest_configure() -> None:
     own_process()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups in the same hook
+@pytest.hookimpl(trylast=True)  # after they were shuffled
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file share what they draw and train, those of flows a server too: each group stays in one process.
-
-    The longest group comes first, so that no process is left alone with it at the end.
-    """
+    """The longest group comes first, so that no process is left alone with it at the end."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-        if _group(item) == "flows":
+        if _group(item.nodeid) == FLOWS:
             item.add_marker(pytest.mark.timeout(900))  # whichever is first waits until the server has come up
-    items.sort(key=lambda item: _group(item) != "flows")
+    items.sort(key=lambda item: _group(item.nodeid) != FLOWS)
 
 
-def _group(item: pytest.Item) -> str:
-    return "flows" if item.path.parent.name == "flows" else item.nodeid.partition("::")[0]
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """With --dist loadfile, groups that share what is dear stay in one process.
+
+    Groups by marks (--dist loadgroup of pytest-xdist 3.8) come to nothing with pytest 9.2: each process makes all.
+    """
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByGroup(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def _group(nodeid: str) -> str:
+    """Tests of a file share what they draw and train, those of flows a server too."""
+    return FLOWS if nodeid.startswith(FLOWS) else nodeid.partition("::")[0]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test for a GPU that somebody names is skipped where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import dask.dataframe
 import duckdb
 import geopandas
 import numpy as np
 import pandas
-import polars
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
@@ -80,12 +78,16 @@ def pyarrow_plain(root, columns, wanted):
 
 
 def polars_folder(root, columns, wanted):
+    import polars  # here, as it takes every process of the suite seconds
+
     found = polars.scan_parquet(root)
     found = found if wanted is None else found.filter(polars.col("slide_id") == wanted)
     return found.select(columns).collect().to_pandas()
 
 
 def polars_hive(root, columns, wanted):
+    import polars
+
     found = polars.scan_parquet(f"{root}/**/*.parquet", hive_partitioning=True)
     found = found if wanted is None else found.filter(polars.col("slide_id") == wanted)
     return found.select(columns).collect().to_pandas()
@@ -107,6 +109,8 @@ def duckdb_hive(root, columns, wanted):
 
 
 def dask_folder(root, columns, wanted):
+    import dask.dataframe  # here, as it takes every process of the suite seconds
+
     filters = None if wanted is None else [("slide_id", "==", wanted)]
     return dask.dataframe.read_parquet(root, columns=columns, filters=filters).compute()
 

@@ -84,6 +84,7 @@ def test_an_image_is_one_slide_and_one_roi_of_its_own_size(tmp_path):
     assert pairs.counts.fn == 0, "every drawn nucleus is found at its place"
 
 
+@pytest.mark.slow
 @pytest.mark.slides
 def test_real_patches_have_their_labelled_nuclei(shared, tmp_path):
     labelled = read_labelled_patches("brca-m2c", shared / "data" / "brca_m2c", "val")[:6]
@@ -287,6 +288,7 @@ def in_process(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["import-patches", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_on_worker_processes(patches, tmp_path):
     (patches / "text.png").write_text("not an image")
     arguments = ["--images", patches, "--mpp", 0.5, "--out", tmp_path / "out", "--workers", 2, "--json"]
@@ -378,6 +380,7 @@ def test_mpp_has_no_default(patches, tmp_path):
     assert "--mpp" in done.stderr
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again_gives_the_same_tables(patches, tmp_path):
     run(patches, tmp_path / "calm")
     arguments = [

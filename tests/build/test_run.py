@@ -401,6 +401,7 @@ def test_a_full_disk_is_one_line_and_the_rerun_completes(drawn, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again_gives_the_same_tables(drawn, tmp_path):
     manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,", f"B,C,Q,{drawn[0]},,,")
     quick = [*LEARNED, "rois.size_px=512"]
@@ -428,6 +429,7 @@ def four(drawn, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_interrupting_a_rebuild_loses_nothing(four, tmp_path, how, workers):

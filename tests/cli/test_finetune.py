@@ -55,6 +55,7 @@ def tiny(tmp_path):
     return options(TINY.model_copy(update={"steps": 3, "validate_every": 3}), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_recipe_is_taken_by_its_name(init, brca, tiny, tmp_path):
     given = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", tmp_path / "out", *tiny)
     assert muse("finetune", *given, "--recipe", "paper", "--set", "loss.dense=0").exit_code == 0
@@ -96,6 +97,7 @@ def test_heads_that_don_t_fit(wrong, init, brca, tiny, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_folds(init, brca, tiny, tmp_path):
     where = ("--dataset", "brca-m2c", "--data", brca, "--init", init, "--out", tmp_path / "out")
     facts = last_line(muse("finetune", *where, "--folds", 2, *tiny, "--json"))
@@ -105,6 +107,7 @@ def test_folds(init, brca, tiny, tmp_path):
     assert last_line(muse("finetune", *where, "--folds", 2, "--resume", *tiny, "--json")) == facts
 
 
+@pytest.mark.slow
 def test_a_polite_kill_saves_the_state(init, brca, tmp_path):
     out = tmp_path / "out"
 
@@ -155,6 +158,7 @@ def test_scores_by_one_rule(init, brca, rule):
     assert facts["mean_class_f1"] == facts["protocols"][rule]["mean_class_f1"]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_in_use_of_a_registry_is_scored(init, brca, tmp_path):
     score = score_on_validation(init, "brca-m2c", brca, settings=TINY)
     in_use = register_if_better(tmp_path / "models", init, (score,)).current.checkpoint
@@ -200,6 +204,7 @@ def test_classes_that_the_model_does_not_know_have_no_score_and_leave_no_mean(br
     assert (row["measured"], len(score_rows(facts))) == ("detection F1 (mcspatnet)", 1)
 
 
+@pytest.mark.slow
 def test_a_labs_twenty_dots_and_a_slide_to_a_checkpoint_to_the_slides_nuclei(init, tiny, tmp_path):
     nuclei = write_slide(tmp_path / "dots", "S1")
     middle = nuclei[np.argsort(np.linalg.norm(nuclei - (800, 600), axis=1))[:20]]

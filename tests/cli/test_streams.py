@@ -52,6 +52,7 @@ def run(code: str, *words: object, unset: tuple[str, ...] = ("PYTHONIOENCODING",
     return subprocess.run(command, capture_output=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LANG": "C"}, {"LC_ALL": "POSIX"}])
 def test_an_ascii_terminal_gets_ascii_from_every_command(folder, environment):
     done = run(COMMANDS.format(commands=TOLD), folder, **environment)
@@ -64,11 +65,13 @@ def test_an_ascii_terminal_gets_ascii_from_every_command(folder, environment):
     assert "[infer ended with 1]" in text
 
 
+@pytest.mark.slow
 def test_elsewhere_a_name_is_written_as_it_is(folder):
     done = run(COMMANDS.format(commands=[["doctor", "FOLDER/Gewebe µm².tif"]]), folder, PYTHONIOENCODING="utf-8")
     assert "µm².tif" in done.stdout.decode("utf-8").replace("\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_leaves_costs_its_text_alone(folder, unbuffered):
     read, write = os.pipe()
@@ -83,6 +86,7 @@ def test_a_reader_that_leaves_costs_its_text_alone(folder, unbuffered):
     assert b"Broken" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", "> /dev/full"])
 def test_streams_that_are_closed_or_full_cost_their_text_alone(folder, closed):
     words = f"'{sys.executable}' -m muse_core.cli manifest check '{folder}' {closed}"

@@ -139,6 +139,7 @@ class Doomed:
         return passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
 def test_killed_at_any_call_it_goes_on_and_the_tables_are_the_same(

@@ -44,6 +44,7 @@ def test_of_many_that_create_an_object_one_does(bucket):
     assert folder.read("lease") == str(won[0]).encode()
 
 
+@pytest.mark.slow
 def test_a_run_comes_through_throttling_failures_and_cut_connections(bucket, s3_address, tmp_path, monkeypatch):
     slides = {}
     for name in "ABC":
@@ -67,6 +68,7 @@ def test_a_run_comes_through_throttling_failures_and_cut_connections(bucket, s3_
     assert contents(f"{bucket}/out") == contents(str(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_away_ends_a_run_in_one_line(bucket, s3_address, monkeypatch):
     with troubled(s3_address, Trouble(refuse=1.0)) as address:
         import s3fs

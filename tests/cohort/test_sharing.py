@@ -65,7 +65,8 @@ def share_slides(out: str, slides: dict[str, str], log: Path, other_log: Path) -
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["folder", "bucket"])
 def test_two_processes_share_and_one_is_killed(place, slides, tmp_path, request, monkeypatch):
     monkeypatch.setattr("muse_core.cohort.suspects.death_of", lambda path, **_: None)  # toys have no reader to die
     out = str(tmp_path / "shared") if place == "folder" else f"{request.getfixturevalue('bucket')}/out"

@@ -56,6 +56,7 @@ def test_a_suspect_that_kills_again_is_refused(tmp_path, monkeypatch):
     assert caught.value.reason == "reader_died"
 
 
+@pytest.mark.slow
 def test_a_slide_that_kills_a_run_costs_itself_in_the_next(tmp_path, monkeypatch):
     """The first run dies of it; run again, it is told apart and the other slide is done."""
     folder, out = tmp_path / "slides", tmp_path / "out"

@@ -214,11 +214,13 @@ def validation(shared):
     return read_labelled_patches("brca-m2c", shared / "data" / "brca_m2c", "val")
 
 
+@pytest.mark.slow
 @pytest.mark.slides
 def test_f1_on_breast_tissue(validation):
     assert _f1(validation) >= 0.82  # 0.83 when written; 0.78 is asked for
 
 
+@pytest.mark.slow
 @pytest.mark.slides
 @pytest.mark.parametrize("mpp", [0.25, 0.35, 0.7])
 def test_f1_at_other_resolutions(validation, mpp):
@@ -230,6 +232,7 @@ def test_f1_at_other_resolutions(validation, mpp):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.slides
 @pytest.mark.parametrize(("haematoxylin", "eosin"), [(0.6, 1.0), (1.4, 1.0), (1.0, 0.5), (1.0, 1.6), (0.6, 1.6)])
 def test_f1_under_other_stains(validation, haematoxylin, eosin):

@@ -68,6 +68,7 @@ def test_a_difference_is_seen():
     assert share_different(one[1:], one[:3]) == pytest.approx(2 / 4)
 
 
+@pytest.mark.slow
 def test_a_shifted_grid_gives_the_same_points(detector, tmp_path):
     draw_slide(tmp_path / "s.svs", 3200, 3000)
     check(tmp_path / "s.svs", detector, side_px=601, shifts=((333, 177),))
@@ -79,6 +80,7 @@ def test_a_shifted_grid_gives_the_same_points_on_a_larger_slide(detector, tmp_pa
     check(tmp_path / "s.svs", detector, side_px=1499, shifts=((1, 1), (333, 1177), (801, 95)))
 
 
+@pytest.mark.slow
 @pytest.mark.slides
 def test_a_shifted_grid_gives_the_same_points_on_a_real_slide(detector, shared):
     path = shared / "data" / "slides" / "good" / "CMU-1-Small-Region.svs"

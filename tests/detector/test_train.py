@@ -64,6 +64,7 @@ def test_a_run_writes_weights_record_curves_and_settings(data, whole):
     assert answer["f1"] == pytest.approx(result.f1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(data, tmp_path):
     weights = [
         load_file(
@@ -75,6 +76,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(data, tmp_pat
     assert not np.array_equal(weights[0]["head.weight"], weights[2]["head.weight"])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path):
     class StoppedError(Exception):
         pass
@@ -144,6 +146,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_state(data, stored, tmp_path
     assert train_detector(brca(data), tmp_path, settings=TINY, resume=True).weights.exists()
 
 
+@pytest.mark.slow
 def test_it_learns(data, tmp_path):
     settings = TINY.model_copy(
         update={
@@ -174,6 +177,7 @@ def test_a_folder_that_is_no_dataset(tmp_path):
         train_detector(brca(tmp_path), tmp_path / "out", settings=TINY)
 
 
+@pytest.mark.slow
 def test_datasets_count_alike_and_one_that_is_left_out_is_scored_all_the_same(data, tmp_path):
     """Of two sources one only validates; the record has both, and the score is their mean."""
     one = brca(data)

@@ -14,6 +14,7 @@ SMALL = ("rois.size_px=1024", "rois.max_per_slide=4", "chunk_rois=2")
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("prefect_server")]
 
 
+@pytest.mark.slow
 def test_a_good_slide_completes_the_flow(drawn, tmp_path):
     manifest = tmp_path / "m.csv"
     manifest.write_text(f"slide_id,case_id,project,uri\nS,C,P,{drawn[0]}\n")

@@ -64,6 +64,7 @@ def test_mistakes_are_told_before_anything_is_changed(tmp_path):
         read_deployments(tmp_path / "none.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("url", "words"), [("", "PREFECT_API_URL is not set"), ("http://127.0.0.1:9/api", "start a")])
 def test_without_a_server_it_is_one_line(url, words):
     command = [sys.executable, "-m", "muse_core.cli", "deploy", "--file", str(FILE)]
@@ -75,6 +76,7 @@ def test_without_a_server_it_is_one_line(url, words):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_server_s_settings_are_prefect_s():
     wanted = dict(
         line.split("=", 1) for line in (ROOT / "deploy/server.env").read_text().splitlines() if line[:7] == "PREFECT"

@@ -44,6 +44,7 @@ def kill_once_begun(out) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # three processes that import torch, and ten seconds before the second is tried
 def test_a_killed_run_goes_on_and_the_better_checkpoint_stays(tmp_path, artifacts, monkeypatch):
     monkeypatch.setattr(promote, "MUSE_NANO_NDC", tmp_path / "none ship")

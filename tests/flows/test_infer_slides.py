@@ -36,6 +36,7 @@ def statuses(out: Path) -> dict[str, str | None]:
     return {row["slide_id"]: row["reason"] for row in pq.read_table(out / "slides.parquet").to_pylist()}
 
 
+@pytest.mark.slow
 def test_a_watched_folder_is_taken_as_it_fills(tiny, artifacts, tmp_path):
     inbox, out = tmp_path / "inbox", tmp_path / "out"
     inbox.mkdir()
@@ -81,6 +82,7 @@ def test_a_watched_folder_is_taken_as_it_fills(tiny, artifacts, tmp_path):
     assert {row["slide_id"] for row in json.loads(shown["infer-slides-slides"])} == {"a", "growing"}
 
 
+@pytest.mark.slow
 def test_a_broken_file_of_a_watched_folder_is_told_once_and_left_alone(tiny, tmp_path):
     inbox, out = tmp_path / "inbox", tmp_path / "out"
     inbox.mkdir()
@@ -107,6 +109,7 @@ def test_a_broken_file_of_a_watched_folder_is_told_once_and_left_alone(tiny, tmp
     assert statuses(out) == {"bad": None, "good": None}, "another file under that name is tried at once"
 
 
+@pytest.mark.slow
 def test_a_slide_that_waits_does_not_hold_up_another_model(tiny, tmp_path):
     inbox, out = tmp_path / "inbox", tmp_path / "out"
     inbox.mkdir()
@@ -152,6 +155,7 @@ def test_a_bad_slide_fails_the_flow_and_loses_nothing(tiny, artifacts, tmp_path)
     assert "good" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_fails_no_run_that_is_done(tiny, tmp_path, caplog):
     out, file = tmp_path / "out", tmp_path / "file"
     file.touch()
@@ -165,6 +169,7 @@ def test_a_report_that_cannot_be_written_fails_no_run_that_is_done(tiny, tmp_pat
     assert line.exc_info is None
 
 
+@pytest.mark.slow
 def test_tiles_that_could_not_be_read_fail_the_flow_and_not_their_slide(artifacts, tmp_path):
     image, _ = tissue_image(3000, 800, mpp=0.25, seed=4)
     slide = draw_aperio(tmp_path / "s.svs", image, Drawing(factors=(1, 4), tile_px=240, broken_tile=(1, 1)))

@@ -12,6 +12,7 @@ from tests.pretrain.tiny_runs import DEFAULTS, OVERRIDES, drawn_dataset
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("prefect_server")]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # a process that imports torch
 def test_a_backbone_and_its_summary(artifacts, tmp_path):
     drawn_dataset(tmp_path / "rois")

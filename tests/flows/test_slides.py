@@ -60,6 +60,7 @@ def test_a_failed_slide_is_one_line(tmp_path, caplog):
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_run_holds_is_skipped(tiny, tmp_path):
     manifest = manifest_of(tmp_path, {"S": tiny})
     with locked(tmp_path / "out"):
@@ -69,6 +70,7 @@ def test_a_folder_that_another_run_holds_is_skipped(tiny, tmp_path):
     assert build(manifest, tmp_path / "out").is_completed()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shown_stops_nothing(caplog):
     server = urlsplit(PREFECT_API_URL.value())
     with TcpGate(str(server.hostname), int(server.port)) as gate:
@@ -110,6 +112,7 @@ def test_small_slides_share_task_runs_and_large_ones_do_not():
     assert [len(batch.rows) for batch in batches_of(rows[:3], at_once=4)] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_one_of_a_batch_fails_alone_and_a_run_without_work_shows_nothing(tiny, artifacts, tmp_path):
     slides = {}
     for number in range(5):

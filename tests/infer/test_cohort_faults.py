@@ -47,6 +47,7 @@ def test_a_run_cut_short_goes_on_inside_the_slide(inferred, small, tmp_path, mon
     assert nuclei(tmp_path) == nuclei(inferred)
 
 
+@pytest.mark.slow
 def test_a_bad_tile_costs_its_own_nuclei_only(tmp_path):
     image, true = tissue_image(2800, 2400, mpp=0.25, seed=3)
     path = draw_aperio(tmp_path / "s.svs", image, Drawing(tile_px=240, broken_tile=(5, 5)))
@@ -64,6 +65,7 @@ def test_a_bad_tile_costs_its_own_nuclei_only(tmp_path):
     assert (distance[far] * 0.25 < 2).mean() > 0.85
 
 
+@pytest.mark.slow
 def test_a_slide_taken_up_again_does_what_failed_anew_and_counts_the_time_of_both_runs(
     inferred, small, tmp_path, monkeypatch
 ):
@@ -124,6 +126,7 @@ def test_tiles_that_could_not_be_read_are_an_exit_status_and_a_line(tmp_path):
     assert re.search(r"\d of \d+ tiles, of 1 slides, could not be read", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_read_that_fails_once_is_tried_on_a_fresh_handle_and_costs_nothing(inferred, small, tmp_path, monkeypatch):
     read, failing = TifffileReader.read, []
 
@@ -175,6 +178,7 @@ def test_one_bad_slide_never_ends_the_batch(tiny, tmp_path):
     assert [part.parent.name for part in parts(tmp_path / "out")] == ["good"]
 
 
+@pytest.mark.slow
 def test_a_slide_begun_with_other_tiles_is_begun_anew_and_one_done_is_not(inferred, small, tmp_path, monkeypatch):
     write = slide_module.write_group
 

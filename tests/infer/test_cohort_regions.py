@@ -72,6 +72,7 @@ def test_regions_that_cannot_be_read_fail_their_slide_alone(tiny, tmp_path):
     assert "B.geojson: cannot be read" in row["message"]
 
 
+@pytest.mark.slow
 def test_regions_count_from_the_scanners_bounds_and_leave_out_what_qupath_ignores(small, tmp_path):
     def box(left, top, right, bottom, name):
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]

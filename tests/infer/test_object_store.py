@@ -27,6 +27,7 @@ def infer(slides, out):
     return api.infer(slides, out, checkpoint=NUCLEUS_DETECTOR, device="cpu")
 
 
+@pytest.mark.slow
 def test_slides_and_output_in_a_bucket_give_what_files_give(bucket, tiny, tmp_path):
     files = fsspec.filesystem("s3")
     name = bucket.removeprefix("s3://")
@@ -87,6 +88,7 @@ def test_a_folder_in_a_bucket_is_listed(bucket, tiny):
         read_manifest("https://127.0.0.1/m.csv")
 
 
+@pytest.mark.slow
 def test_rois_in_a_bucket_are_read_as_they_are(bucket, tiny, tmp_path):
     from muse_core import RoiDataset
 

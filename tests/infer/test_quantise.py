@@ -23,6 +23,7 @@ def images() -> list[np.ndarray]:
     return [np.ascontiguousarray(image[y : y + 160, x : x + 160]) for y in (0, 160, 320) for x in (0, 160, 320)]
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_that_infer_takes(images, tmp_path):
     pytest.importorskip("nncf")
     checkpoint, folder = tmp_path / "ndc.safetensors", tmp_path / "images"

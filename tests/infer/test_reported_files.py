@@ -148,6 +148,7 @@ def inferred(tmp_path_factory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "level-0"])
 def test_a_reported_kind_gives_the_nuclei_of_the_plain_file(inferred, kind):
     assert slide_rows(inferred)[kind]["status"] == "done"
@@ -158,10 +159,12 @@ def test_a_reported_kind_gives_the_nuclei_of_the_plain_file(inferred, kind):
     assert near.mean() > (0.99 if kind != "jfif_under_an_rgb_tag" else 0.95)  # JPEG is not the same pixels
 
 
+@pytest.mark.slow
 def test_a_dicom_series_is_one_slide(inferred):
     assert set(slide_rows(inferred)) == {"plain", "level-0", *KINDS}
 
 
+@pytest.mark.slow
 def test_a_folder_that_grows_keeps_its_ids_and_follows_links(tmp_path):
     image, _ = tissue_image(300, 260, mpp=0.5, seed=1)
     for path in ("s/A/S1.tif", "elsewhere/x.tif"):
@@ -184,6 +187,7 @@ def feature(left: int, top: int, right: int, bottom: int, name: str) -> dict[str
     return {"type": "Feature", "geometry": geometry, "properties": {"classification": classification}}
 
 
+@pytest.mark.slow
 def test_qupaths_star_classes_and_names_that_people_type(tmp_path):
     image, _ = tissue_image(700, 500, mpp=0.5, seed=2)
     plain(tmp_path / "My slide (1).tif", image)

@@ -71,6 +71,7 @@ def test_nuclei_are_found_where_they_were_drawn(inferred, small):
     assert np.mean([row["in_tissue"] for row in rows]) > 0.95
 
 
+@pytest.mark.slow
 def test_the_same_nuclei_wherever_tiles_begin(inferred, small, tmp_path):
     infer(small[0], tmp_path, "window_px=512", "offset_px=[237, 101]")
     one, other = places(inferred), places(tmp_path)
@@ -97,6 +98,7 @@ def test_places_are_level0_px_at_any_mpp(tmp_path, mpp):
     assert [row["x_um"] for row in rows] == pytest.approx([row["x_level0"] * mpp[0] for row in rows], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rerun_does_only_what_is_missing_or_changed(tiny, tmp_path):
     shutil.copy(tiny, tmp_path / "a.svs")
     shutil.copy(tiny, tmp_path / "b.svs")
@@ -176,6 +178,7 @@ def test_embeddings_are_kept_as_half_precision_lists(tiny, tmp_path):
     assert np.isfinite(column.flatten().to_numpy().astype(np.float32)).all()
 
 
+@pytest.mark.slow
 def test_quantised_weights_find_the_same_nuclei_whatever_the_workers_and_the_cuts(small, tmp_path):
     options = {"checkpoint": None}  # what ships
     assert infer(small[0], tmp_path / "int8", "engine=openvino", **options).engine == "openvino"
@@ -215,6 +218,7 @@ def test_two_runs_into_one_folder(tiny, tmp_path):
     assert caught.value.reason == "output_locked"
 
 
+@pytest.mark.slow
 def test_the_command(tiny, tmp_path):
     arguments = ["infer", "--slides", tiny, "--out", tmp_path / "o", "--checkpoint", NUCLEUS_DETECTOR, "--json"]
     command = [sys.executable, "-m", "muse_core.cli", *map(str, arguments)]
@@ -230,6 +234,7 @@ def test_the_command(tiny, tmp_path):
     assert "mm²/h" in done.stdout
 
 
+@pytest.mark.slow
 def test_pictures_for_reports_are_kept_of_slides_that_are_not(tiny, tmp_path):
     fsspec.filesystem("memory").pipe("/slides/tiny.svs", tiny.read_bytes())
     manifest, out = write_manifest(tmp_path / "m.csv", "A,C,P,memory://slides/tiny.svs,,,"), tmp_path / "out"
@@ -254,6 +259,7 @@ def test_a_gpu_finds_what_a_cpu_finds(decode_on_gpu, inferred, small, tmp_path):
     assert slide_rows(tmp_path)["small"]["device"] == "cuda"
 
 
+@pytest.mark.slow
 @pytest.mark.slides
 def test_real_slides_good_and_bad(shared, tmp_path):
     infer(shared / "data" / "slides", tmp_path)

@@ -23,6 +23,7 @@ def test_the_answer_is_the_command_s_own(tmp_path):
     assert json.loads((tmp_path / "deep" / "log.txt").read_text().splitlines()[-1]) == answer
 
 
+@pytest.mark.slow
 def test_two_processes_run_by_torchrun(tmp_path):
     (tmp_path / "m.csv").write_text("slide_id,case_id,project,uri\nS,C,P,s.svs\n")
     (tmp_path / "s.svs").touch()
@@ -30,6 +31,7 @@ def test_two_processes_run_by_torchrun(tmp_path):
     assert sum(line.startswith("{") for line in (tmp_path / "log.txt").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_failure_is_told_in_the_command_s_own_words(tmp_path, processes):
     log = tmp_path / "log.txt"
@@ -72,6 +74,7 @@ def test_the_kernel_s_kill_is_a_crash(tmp_path):
     assert "ended by signal 9" in said
 
 
+@pytest.mark.slow
 def test_an_interrupted_caller_stops_its_command(tmp_path):
     caller, child = start_endless(tmp_path)
     time.sleep(1.5)  # let the command come up, so that it meets the signal as a training run would

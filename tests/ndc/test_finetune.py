@@ -85,6 +85,7 @@ def test_the_model_scores_half_where_validation_was_cut_best(whole, data):
     assert (likely.score[len(found.xy) :] < best["cut"] + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_trains_proposals_alone_and_reads_them(init, tmp_path):
     paper = recipe_settings("paper")
     ramped = {"cons_start": 0, "cons_ramp": 0, "nucleus_confidence": 0.05, "background_confidence": 0.05}
@@ -109,6 +110,7 @@ def test_the_papers_recipe_trains_proposals_alone_and_reads_them(init, tmp_path)
     assert not np.array_equal(start["h_reg.4.weight"], end["h_reg.4.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(init, data, tmp_path, dropout):
     settings = TINY.model_copy(update={"model": TINY.model.model_copy(update={"dropout": dropout})})
@@ -129,6 +131,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(init, data, tmp_path, dropo
     assert records[0]["validations"] == records[1]["validations"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(whole, init, data, tmp_path):
     again = finetune(data, tmp_path / "again", init=init, settings=TINY)
     other = finetune(data, tmp_path / "other", init=init, settings=TINY.model_copy(update={"seed": 1}))
@@ -230,6 +233,7 @@ def test_folds_part_no_case_and_cover_all():
         case_folds(regions, 6)
 
 
+@pytest.mark.slow
 def test_cross_validation_judges_every_region_by_a_model_that_never_saw_it(init, data, tmp_path, monkeypatch):
     learned, judged = [], []  # names, a fold each
 
@@ -293,6 +297,7 @@ def test_folds_of_another_number_are_other_runs(init, data, tmp_path):
         cross_validate(other, tmp_path, folds=2, resume=True, **options)
 
 
+@pytest.mark.slow
 def test_folds_stop_when_asked(init, data, tmp_path):
     asked = iter([False] * 5 + [True])
     assert cross_validate(data, tmp_path, folds=2, init=init, settings=SHORT, should_stop=lambda: next(asked)) is None
@@ -300,6 +305,7 @@ def test_folds_stop_when_asked(init, data, tmp_path):
     assert cross_validate(data, tmp_path, folds=2, init=init, settings=SHORT, resume=True)["folds"] == 2
 
 
+@pytest.mark.slow
 def test_learning_makes_the_loss_smaller(init, tmp_path):
     patches = regions_of([draw_patch(128, 10, seed) for seed in range(3)])
     data = FinetuneData(CLASS_NAMES, patches, [], patches[:1])
@@ -339,6 +345,7 @@ def test_the_next_batch_is_drawn_ahead_and_its_errors_come_with_its_step(data, m
     assert drawn[:3] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_network_can_be_its_own_teacher(init, data, tmp_path):
     data = replace(data, unlabelled=[unlabelled_region("tissue", data.labelled[0].image, 0.5)])
     losses = {}

@@ -38,6 +38,7 @@ def test_the_weights_that_ship_are_in_use_at_first(tmp_path, data, monkeypatch):
     assert set(decision.candidate.class_f1) == {"lymphocyte", "tumour_epithelial", "stromal"}
 
 
+@pytest.mark.slow
 def test_the_one_in_use_is_scored_on_labels_it_has_not_been(tmp_path, data, monkeypatch):
     monkeypatch.setattr(module, "MUSE_NANO_NDC", tmp_path / "none ship")
     registry, one = tmp_path / "models", write_random_ndc(tmp_path / "one.safetensors")

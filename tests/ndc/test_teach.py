@@ -78,6 +78,7 @@ def test_the_model_in_use_is_registered_and_the_taught_one_compared_with_it(lab,
     assert [one["source"] for one in history] == [str(start), str(run)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", [True, False])
 def test_only_what_is_better_is_taken_into_use(lab, start, monkeypatch, better):
     scores = iter([0.5, 0.5, 0.6 if better else 0.5])  # the start's twice, then the taught model's
@@ -93,6 +94,7 @@ def test_only_what_is_better_is_taken_into_use(lab, start, monkeypatch, better):
     assert (current_checkpoint(lab / "models").read_bytes() == start.read_bytes()) is not better
 
 
+@pytest.mark.slow
 def test_a_second_teaching_begins_at_the_model_in_use(lab, start, monkeypatch):
     teach(lab, in_use=start, settings=TINY_TEACH)
     begun = []
@@ -107,6 +109,7 @@ def test_a_second_teaching_begins_at_the_model_in_use(lab, start, monkeypatch):
     assert begun == [current_checkpoint(lab / "models")]
 
 
+@pytest.mark.slow
 def test_a_lone_mark_is_learned_alone_and_judged_with_the_tissue_around_it_as_the_model_in_use_sees_it(
     tmp_path, start, monkeypatch
 ):
@@ -150,6 +153,7 @@ def test_a_lone_mark_is_learned_alone_and_judged_with_the_tissue_around_it_as_th
     assert len(tissue.xy) <= 1 + sure.sum()
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_decides_nothing_and_goes_on_where_it_was(lab, start):
     asked = iter([False, True])
     assert teach(lab, in_use=start, settings=TINY_TEACH, should_stop=lambda: next(asked)) is None
@@ -162,12 +166,14 @@ def test_asked_to_stop_it_decides_nothing_and_goes_on_where_it_was(lab, start):
     assert len(list((lab / "taught").glob("*/ndc.safetensors"))) == 1
 
 
+@pytest.mark.slow
 def test_heads_of_another_width_than_the_recipe_s_are_kept(lab, start):
     wider = TINY_TEACH.model_copy(update={"model": ModelSettings()})
     assert load_checkpoint(start).head.hidden < wider.model.hidden
     assert teach(lab, in_use=start, settings=wider) is not None
 
 
+@pytest.mark.slow
 def test_a_class_that_people_added_is_learned(tmp_path, start):
     named = (*CLASS_NAMES[:2], "mitosis")
     write_part(tmp_path / "lab", (1, 2), named)
@@ -202,6 +208,7 @@ def _asked_of_finetuning(monkeypatch, lab, start, settings):
     return handed[0]
 
 
+@pytest.mark.slow
 def test_a_model_read_by_proposals_is_taught_as_one(lab, start, monkeypatch):
     checkpoint = load_checkpoint(start)
     save_checkpoint(replace(checkpoint, head=replace(checkpoint.head, readout="proposals")), start)
@@ -223,6 +230,7 @@ def test_rates_and_frozen_stages_fit_the_backbone_unless_they_are_given(start, p
     assert (given.learning_rate, given.freeze_stages) == (1e-2, 1)
 
 
+@pytest.mark.slow
 def test_a_vit_is_taught(tmp_path, lab):
     backbone, head = BackboneSettings(preset="test_vit", image_px=64), NdcHead(CLASS_NAMES, hidden=8)
     path = tmp_path / "vit.safetensors"

@@ -7,7 +7,6 @@ import duckdb
 import geopandas
 import numpy as np
 import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -252,6 +251,8 @@ def test_duckdb_opens_the_folder(out):
 
 
 def test_polars_opens_the_folder(out):
+    import polars as pl  # here, as it takes every process of the suite seconds
+
     frame = pl.scan_parquet(out / "nuclei")
     by_slide = frame.group_by("slide_id").len().collect()
     assert dict(by_slide.cast({"slide_id": pl.String}).iter_rows()) == {"S1": 400, "a b/ü": 200, "007-x": 100}
@@ -259,6 +260,8 @@ def test_polars_opens_the_folder(out):
 
 
 def test_embeddings_are_opened_by_all(tmp_path):
+    import polars as pl  # here, as it takes every process of the suite seconds
+
     write_slide(tmp_path, 100, embedding_size=4)
     assert pl.read_parquet(tmp_path / "nuclei")["embedding"].dtype == pl.Array(pl.Float16, 4)
     kinds = duckdb.sql(f"SELECT typeof(embedding) FROM '{tmp_path}/nuclei/**/*.parquet' LIMIT 1").fetchall()

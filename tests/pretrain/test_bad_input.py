@@ -104,6 +104,7 @@ def test_a_checkpoint_of_another_model_or_recipe_is_told_and_stays(rois, copied)
     assert contents(copied) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_and_backbone(rois, copied):
     before = contents(copied)
     with largest_file(1 << 17):
@@ -116,6 +117,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_backbone(rois, copied):
     assert not [name for name in after if name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(rois, tmp_path):
     """Step 1's checkpoint is made before the second step goes wrong; its step and slides are told."""
     error = told(

@@ -36,6 +36,7 @@ def test_as_few_micro_batches_as_fit(fitting, expected, monkeypatch):
     assert micro_batches(settings, settings.views, ALONE) == expected
 
 
+@pytest.mark.slow
 def test_a_run_takes_what_fits(rois, tmp_path, monkeypatch):
     fixed, each = bytes_of()
     monkeypatch.setattr(memory, "free_bytes", lambda device: int((fixed + 2.5 * each) / memory._USED))

@@ -42,6 +42,7 @@ def decide(rank, port, out):
             (out / str(rank)).write_text(resolved_precision("auto", net, processes))
 
 
+@pytest.mark.slow
 def test_all_processes_do_as_the_first_found(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

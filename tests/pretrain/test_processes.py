@@ -64,6 +64,7 @@ def whole(rois, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_at_any_step_and_resumed_the_weights_are_the_same(rois, whole, tmp_path, kill):
     every_step = "run.checkpoint_minutes=0"
@@ -100,6 +101,7 @@ def nuclei_by_rank(rois, options):
     return [[batch.xy.shape[1] for batch in loader.batches(0)] for loader in loaders]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dataset", "batch_size"), [("rois", 4), ("sparse", 2)])
 def test_two_processes_make_the_step_of_one(dataset, batch_size, tmp_path, request):
     """Batch norms frozen: their statistics are of each process's own views, and gloo has no synchronised ones.

@@ -1,5 +1,6 @@
 """What is exported has channels of one mean and one width over nuclei, and says the same but for that."""
 
+import pytest
 import torch
 
 from muse_core.models.backbone_file import backbone_of, read_backbone_file
@@ -19,6 +20,7 @@ def exported(out):
     return backbone_of(read_backbone_file(out / "muse-backbone.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_export_of_a_finished_run_is_standardised_and_its_checkpoint_is_not(rois, tmp_path):
     dataset = RoiDataset(rois)
     plain = pretrain(rois, tmp_path / "plain", settings=tiny("steps=2"))

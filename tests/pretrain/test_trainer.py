@@ -68,6 +68,7 @@ def test_a_run_leaves_backbone_card_curves_and_what_it_was_set_to(undisturbed):
             assert torch.equal(tensor, stored[f"teacher/backbone.{name}"])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(rois, whole, tmp_path):
     pretrain(rois, tmp_path / "a", settings=tiny())
     pretrain(rois, tmp_path / "b", settings=tiny("seed=1"))
@@ -100,6 +101,7 @@ def test_the_teacher_follows_and_keeps_statistics_of_its_own(rois, tmp_path):
     assert not torch.equal(teacher, student)  # the student saw local views as well
 
 
+@pytest.mark.slow
 def test_micro_batches_make_the_same_step(rois, tmp_path):
     """Nuclei are counted over the whole step: a mean of the micro-batches' means would differ."""
     options = ("steps=2", "batch_norm=frozen", "optimiser.learning_rate=0.01", "run.log_every=1")
@@ -116,6 +118,7 @@ def test_micro_batches_make_the_same_step(rois, tmp_path):
             torch.testing.assert_close(four[name], one[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "left_out"),
     [
@@ -140,6 +143,7 @@ def test_switches(rois, tmp_path, override, left_out):
     assert (row["loss_image"] is None) == (left_out == "image_head")
 
 
+@pytest.mark.slow
 def test_prototypes_stand_still_at_first(rois, tmp_path):
     pretrain(rois, tmp_path, settings=tiny("steps=2", "optimiser.freeze_last_layer=1"))
     state = weights(tmp_path)
@@ -148,6 +152,7 @@ def test_prototypes_stand_still_at_first(rois, tmp_path):
     assert not any("last_layer" in name for name in state if name.startswith("optimiser/"))
 
 
+@pytest.mark.slow
 def test_views_grow_by_phases(rois, tmp_path):
     phases = "phases=[{until=0.5, global_px=64, local_px=32}, {until=1, global_px=96, local_px=48, accumulate=2}]"
     wide = "views.global_mpp=[0.25, 0.4]"
@@ -159,6 +164,7 @@ def test_views_grow_by_phases(rois, tmp_path):
     assert same(weights(whole), weights(cut))
 
 
+@pytest.mark.slow
 def test_it_learns(rois, tmp_path):
     """Dots of seven colours: their features come to tell them apart while the teacher stays alive."""
     settings = tiny("steps=40", "batch_size=8", "run.log_every=10", "optimiser.momentum=0.9", "loss.lambda_image=0")
@@ -191,6 +197,7 @@ def test_a_checkpoint_of_another_dataset(whole, tmp_path):
         pretrain(other, whole, settings=tiny(), resume=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(rois, tmp_path):
     asked = iter([True])
     pretrain(rois, tmp_path, settings=tiny(), should_stop=lambda: next(asked))
@@ -261,6 +268,7 @@ def poisoned(steps):
     return Poisoned
 
 
+@pytest.mark.slow
 def test_a_step_whose_gradients_are_not_finite_leaves_everything_as_it_was(rois, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "StudentOptimiser", poisoned({1}))
     asked = iter([False, True])
@@ -278,6 +286,7 @@ def test_a_step_whose_gradients_are_not_finite_leaves_everything_as_it_was(rois,
     assert rows[1]["gradient_norm"] is rows[1]["loss"] is None
 
 
+@pytest.mark.slow
 def test_many_such_steps_in_a_row_end_the_run_and_the_checkpoint_stands(rois, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "StudentOptimiser", poisoned(range(2, 99)))
     with pytest.raises(TrainingError, match="3 steps in a row were skipped") as error:
@@ -286,6 +295,7 @@ def test_many_such_steps_in_a_row_end_the_run_and_the_checkpoint_stands(rois, tm
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_older_checkpoints_and_a_teacher_an_epoch_are_kept(rois, tmp_path):
     settings = tiny("run.checkpoint_minutes=0", "run.keep_checkpoints=3", "run.keep_teachers=1")
     pretrain(rois, tmp_path, settings=settings)
@@ -295,6 +305,7 @@ def test_older_checkpoints_and_a_teacher_an_epoch_are_kept(rois, tmp_path):
     assert load_backbone(tmp_path / "teachers" / "epoch-0002" / "muse-backbone.safetensors").map_channels > 0
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_finished_one(rois, whole, tmp_path):
     first = whole / "muse-backbone.safetensors"
     still = ("optimiser.learning_rate=1e-12", "optimiser.final_learning_rate=0", "optimiser.weight_decay=0", "steps=1")
@@ -308,6 +319,7 @@ def test_a_run_starts_from_a_finished_one(rois, whole, tmp_path):
         pretrain(rois, tmp_path / "none", settings=tiny(f"backbone.init={tmp_path / 'gone'}"))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_told_with_the_one_before_it(rois, tmp_path):
     pretrain(rois, tmp_path, settings=tiny("run.checkpoint_minutes=0"))
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut")
@@ -315,6 +327,7 @@ def test_a_damaged_checkpoint_is_told_with_the_one_before_it(rois, tmp_path):
         pretrain(rois, tmp_path, settings=tiny(), resume=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_roi_is_left_out_and_named(tmp_path):
     rows = [roi_row(number, image=b"II*\0 no image" if number == 2 else None) for number in range(10)]
     rois = write_dataset(tmp_path / "rois", rows)
@@ -324,6 +337,7 @@ def test_a_damaged_roi_is_left_out_and_named(tmp_path):
     assert read_metrics(tmp_path / "out" / "metrics.jsonl")[-1]["rois_left_out"] == 1
 
 
+@pytest.mark.slow
 def test_lost_loader_workers_are_started_again(rois, whole, tmp_path, monkeypatch):
     taken = []
 
@@ -340,6 +354,7 @@ def test_lost_loader_workers_are_started_again(rois, whole, tmp_path, monkeypatc
     assert len(taken) > 2
 
 
+@pytest.mark.slow
 def test_a_dataset_that_changed_is_gone_on_with_by_an_explicit_word(rois, tmp_path):
     asked = iter([False, True])
     pretrain(rois, tmp_path / "out", settings=tiny(), should_stop=lambda: next(asked))
@@ -361,6 +376,7 @@ def test_a_step_that_does_not_fit_into_memory_is_one_line_with_the_setting(rois,
     assert caught.value.reason == "out_of_memory"
 
 
+@pytest.mark.slow
 def test_a_dead_run_is_ended(rois, tmp_path):
     flat = ("loss.teacher_temperature=1e4", "loss.teacher_temperature_end=1e4", "loss.lambda_image=0")
     options = (*flat, "batch_size=8", "run.log_every=1")  # nuclei enough for a verdict

@@ -217,6 +217,7 @@ def browse(page, picture, size):
     )
 
 
+@pytest.mark.slow
 def test_the_browser_would_tell_of_requests_and_errors(tmp_path):
     page = tmp_path / "bad.html"
     page.write_text('<img src="http://elsewhere.example/x.png"><script>console.error("oh no")</script>')
@@ -225,6 +226,7 @@ def test_the_browser_would_tell_of_requests_and_errors(tmp_path):
     assert any("oh no" in line for line in shown.console)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1180, 1400), (400, 1400)])
 def test_chromium_draws_it(single, tmp_path, size):
     shown, console, hosts = browse(single, tmp_path / "shot.png", size)
@@ -239,6 +241,7 @@ def test_chromium_draws_it(single, tmp_path, size):
     assert not eosin[:, -8:].any()
 
 
+@pytest.mark.slow
 def test_chromium_runs_nothing_of_a_hostile_name(page, tmp_path):
     shown, console, hosts = browse(page, tmp_path / "shot.png", (900, 900))
     assert shown.std() > 10

@@ -3,7 +3,6 @@
 import os
 import shutil
 
-import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -42,6 +41,8 @@ def opened_footers(monkeypatch):
 
 
 def test_the_second_opening_reads_no_part(plain, many, monkeypatch):
+    import polars  # here, as it takes every process of the suite seconds
+
     first = RoiDataset(many)
     assert (many / INDEX_NAME).is_file()
     seen = opened_footers(monkeypatch)

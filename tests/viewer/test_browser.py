@@ -17,13 +17,12 @@ from PIL import Image
 from tests.data.make_ndc import write_random_ndc
 from tests.data.make_slides import Drawing, draw_aperio, tissue_image
 
-sync_api = pytest.importorskip("playwright.sync_api")
-
 CHROMIUM = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if path.exists()), None)
 PATIENCE_S = 240.0  # machines under load
 FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader"]  # WebGL in software: `?draw=gl` asks for it
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Playwright's own sockets
@@ -80,6 +79,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
+    sync_api = pytest.importorskip("playwright.sync_api")
     with (
         sync_api.sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS) as one,

@@ -102,6 +102,7 @@ def test_a_linear_layer_on_it(data):
     assert answer["notes"] == ["the epoch was chosen on this split"]
 
 
+@pytest.mark.slow
 def test_finetuning_trains_the_network_and_says_where_it_started(data):
     settings = EncoderFinetuneSettings(epochs=2, learning_rate=1e-3, linear=LinearSettings(epochs=2))
     request = request_of(data, mpp=0.45)

@@ -190,6 +190,7 @@ def test_the_callers_own_chance_is_neither_used_nor_touched(dataset, first_epoch
     assert (np.random.get_state()[1] == before[1]).all()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line(dataset):
     loader = ViewLoader(dataset, SMALL, batch_size=1, seed=0, workers=1, start_method="fork")
     batches = loader.batches(0)
@@ -200,6 +201,7 @@ def test_a_killed_worker_is_one_line(dataset):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_workers_outlive_an_interrupt(dataset, first_epoch):
     loader = ViewLoader(dataset, SMALL, batch_size=4, seed=7, workers=1, start_method="fork")
     batches = loader.batches(0)
