@@ -3,7 +3,7 @@
     from muse_core.detector.learned import LearnedDetector
     nuclei = LearnedDetector()(rgb, mpp=0.25)  # (N, 3): x, y in px of rgb, score
 
-The network sees 0.5 µm/px, in bfloat16 where the processor has it, else in float32. Its answers depend a little on
+The network (`network`, which slide inference runs by `model`) sees 0.5 µm/px. Its answers depend a little on
 where its grid of 16 px lies, so tiles should start at multiples of `grid_um` on the slide, read at the slide's own
 µm/px or a whole multiple of it: then a nucleus comes out the same in every tile that holds it and `margin_um` around
 it.
@@ -14,28 +14,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muse_core.detector.ink import on_ink
+from muse_core.detector.network import DetectorNetwork, mirrored, tops_of_heat
 from muse_core.detector.weights_file import DetectorWeights, load_model
 from muse_core.errors import ConfigError, DatasetError, MppError
 from muse_core.images.plausible_mpp import NUCLEI_MPP
-from muse_core.machine.device import best_dtype
 from muse_core.machine.threads import torch_threads
 from muse_core.models.detector import STRIDE, NucleusNet
-from muse_core.models.folding import made_to_run
-from muse_core.models.heat import find_peaks
 from muse_core.models.nucleus_model import NETWORK_MPP
 from muse_core.models.shipped import NUCLEUS_DETECTOR
 from muse_core.slide.resample import scaled_image
 
-MIDDLE_SIGMA_PX = 8.0  # see `find_peaks`; 6 gives F1 0.878 on validation, 8 gives 0.879
 _SCALE_TOLERANCE = 0.06  # relative; nuclei that much smaller or larger cost less than 0.004 of F1 on validation
 _TILE_PX = 2304  # network px that a tile owns at most: bounds the memory to about a GB in bfloat16
-_KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
 
 
 class LearnedDetector:
@@ -60,8 +54,7 @@ class LearnedDetector:
         net = NucleusNet(model.net.head.out_channels - 1, width=model.net.from16.out_channels)
         net.load_state_dict(model.net.state_dict())  # a copy: what makes it fast changes it
         self.device, self.min_score = device, min_score
-        self._dtype = best_dtype(device)
-        self._net = made_to_run(net, device=device, dtype=self._dtype)
+        self._network = DetectorNetwork(net, device=device)
         self._calibration = model.calibration
         self._min_distance_um = model.min_distance_um
 
@@ -98,10 +91,7 @@ class LearnedDetector:
         scale = network_scale(mpp)
         image = scaled_image(rgb, scale)
         min_distance_px = self._min_distance_um / mpp * scale
-        points = find_peaks(
-            self.heat(image), min_heat=_KEEP_HEAT, min_distance_px=min_distance_px, middle_sigma_px=MIDDLE_SIGMA_PX
-        )
-        points = points[~on_ink(image, points)]
+        points = tops_of_heat(self.heat(image), image, min_distance_px=min_distance_px)
         points[:, :2] /= scale
         height, width = rgb.shape[:2]
         inside = (points[:, 0] < width) & (points[:, 1] < height)  # not what was mirrored at the rim
@@ -122,17 +112,10 @@ class LearnedDetector:
                 own[:] = found[row : row + own.shape[0], column : column + own.shape[1]]
         return heat
 
-    @torch.inference_mode()
     def _tile_heat(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        height, width = rgb.shape[:2]
-        # Mirrored, not blank: a border of one colour would be an edge, and edges look like nuclei's.
-        padded = cv2.copyMakeBorder(rgb, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REFLECT)
-        image = (
-            torch.from_numpy(padded).to(self.device).permute(2, 0, 1)[None]
-        )  # (H, W, 3) -> (1, 3, H, W), channels last
+        images = torch.from_numpy(np.ascontiguousarray(mirrored(rgb[np.newaxis])))
         with torch_threads(1) if self.device == "cpu" else nullcontext():
-            logits = self._net(image.to(self._dtype))[0, 0]
-        return np.asarray(torch.sigmoid(logits).cpu().numpy(), np.float32)
+            return np.asarray(self._network.maps(images)[0, 0])
 
 
 def network_scale(mpp: float) -> float:

@@ -7,19 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muse_core.detector.ink import on_ink
-from muse_core.detector.learned import MIDDLE_SIGMA_PX
+from muse_core.detector.network import DetectorNetwork, mirrored, tops_of_heat
 from muse_core.detector.weights_file import load_model
 from muse_core.errors import ConfigError
-from muse_core.machine.device import best_dtype
 from muse_core.models.detector import STRIDE
 from muse_core.models.familiar import Familiar
-from muse_core.models.folding import made_to_run
-from muse_core.models.heat import OUTPUT_STRIDE, find_peaks
+from muse_core.models.heat import OUTPUT_STRIDE
 from muse_core.models.nucleus_model import NETWORK_MPP, NucleiFound
 from muse_core.models.tensor_file import hash_of
-
-_KEEP_HEAT = 0.05  # tops below are noise whatever the calibration
 
 # With so much around them a grid shifted by odd amounts changes 0.04 % of nuclei; with 64 µm 0.01 %, with 32 0.09 %.
 DETECTOR_MARGIN_UM = 48.0
@@ -50,9 +45,7 @@ class DetectorModel:
         self.margin_um = DETECTOR_MARGIN_UM
         self.grid_um = STRIDE * NETWORK_MPP
         self.model_id = hash_of(weights)
-        self._device = torch.device(device)
-        self._dtype = best_dtype(self._device)
-        self._net = made_to_run(model.net, device=self._device, dtype=self._dtype)
+        self._network = DetectorNetwork(model.net, device=device)
         self._calibration = model.calibration
         self._min_score = min_score
         self._min_distance_px = model.min_distance_um / NETWORK_MPP
@@ -62,27 +55,13 @@ class DetectorModel:
         host = images.cpu().numpy() if isinstance(images, Tensor) else images
         height, width = host.shape[1:3]
         if height % STRIDE or width % STRIDE:
-            # Mirrored, not blank: a border of one colour would be an edge, and edges look like nuclei's.
-            images = host = np.pad(host, ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE), (0, 0)), "symmetric")
+            images = host = mirrored(host)
         batch = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
-        maps = self._maps(batch).cpu().numpy()
+        maps = self._network.maps(batch)
         return [_inside(self._points(one, rgb), width, height) for one, rgb in zip(maps, host, strict=True)]
 
-    @torch.inference_mode()
-    def _maps(self, images: Tensor) -> Tensor:
-        """Heat and class probabilities, (B, 1 + C, H / 2, W / 2) float32."""
-        batch = images.to(self._device).permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), channels last
-        logits = self._net(batch.to(self._dtype))
-        return torch.cat([torch.sigmoid(logits[:, :1]), torch.softmax(logits[:, 1:], 1)], 1)
-
     def _points(self, maps: NDArray[np.float32], rgb: NDArray[np.uint8]) -> NucleiFound:
-        peaks = find_peaks(
-            maps[0],
-            min_heat=_KEEP_HEAT,
-            min_distance_px=self._min_distance_px,
-            middle_sigma_px=MIDDLE_SIGMA_PX,
-        )
-        peaks = peaks[~on_ink(rgb, peaks)]
+        peaks = tops_of_heat(maps[0], rgb, min_distance_px=self._min_distance_px)
         peaks[:, 2] = self._calibration.score(peaks[:, 2])
         peaks = peaks[peaks[:, 2] >= self._min_score]
         height, width = maps.shape[1:]

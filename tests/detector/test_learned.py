@@ -214,9 +214,9 @@ def test_as_many_names_as_classes_are_needed(tmp_path):
 
 
 def test_a_processor_without_bfloat16_runs_in_float32(detector, patch, monkeypatch):
-    monkeypatch.setattr("muse_core.detector.learned.best_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("muse_core.detector.network.best_dtype", lambda device: torch.float32)
     plain = LearnedDetector()
-    assert {parameter.dtype for parameter in plain._net.parameters()} == {torch.float32}
+    assert plain._network.dtype == torch.float32
     assert _different(plain(patch.image, 0.5), detector(patch.image, 0.5)) <= 0.02
 
 

@@ -99,10 +99,11 @@ def test_classes_are_those_that_the_weights_name(tmp_path, patch):
 @pytest.mark.parametrize("weights", [NUCLEUS_DETECTOR, MUSE_NANO_NDC])
 def test_networks_run_in_the_arithmetic_that_the_processor_has(weights, patch, monkeypatch):
     best = load_nucleus_model(weights, device="cpu")
-    for module in ("detector.model", "ndc.model"):
+    for module in ("detector.network", "ndc.model"):
         monkeypatch.setattr(f"muse_core.{module}.best_dtype", lambda device: torch.float32)
     plain = load_nucleus_model(weights, device="cpu")
-    assert {parameter.dtype for parameter in plain._net.parameters()} == {torch.float32}
+    net = plain._network._net if weights == NUCLEUS_DETECTOR else plain._net
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     (one,), (other,) = (model.find(patch.image[np.newaxis]) for model in (best, plain))
     assert len(one.xy) == pytest.approx(len(other.xy), rel=0.05)
 
