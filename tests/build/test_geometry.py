@@ -21,7 +21,9 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-12)))
 
 
-@pytest.fixture(scope="module", params=MPPS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(mpp, marks=[pytest.mark.slow] * (mpp not in (0.25, 0.46))) for mpp in MPPS]
+)
 def built(request, tmp_path_factory) -> tuple[float, Path, np.ndarray, RoiDataset]:
     """mpp, slide, drawn nuclei (N, 2) level-0 px, dataset of 1024 px ROIs at 0.25 µm/px."""
     mpp = request.param

@@ -91,7 +91,7 @@ def on_one_thread(small_slide, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(0, 2), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("workers", "threads"), [(0, 2), (1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
 def test_tables_hang_neither_on_workers_nor_on_threads(on_one_thread, tmp_path, monkeypatch, workers, threads):
     import torch
 
@@ -307,7 +307,7 @@ class Killed(BaseException):
     """Ends a run where it stands, as a kill does: nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("moves", [0, 1, 3])
+@pytest.mark.parametrize("moves", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(3, marks=pytest.mark.slow)])
 def test_two_commits_cut_short_leave_no_mixture(drawn, tmp_path, monkeypatch, moves):
     """Settings A, then B, are killed while parts move into place; then A runs whole."""
     manifest = write_manifest(tmp_path / "m.csv", f"A,C,P,{drawn[0]},,,")

@@ -23,7 +23,7 @@ class Killed(BaseException):
     """Ends a run where it stands, as a kill does: nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_run_cut_short_goes_on_inside_the_slide(inferred, small, tmp_path, monkeypatch, after):
     write, written = slide_module.write_group, []
 

@@ -82,7 +82,7 @@ def test_the_same_nuclei_wherever_tiles_begin(inferred, small, tmp_path):
     assert len(np.unique(other, axis=0)) == len(other)
 
 
-@pytest.mark.parametrize("mpp", [(0.5, 0.5), (0.21, 0.29), (0.4521, 0.4521)])
+@pytest.mark.parametrize("mpp", [pytest.param((0.5, 0.5), marks=pytest.mark.slow), (0.21, 0.29), (0.4521, 0.4521)])
 def test_places_are_level0_px_at_any_mpp(tmp_path, mpp):
     um = 400
     rng = np.random.default_rng(0)

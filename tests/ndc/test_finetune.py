@@ -279,6 +279,7 @@ def test_a_fold_s_answers_are_cut_by_the_other_folds_alone(tmp_path):
     assert second["mean_class_f1"] == 0, "the right one goes"
 
 
+@pytest.mark.slow
 def test_folds_of_another_number_are_other_runs(init, data, tmp_path):
     def steps(fold, progress):
         begun.append(fold)
@@ -315,6 +316,7 @@ def test_learning_makes_the_loss_smaller(init, tmp_path):
     assert total[-10:].mean() < 0.9 * total[:10].mean()
 
 
+@pytest.mark.slow
 def test_a_run_and_a_cross_validation_don_t_share_a_folder(init, data, tmp_path):
     finetune(data, tmp_path / "run", init=init, settings=SHORT)
     cross_validate(data, tmp_path / "folds", folds=2, init=init, settings=SHORT)

@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(rois, whole, 
     assert not same(weights(whole), weights(tmp_path / "b"))
 
 
-@pytest.mark.parametrize("stop_at", [1, 4])
+@pytest.mark.parametrize("stop_at", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_bit_for_bit(rois, whole, tmp_path, stop_at):
     asked = iter([False] * (stop_at - 1) + [True])
     cut = pretrain(rois, tmp_path, settings=tiny(), should_stop=lambda: next(asked))

@@ -468,6 +468,7 @@ def test_greedy_choice_is_the_plain_rules():
     assert taken.tolist() == expected
 
 
+@pytest.mark.slow
 def test_thousands_of_rois_are_chosen_in_seconds():
     candidates = lattice_of_candidates(245, 683, 2048.0)
     start = time.process_time()

@@ -82,7 +82,9 @@ def test_the_best_k_of_the_split_and_the_one_that_validation_chooses_are_both_to
     assert (answer["k_from_val"], answer["accuracy_k_from_val"]) == (1, 25)
 
 
-@pytest.mark.parametrize("encoder", ["nano", "timm:resnet18:random", f"{__name__}:colours"])
+@pytest.mark.parametrize(
+    "encoder", ["nano", pytest.param("timm:resnet18:random", marks=pytest.mark.slow), f"{__name__}:colours"]
+)
 @pytest.mark.parametrize("fov_px", [224, 512])
 def test_any_encoder_sees_either_field_of_view(data, encoder, fov_px):
     """The same nuclei are scored; the larger tiles show more around them."""

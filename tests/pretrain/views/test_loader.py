@@ -56,7 +56,10 @@ def test_an_epoch_is_whole_batches_of_different_rois(dataset, first_epoch):
     assert first_epoch[0].slide_ids == [f"slide_{int(roi_id[-5:]) % 3}" for roi_id in first_epoch[0].roi_ids]
 
 
-@pytest.mark.parametrize(("workers", "method"), [(1, "fork"), (3, "fork"), (1, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "method"),
+    [(1, "fork"), pytest.param(3, "fork", marks=pytest.mark.slow), pytest.param(1, "spawn", marks=pytest.mark.slow)],
+)
 def test_any_number_of_workers_gives_the_same_batches(dataset, first_epoch, workers, method):
     loader = ViewLoader(dataset, SMALL, batch_size=4, seed=7, workers=workers, start_method=method)
     same(list(loader.batches(0)), first_epoch)
