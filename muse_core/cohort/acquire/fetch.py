@@ -6,7 +6,6 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import httpx
 
@@ -14,6 +13,7 @@ from muse_core.cohort.acquire.partial import PartialFile
 from muse_core.cohort.acquire.retry import TransientError, with_retries
 from muse_core.cohort.acquire.settings import AcquireSettings
 from muse_core.cohort.acquire.transfer import Transfer, fsspec_transfer, http_transfer
+from muse_core.cohort.source import SlideSource
 from muse_core.cohort.uris import path_of, path_text, public_uri, scheme_of, uri_suffix
 from muse_core.errors import AcquireError
 from muse_core.machine.files import md5_of, safe_name, whole_file
@@ -26,19 +26,6 @@ _ADVICE = {
 
 
 _OF_SEVERAL_FILES = (".mrxs", ".vms", ".vmu")
-
-
-class SlideSource(Protocol):
-    """What is to be fetched: a manifest row, or anything like it."""
-
-    @property
-    def slide_id(self) -> str: ...  # noqa: D102
-    @property
-    def uri(self) -> str: ...  # noqa: D102
-    @property
-    def size(self) -> int | None: ...  # noqa: D102
-    @property
-    def md5(self) -> str | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

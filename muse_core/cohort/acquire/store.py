@@ -11,9 +11,10 @@ from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from muse_core.cohort.acquire.fetch import Acquired, SlideSource, acquire, local_path
+from muse_core.cohort.acquire.fetch import Acquired, acquire, local_path
 from muse_core.cohort.acquire.partial import output_error
 from muse_core.cohort.acquire.settings import AcquireSettings
+from muse_core.cohort.source import SlideSource
 from muse_core.errors import AcquireError, OutputError
 from muse_core.machine.files import safe_name
 

@@ -23,6 +23,7 @@ from muse_core.cohort.manifest.rows import (
 from muse_core.cohort.manifest.store import StoreListing, slides_in_store
 from muse_core.cohort.manifest.tcga import slide_ids
 from muse_core.cohort.objects import ObjectFolder, is_object_url, parent_and_name, url_of_path
+from muse_core.cohort.source import SlideSource
 from muse_core.cohort.uris import (
     SLIDE_SUFFIXES,
     path_of,
@@ -46,21 +47,13 @@ _GLOB = re.compile(r"[*?\[]")
 NO_SLIDES = "no_slides"  # the reason of a folder or glob without any: there may be some another time
 
 
-class SlideEntry(Protocol):
+class SlideEntry(SlideSource, Protocol):
     """What a manifest line is made of: a ManifestRow, a GdcSlide or anything like them."""
 
-    @property
-    def slide_id(self) -> str: ...  # noqa: D102
     @property
     def case_id(self) -> str: ...  # noqa: D102
     @property
     def project(self) -> str: ...  # noqa: D102
-    @property
-    def uri(self) -> str: ...  # noqa: D102
-    @property
-    def size(self) -> int | None: ...  # noqa: D102
-    @property
-    def md5(self) -> str | None: ...  # noqa: D102
     @property
     def mpp(self) -> float | None: ...  # noqa: D102
 
