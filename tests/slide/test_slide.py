@@ -251,6 +251,7 @@ def test_threads_read_the_same_pixels(tissue_svs):
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["cucim", "openslide", "tifffile"])
 def test_memory_does_not_grow_with_reads(tissue_svs, reader):
     process = psutil.Process()
