@@ -1,10 +1,14 @@
 """Is it worth asking? Labels of nuclei that the queue asks about against labels of nuclei drawn by lot, as many.
 
     python -m benchmarks.teach_queue --data DIR [--labels N] [--steps N] [--seeds N [N ...]] [--arms ARM [ARM ...]]
+    python -m benchmarks.teach_queue --data DIR --datasets F.toml --source NAME --checkpoint F [...]
 
-BRCA-M2C's validation patches, their labels hidden: half are looked at with the weights that ship and asked about, half
-are scored. An answer is the class of the label within 3 um of the nucleus, or that there is none. All goes the way it
-goes in `muse view`: inference, the queue, marks in a lab folder, a fifth of them held back, `muse teach`.
+Labels of validation patches are hidden; some patches are looked at by the model in use and asked about, others scored.
+An answer is the class of the label within 3 um of the nucleus, or that there is none. All goes the way it goes in
+`muse view`: inference, the queue, marks in a lab folder, a fifth of them held back, `muse teach`. Without `--source`
+the patches are BRCA-M2C's, half asked about and half scored, and the model is the one that ships: tissue that it knows.
+With it they are a lab's with tissue that the model does not know: half a dozen training images of a source of
+`--datasets` are asked about and its validation images scored, by a checkpoint that has not learned from it.
     queue    the most doubtful nuclei, of all patches in turn, 20 um apart
     both     the most doubtful and the most typical, half and half
     lot      nuclei drawn by lot from all that were found
@@ -28,7 +32,9 @@ from scipy.spatial import cKDTree
 
 from muse_core.api import infer
 from muse_core.labels import LabelledPatch, read_labelled_patches
-from muse_core.labels.regions import regions_of
+from muse_core.labels.datasets import read_datasets, read_datasets_file
+from muse_core.labels.patch import UNKNOWN_CLASS
+from muse_core.labels.regions import Region, regions_of
 from muse_core.labels.scores import MAIN_RULE, RADIUS_UM
 from muse_core.labels.summary import summary_of
 from muse_core.models.shipped import MUSE_NANO_NDC
@@ -42,6 +48,7 @@ from muse_core.viewer.lab import Lab, SlideFrame
 from muse_core.viewer.marks import NucleusMark, SentMark
 
 ARMS = ("queue", "both", "lot")
+ASKED_IMAGES = 6
 
 
 class Question(NamedTuple):
@@ -60,7 +67,29 @@ class Parts(NamedTuple):
     scored: list[LabelledPatch]
 
 
-def looked_at(patches: Sequence[LabelledPatch], out: Path) -> Path:
+def strangers(datasets: Path, data: Path, name: str, seed: int) -> Parts:
+    """Training images to ask about, drawn by seed, and the validation images, of one source."""
+    read = read_datasets(read_datasets_file(datasets), data)
+    (source,) = (one for one in read.sources if one.name == name)
+
+    def patch(region: Region) -> LabelledPatch:
+        return LabelledPatch(
+            region.name, region.image, region.xy, region.class_ids, tuple(read.class_names), region.mpp
+        )
+
+    chosen = np.random.default_rng(seed).permutation(len(source.train))[:ASKED_IMAGES]
+    return Parts([patch(source.train[row]) for row in chosen], [patch(region) for region in source.validation])
+
+
+def halves(data: Path, seed: int) -> Parts:
+    """BRCA-M2C's validation patches, half to ask about and half to score."""
+    patches = read_labelled_patches("brca-m2c", data, "val")
+    order = np.random.default_rng(seed).permutation(len(patches))
+    half = len(patches) // 2
+    return Parts([patches[row] for row in order[:half]], [patches[row] for row in order[half:]])
+
+
+def looked_at(patches: Sequence[LabelledPatch], out: Path, checkpoint: Path) -> Path:
     """The patches as images, and their nuclei as `muse infer` finds them; the run's folder."""
     folder = out / "patches"
     folder.mkdir()
@@ -71,7 +100,7 @@ def looked_at(patches: Sequence[LabelledPatch], out: Path) -> Path:
             path = folder / f"{patch.name}.png"
             Image.fromarray(patch.image).save(path)
             rows.writerow((patch.name, str(path), patch.mpp))
-    summary = infer(out / "manifest.csv", out / "run", device="cpu")
+    summary = infer(out / "manifest.csv", out / "run", checkpoint=checkpoint, device="cpu")
     assert not summary.failures, summary.failures
     return out / "run"
 
@@ -114,7 +143,10 @@ def answer(run: ViewedRun, patches: Sequence[LabelledPatch], questions: Sequence
         patch = by_name[slide_id]
         distance, nearest = trees[slide_id].query((x, y))
         is_one = distance * patch.mpp <= RADIUS_UM
-        name = patch.class_names[int(patch.class_ids[nearest])] if is_one else None
+        class_id = int(patch.class_ids[nearest])
+        if is_one and class_id == UNKNOWN_CLASS:
+            continue  # who knows these classes alone passes on
+        name = patch.class_names[class_id] if is_one else None
         reach = reach_um(run.slide(slide_id), (x, y))
         mark = NucleusMark(slide_id=slide_id, x=x, y=y, class_name=name, was=was, reach_um=reach)
         sent.append(SentMark(id=f"answer-{number:06d}", mark=mark))
@@ -130,11 +162,13 @@ def scored(checkpoint: Path, patches: Sequence[LabelledPatch]) -> tuple[float, f
     return float(scores["mean_class_f1"]), float(scores["detection"]["f1"])
 
 
-def one_arm(run: ViewedRun, parts: Parts, arm: str, *, seed: int, n_labels: int, steps: int) -> dict[str, Any]:
+def one_arm(
+    run: ViewedRun, parts: Parts, arm: str, checkpoint: Path, *, seed: int, n_labels: int, steps: int
+) -> dict[str, Any]:
     """Ask, teach, score."""
     changed = answer(run, parts.asked, wanted(run, arm, n_labels, seed))
     begun = time.perf_counter()
-    decision = teach(run.lab, settings=TeachSettings(steps=steps, seed=seed, threads=1))
+    decision = teach(run.lab, in_use=checkpoint, settings=TeachSettings(steps=steps, seed=seed, threads=1))
     assert decision is not None
     (taught,) = (run.lab / RUNS_NAME).glob("*/ndc.safetensors")
     result = {"arm": arm, "seed": seed, "labels": n_labels, "changed": changed, "seconds": time.perf_counter() - begun}
@@ -148,23 +182,23 @@ def main() -> None:
     """Run the arms and print a table and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--datasets", type=Path)
+    parser.add_argument("--source")
+    parser.add_argument("--checkpoint", type=Path, default=MUSE_NANO_NDC)
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
-    patches = read_labelled_patches("brca-m2c", args.data, "val")
     results = []
     for seed in args.seeds:
-        order = np.random.default_rng(seed).permutation(len(patches))
-        half = len(patches) // 2
-        parts = Parts([patches[row] for row in order[:half]], [patches[row] for row in order[half:]])
+        parts = strangers(args.datasets, args.data, args.source, seed) if args.source else halves(args.data, seed)
         with tempfile.TemporaryDirectory() as folder:
-            out = looked_at(parts.asked, Path(folder))
-            before = dict(zip(("before_f1", "before_detection"), scored(MUSE_NANO_NDC, parts.scored), strict=True))
+            out = looked_at(parts.asked, Path(folder), args.checkpoint)
+            before = dict(zip(("before_f1", "before_detection"), scored(args.checkpoint, parts.scored), strict=True))
             for arm in args.arms:
                 run = ViewedRun(out, lab=Path(folder) / f"lab-{arm}")
-                found = one_arm(run, parts, arm, seed=seed, n_labels=args.labels, steps=args.steps)
+                found = one_arm(run, parts, arm, args.checkpoint, seed=seed, n_labels=args.labels, steps=args.steps)
                 results.append(before | found)
                 print(json.dumps(results[-1]), flush=True)
     print(f"{'arm':<8}{'before':>9}{'taught':>9}{'in use':>9}   mean class F1, mean of {len(args.seeds)} seeds")

@@ -3,12 +3,15 @@
 LAB/labels, LAB/images                 what is learned from
 LAB/held-back/labels, images           what both models are compared on; no training sees it
 LAB/taught/<id>/                       the run of fine-tuning; a killed one goes on there
+LAB/taught/<id>/taught.safetensors     what it learned and what the model in use knew: the mean of their weights
 LAB/models/                            the registry: which model is in use
 
 Lone marks say which class a nucleus has, but not how many nuclei there are: the ground known around each holds one. A
 threshold chosen by them alone would find nuclei everywhere, and a shift of classes would follow the few that were asked
 about. So both are chosen by the marks together with the tissue around them as the model in use sees it: the more is
-labelled, the more the labels say.
+labelled, the more the labels say. And some hundred marks that were asked for because they are doubtful pull the weights
+off what the model knows of all other nuclei; the mean of the weights before and after keeps most of both.
+Source: Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, https://arxiv.org/abs/2109.01903
 """
 
 import json
@@ -26,9 +29,9 @@ from muse_core.labels.lab import LabDots, read_lab
 from muse_core.labels.lab_regions import lab_regions
 from muse_core.labels.regions import Region
 from muse_core.models.shipped import MUSE_NANO_NDC
-from muse_core.ndc.checkpoint import NdcCheckpoint, load_checkpoint
+from muse_core.ndc.checkpoint import NdcCheckpoint, load_checkpoint, save_checkpoint
 from muse_core.ndc.data import LAB
-from muse_core.ndc.finetune import FinetuneResult, finetune
+from muse_core.ndc.finetune import FinetuneResult, calibrated_checkpoint, finetune
 from muse_core.ndc.finetune_data import FinetuneData
 from muse_core.ndc.judge import find_on_regions
 from muse_core.ndc.model import NdcModel
@@ -36,6 +39,7 @@ from muse_core.ndc.promote import LabelledRegions, score_current, score_of
 from muse_core.ndc.rates import with_rates
 from muse_core.ndc.registry import Decision, current_checkpoint, read_current, register_if_better
 from muse_core.ndc.settings import FinetuneLossSettings, FinetuneSettings
+from muse_core.ndc.soup import are_alike, mean_of
 from muse_core.ndc.state import identity_of
 from muse_core.training.progress import Progress
 
@@ -44,6 +48,7 @@ logger = logging.getLogger(__name__)
 REGISTRY_NAME = "models"
 HELD_BACK_NAME = "held-back"
 RUNS_NAME = "taught"
+BLENDED_NAME = "taught.safetensors"
 _ID_DIGITS = 12
 _MOST_TISSUE = 24  # regions whose tissue is looked at by the model in use: more would say the same
 _FOUND = 0.5  # score of what counts as found
@@ -62,6 +67,7 @@ class TeachSettings(FinetuneSettings):
     warmup_steps: int = Field(10, ge=0)
     average_steps: int = Field(50, ge=1)
     validate_every: int = Field(200, ge=1)  # the tissue as it was seen tells no step from another: the last is kept
+    kept: float = Field(0.5, ge=0, lt=1)  # share of the weights in use in what is offered; 0 for what was learned alone
     # The teacher is the model in use, which knows from the first step on: tissue around the marks stays as it sees it.
     loss: FinetuneLossSettings = FinetuneLossSettings(cons_start=0, cons_ramp=0)
 
@@ -106,8 +112,18 @@ def teach(
     if result.step < result.steps:
         return None
     score_current(registry, held_back)
-    candidate = score_of(NdcModel(result.checkpoint, device=device), held_back)
-    return register_if_better(registry, result.checkpoint, (candidate,))
+    offered = _blended(start, result.checkpoint, data, share=settings.kept, device=device)
+    candidate = score_of(NdcModel(offered, device=device), held_back)
+    return register_if_better(registry, offered, (candidate,))
+
+
+def _blended(start: Path, learned: Path, data: FinetuneData, *, share: float, device: str) -> Path:
+    """The mean of the weights before and after, calibrated; what was learned where classes were added: no mean then."""
+    if not share or not are_alike(load_checkpoint(start), load_checkpoint(learned)):
+        return learned
+    checkpoint, _ = calibrated_checkpoint(mean_of((start, learned), (share, 1 - share)), data, device=device)
+    save_checkpoint(checkpoint, learned.with_name(BLENDED_NAME))
+    return learned.with_name(BLENDED_NAME)
 
 
 def _fitting(settings: TeachSettings, start: NdcCheckpoint) -> TeachSettings:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+import torch
 from shapely.geometry import mapping
 
 from muse_core.detector.calibration import Calibration
@@ -69,13 +70,26 @@ def test_the_model_in_use_is_registered_and_the_taught_one_compared_with_it(lab,
     assert decision.candidate.measure.split == "held back"
     assert decision.candidate.n_labels == 6
     assert decision.taken is (decision.candidate.mean_class_f1 > decision.in_use.mean_class_f1)
-    (run,) = (lab / "taught").glob("*/ndc.safetensors")
+    (run,) = (lab / "taught").glob("*/taught.safetensors")
     in_use = current_checkpoint(lab / "models")
     assert in_use.read_bytes() == (run if decision.taken else start).read_bytes()
     assert load_checkpoint(run).head.class_names == CLASS_NAMES
     assert told[-1].step == 4
     history = [json.loads(line) for line in (lab / "models" / "history.jsonl").read_text().splitlines()]
     assert [one["source"] for one in history] == [str(start), str(run)]
+
+
+def test_what_is_offered_lies_between_the_model_in_use_and_what_was_learned(lab, start):
+    teach(lab, in_use=start, settings=TINY_TEACH.model_copy(update={"kept": 0.75}))
+    (offered,) = (lab / "taught").glob("*/taught.safetensors")
+    before, learned, mean = (
+        load_checkpoint(path).net.state_dict() for path in (start, offered.with_name("ndc.safetensors"), offered)
+    )
+    moved = {name for name, tensor in learned.items() if tensor.ndim > 1 and not torch.equal(tensor, before[name])}
+    assert moved
+    for name in moved:
+        expected = 0.75 * before[name] + 0.25 * learned[name]
+        torch.testing.assert_close(mean[name], expected, rtol=2e-3, atol=2e-4)  # kernels are kept in float16
 
 
 @pytest.mark.slow
