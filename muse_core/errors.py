@@ -113,6 +113,7 @@ class OutputError(MuseError, OSError):
     default_reason = "output_unwritable"
 
 
+_PLAIN_BELOW = 1e9  # larger numbers are written as 1e+09
 _MOST_DIGITS = 17  # tell any two floats apart
 
 
@@ -134,6 +135,7 @@ def figure(value: float, *limits: float, digits: int = 4, decimals: int | None =
         return short if float(short) == number or number != number else repr(number)
     for count in range(digits if decimals is None else decimals, _MOST_DIGITS):
         text = f"{number:.{count}{'g' if decimals is None else 'f'}}"
+        text = f"{float(text):.0f}" if "e+" in text and abs(number) < _PLAIN_BELOW else text  # 100, not 1e+02
         if all(_side(float(text), limit) == _side(number, limit) for limit in limits):
             return text
     return repr(number)

@@ -42,6 +42,7 @@ def test_places_behind_the_point_are_kept_and_more_are_taken_where_two_numbers_w
         (0.5, (0.5,), "50%"),
         (0.004, (0, 1), "0.4%"),
         (0.9999, (0, 1), "99.99%"),
+        (1.0, (0.02,), "100%"),
     ],
 )
 def test_a_percentage_does_too(share, limits, text):

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from muse_core.errors import DatasetError, SlideReadError
 from muse_core.images.orientation import STEPS, exif_orientation, upright
 from muse_core.images.pixels import Pixels, more_than_8_bits, to_rgb
-from muse_core.images.strict_jpeg import decode_file_strictly
+from muse_core.images.strict_jpeg import DecodedColours, decode_file_strictly
 from muse_core.machine.files import md5_of
 
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -32,6 +32,7 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeEr
 _PNG = b"\x89PNG\r\n\x1a\n"  # how each begins
 _KEEPS_COLOUR = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "YCbCr"})
 _READ_BYTES = 1 << 20
+_OF_MODES: dict[str, DecodedColours] = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 
 
 @contextmanager
@@ -82,11 +83,21 @@ def rgb_of(image: Image.Image, path: Path) -> Pixels:
 
 
 def _jpeg_rgb(image: Image.Image, path: Path) -> Pixels | None:
-    """The pixels of a JPEG of colour or grey, decoded strictly, for Pillow says nothing of damage; None of others."""
-    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+    """The pixels of a JPEG, decoded strictly, for Pillow says nothing of damage; None of other formats.
+
+    Raises:
+        SlideReadError: inks, and no word on which end of their scale is none.
+    """
+    colours = _OF_MODES.get(image.mode) if image.format in ("JPEG", "MPO") else None
+    if colours is None:
         return None
-    samples = decode_file_strictly(path.read_bytes(), "RGB" if image.mode == "RGB" else "GRAY")
-    return to_rgb(samples) if image.mode == "RGB" else to_rgb(samples[:, :, 0])
+    if colours == "CMYK" and "adobe" not in image.info:
+        raise SlideReadError(f"{path}: CMYK that doesn't say whether its inks are inverted; save it as RGB")
+    samples = decode_file_strictly(path.read_bytes(), colours)
+    if colours != "CMYK":
+        return to_rgb(samples)
+    light = samples.astype(np.uint16)  # Adobe stores what each ink leaves of the light
+    return ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
 
 
 def read_rgb(path: Path) -> Pixels:

@@ -9,18 +9,20 @@ from numpy.typing import NDArray
 
 from muse_core.images.jpeg_markers import END, end_of, is_zeroed
 
+DecodedColours = Literal["RGB", "GRAY", "CMYK"]  # by simplejpeg's names
+
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # libjpeg's words
 
 
-def decode_strictly(stream: bytes, colours: Literal["RGB", "GRAY"]) -> NDArray[np.uint8]:
-    """Decode a whole stream of one or three components.
+def decode_strictly(stream: bytes, colours: DecodedColours) -> NDArray[np.uint8]:
+    """Decode a whole stream.
 
     Args:
         stream: with all its tables.
         colours: what is asked for; libjpeg converts by the stream's markers.
 
     Returns:
-        (H, W, 3) or (H, W, 1) uint8.
+        (H, W, C) uint8.
 
     Raises:
         ValueError: it is damaged: coded data that end too early or go on too long, codes that there are not.
@@ -33,7 +35,7 @@ def decode_strictly(stream: bytes, colours: Literal["RGB", "GRAY"]) -> NDArray[n
     return np.asarray(simplejpeg.decode_jpeg(stream, colours, strict=False), np.uint8)
 
 
-def decode_file_strictly(data: bytes, colours: Literal["RGB", "GRAY"]) -> NDArray[np.uint8]:
+def decode_file_strictly(data: bytes, colours: DecodedColours) -> NDArray[np.uint8]:
     """The same of a file, behind whose end other bytes may stand: a film, another picture, a camera's own.
 
     Raises:

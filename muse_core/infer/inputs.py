@@ -130,6 +130,7 @@ def _images(path: Path) -> list[tuple[str, Path]]:
     if not path.exists() and _GLOB.search(str(path)):
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
         found = [one for one in found if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file()]
+        found = [one for one in found if one.parent.name not in OWN_FOLDERS]
         root = Path(os.path.commonpath([one.parent for one in found])) if found else Path()
         return [(slide_id, one.absolute()) for one, slide_id in zip(found, ids_of_files(root, found, {}), strict=True)]
     if not path.is_dir() or not any(

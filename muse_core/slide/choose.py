@@ -10,8 +10,9 @@ import numpy as np
 from muse_core.errors import ConfigError, SlideReadError, figure
 from muse_core.images.orientation import TURNS
 from muse_core.images.pixels import Pixels
+from muse_core.images.ycbcr_sense import is_ycbcr
 from muse_core.slide.cucim_reader import CucimReader
-from muse_core.slide.dicom import contradicted_colours, notes_of_dicom, why_no_slide
+from muse_core.slide.dicom import SeriesFacts, contradicted_colours, facts_of_series, read_dicom_file
 from muse_core.slide.file_state import SlideState
 from muse_core.slide.focus_planes import planes_of_ndpi
 from muse_core.slide.handles import Handles
@@ -26,6 +27,7 @@ from muse_core.slide.tiff_judgement import TiffJudgement, judge_tiff
 from muse_core.slide.tiff_pages import PARSE_ERRORS, TiffPage, is_tiff
 from muse_core.slide.tile_check import BrokenTileError
 from muse_core.slide.turned_reader import TurnedReader, turned_source
+from muse_core.slide.unread import hint_of, no_reader, refuse_what_is_no_file
 
 READERS = ("auto", "cucim", "openslide", "tifffile", "pillow")
 
@@ -50,9 +52,8 @@ _SAMPLES = (
     (256, 0.25, 0.25),
     (256, 0.75, 0.6),
 )
+_COLOUR_SAMPLES = 5  # of these, in which colours are looked at: the centre and corners and edges
 _EMPTY_SAMPLES = 2  # of tiles that were left out
-_DICOM, _DICOM_AT = b"DICM", 128
-_LFS_POINTER = b"version https://git-lfs"
 _KEPT = 8  # examinations that stay in memory: a slide is opened once a piece of work
 
 OpenReader = Callable[[], Reader]
@@ -142,7 +143,7 @@ def choose_reader(path: Path, wanted: str, *, read_threads: int = 1, scene: int 
     """
     if wanted not in READERS:
         raise ConfigError(f"reader {wanted!r} is unknown; one of {', '.join(READERS)} is needed")
-    _refuse_what_is_no_file(path)
+    refuse_what_is_no_file(path)
     state = SlideState.of(path)
     is_image = path.suffix.lower() in IMAGE_SUFFIXES and not is_tiff(path)
     try:
@@ -183,14 +184,16 @@ def _examine(path: Path, _: SlideState, wanted: str, scene: int | None) -> _Exam
 def _examine_image(path: Path, wanted: str, scene: int | None) -> _Examined:
     _refuse_other_scenes(scene, "an image")
     if wanted not in ("auto", "pillow"):
-        raise _no_reader(path, {wanted: "reads no such images"})
+        raise no_reader(path, {wanted: "reads no such images"})
     image = ImageFile(path)
     try:
         candidate = _Candidate("pillow", image.open)
     except SlideReadError as error:
-        raise SlideReadError(f"{error}{_hint(path)}", reason=error.reason) from None
+        raise SlideReadError(f"{error}{hint_of(path)}", reason=error.reason) from None
     size = candidate.source.levels[0]
     notes = [f"an image of one level, {size.width} x {size.height} px"]
+    if image.pictures > 1:
+        notes.append(f"the first of {image.pictures} pictures in the file")
     if words := TURNS.get(image.orientation):
         notes.append(f"the stored picture is {words} (EXIF orientation {image.orientation}) and read upright")
     return _Examined(
@@ -207,17 +210,26 @@ def _refuse_other_scenes(scene: int | None, what: str) -> None:
 def _examine_by_openslide(path: Path, wanted: str, openslide: _Candidate | None, failures: dict[str, str]) -> _Examined:
     """A format that only OpenSlide puts together: its word counts, save for levels that show something else."""
     if openslide is None:
-        raise _no_reader(path, failures)
+        raise no_reader(path, failures)
     if wanted not in ("auto", "openslide"):
-        raise _no_reader(path, {wanted: f"does not read {openslide.source.vendor} slides; openslide does"})
+        raise no_reader(path, {wanted: f"does not read {openslide.source.vendor} slides; openslide does"})
     if not _decodes(openslide):
-        raise _no_reader(path, {"openslide": openslide.failure})
+        raise no_reader(path, {"openslide": openslide.failure})
+    facts = _facts_of_series(path) if openslide.source.vendor == "dicom" else SeriesFacts()
     contradicted = contradicted_colours(path) if openslide.source.vendor == "dicom" else None
-    if contradicted == "rgb":
-        raise _no_reader(path, {"openslide": "would take RGB frames for the YCbCr that the header says; convert it"})
+    if facts.refusal or contradicted in ("rgb", "both"):
+        held = "RGB and YCbCr frames alike" if contradicted == "both" else "RGB frames for the YCbCr of its header"
+        raise no_reader(path, {"openslide": facts.refusal or f"would take {held}; convert it"})
+    if contradicted is None:
+        _refuse_ycbcr(path, openslide)
     levels, notes = _levels_of_one_picture(openslide)
-    notes += [*openslide.source.notes, *_format_notes(path, openslide.source.vendor)]
-    source = replace(openslide.source, levels=tuple(level for _, level in levels))
+    _refuse_another_slide(path, [level for _, level in levels])
+    notes += [*openslide.source.notes, *facts.notes, *_notes_of_ndpi(path, openslide.source.vendor)]
+    source = replace(
+        openslide.source,
+        levels=tuple(level for _, level in levels),
+        mpp_candidates=openslide.source.mpp_candidates + facts.mpp_candidates,
+    )
     numbers = [number for number, _ in levels]
     size = source.levels[0]
     if contradicted:
@@ -231,12 +243,34 @@ def _examine_by_openslide(path: Path, wanted: str, openslide: _Candidate | None,
     return _Examined("openslide", open_reader, source, check, source.vendor, tuple(notes))
 
 
-def _format_notes(path: Path, vendor: str) -> list[str]:
-    """What is to be said of planes in focus, of which OpenSlide reads one, and of levels that are not there."""
-    if vendor == "dicom":
-        return notes_of_dicom([one for one, _ in SlideState.of(path).files])
+def _notes_of_ndpi(path: Path, vendor: str) -> list[str]:
+    """What is to be said of planes in focus, of which OpenSlide reads one."""
     planes = planes_of_ndpi(path) if vendor == "hamamatsu" and is_tiff(path) else None
     return [planes] if planes else []
+
+
+def _facts_of_series(path: Path) -> SeriesFacts:
+    return facts_of_series([one for one, _ in SlideState.of(path).files])
+
+
+def _refuse_another_slide(path: Path, levels: list[Level]) -> None:
+    """OpenSlide reads the largest slide of a series; that a level of another was asked for must not go unseen."""
+    own = read_dicom_file(path)
+    if own is not None and own.is_volume and own.size not in [(one.width, one.height) for one in levels]:
+        largest = levels[0]
+        raise SlideReadError(
+            f"{path}: {own.size[0]} x {own.size[1]} px, and no level of the slide of {largest.width} x "
+            f"{largest.height} px whose series it claims; put each slide into a folder of its own"
+        )
+
+
+def _refuse_ycbcr(path: Path, candidate: _Candidate) -> None:
+    samples = [found for one in _SAMPLES[:_COLOUR_SAMPLES] if (found := candidate.sample(*one)) is not None]
+    if is_ycbcr(samples):
+        raise SlideReadError(
+            f"{path}: its colours are YCbCr that nothing in the file calls so: read as RGB its glass is salmon and its "
+            "tissue has one hue; convert it to RGB"
+        )
 
 
 def _levels_of_one_picture(openslide: _Candidate) -> tuple[list[tuple[int, Level]], list[str]]:
@@ -269,7 +303,7 @@ def _examine_pages(
         raise
     except (SlideReadError, *PARSE_ERRORS) as error:
         failures["tifffile"] = str(error)
-        raise _no_reader(path, failures) from None
+        raise no_reader(path, failures) from None
     vendor = openslide.source.vendor if openslide else judged.source.vendor
     source = replace(
         judged.source,
@@ -283,11 +317,13 @@ def _examine_pages(
     candidates = {name: one for name, one in opened if one is not None}
     try:
         chosen, check = _pick(candidates, failures, wanted, _empty_places(judged))
+        if chosen is not None:
+            _refuse_ycbcr(path, chosen)
     finally:
         for one in candidates.values():
             one.handles.close()
     if chosen is None:
-        raise _no_reader(path, failures)
+        raise no_reader(path, failures)
     opener = openers[chosen.name]
     if judged.orientation != 1:
         opener = _turned(opener, judged.orientation)
@@ -450,41 +486,3 @@ def _agreeing_samples(candidate: _Candidate, judge: _Candidate, extra: list[tupl
         if agreeing == wanted:
             break
     return agreeing
-
-
-def _refuse_what_is_no_file(path: Path) -> None:
-    if path.is_dir():
-        raise SlideReadError(f"{path}: is a folder; the path of a slide file is needed")
-    try:
-        with path.open("rb") as file:
-            first = file.read(1)
-    except FileNotFoundError:
-        raise SlideReadError(f"{path}: no such file; check the path", reason="not_found") from None
-    except OSError as error:
-        raise SlideReadError(f"{path}: cannot be opened: {error.strerror or error}") from None
-    if not first:
-        raise SlideReadError(f"{path}: is empty (0 bytes); fetch it again")
-
-
-def _no_reader(path: Path, failures: dict[str, str]) -> SlideReadError:
-    """No reader has the file: each one's own error, shortly, in one line."""
-    return SlideReadError(f"{path}: no reader decodes it{_hint(path)}: {_in_words(failures)}")
-
-
-def _hint(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(_DICOM_AT + len(_DICOM))
-    if head.startswith(_LFS_POINTER):
-        return " (it is a git-lfs pointer, not the slide: run git lfs pull)"
-    words = why_no_slide(path) if head[_DICOM_AT:] == _DICOM else ""
-    return f" ({words})" if words else ""
-
-
-def _in_words(failures: dict[str, str]) -> str:
-    return "; ".join(_short(name, text) for name, text in failures.items())
-
-
-def _short(name: str, text: str, limit: int = 160) -> str:
-    words = " ".join(text.split())
-    words = words if words.startswith(f"{name}:") else f"{name}: {words}"
-    return words if len(words) <= limit else words[: limit - 1] + "…"

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from muse_core.machine.files import md5_of, new_md5
-from muse_core.slide.dicom import DicomFile, read_dicom_file
+from muse_core.slide.dicom import DicomFile, is_dicom, read_dicom_file
 
 _HEADERS_KEPT = 65536  # of DICOM files; each series asks for those of its whole folder
 
@@ -27,7 +27,7 @@ def files_of_slide(path: Path) -> tuple[Path, ...]:
         others: Iterable[Path] = (one for one in path.with_suffix("").rglob("*") if one.is_file())
     elif suffix in (".vms", ".vmu"):
         others = _named_in(path)
-    elif suffix == ".dcm":
+    elif is_dicom(path):
         others = _of_series(path)
     else:
         return (path,)
@@ -79,7 +79,7 @@ def _named_in(path: Path) -> Iterator[Path]:
 def _of_series(path: Path) -> Iterator[Path]:
     own = _header(path)
     for one in path.parent.iterdir():
-        if one.suffix.lower() == ".dcm" and not one.name.startswith(".") and one.is_file():
+        if not one.name.startswith(".") and one.is_file() and is_dicom(one):
             other = _header(one)
             if own is None or other is None or other.series == own.series:
                 yield one

@@ -1,8 +1,11 @@
 """PNG and JPEG images as slides of one level, decoded whole and shared by all handles."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+
+from PIL import Image
 
 from muse_core.errors import SlideReadError
 from muse_core.images.decode import opened_image, rgb_of
@@ -54,6 +57,7 @@ class ImageFile:
         self._lock = Lock()
         self._decoded: tuple[Pixels, str] | None = None
         self.orientation = 1
+        self.pictures = 1
 
     def open(self) -> ImageReader:
         """A handle.
@@ -63,15 +67,16 @@ class ImageFile:
         """
         with self._lock:
             if self._decoded is None:
-                pixels, kind, self.orientation = _decode(self._path)
-                self._decoded = pixels, kind
+                with _opened(self._path) as image:
+                    self._decoded = rgb_of(image, self._path), (image.format or "image").lower()
+                    self.orientation, self.pictures = exif_orientation(image), getattr(image, "n_frames", 1)
         return ImageReader(*self._decoded)
 
 
-def _decode(path: Path) -> tuple[Pixels, str, int]:
-    """The pixels upright, the format, and which way up they are stored."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     with opened_image(path, formats=_FORMATS) as image:
         if image.width * image.height > LARGEST_PX:
             message = f"{path}: {image.width} x {image.height} px; at most {LARGEST_PX:,} px fit in memory"
             raise SlideReadError(message, reason="too_large")
-        return rgb_of(image, path), (image.format or "image").lower(), exif_orientation(image)
+        yield image

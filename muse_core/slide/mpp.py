@@ -8,8 +8,17 @@ from muse_core.errors import MppError, percent
 from muse_core.images.plausible_mpp import SLIDE_MPP
 from muse_core.slide.info import Mpp
 
+# What was imaged in mm is a witness alone: programs that do not know it fill in a size of their own.
+_WITNESS = "dicom.ImagedVolumeWidth"
 # Best first. OpenSlide's figure is the vendor's own field; where it knows no vendor it is not among the candidates.
-_TRUST = ("openslide.mpp-x", "aperio.MPP", "ome.PhysicalSizeX", "imagej.unit", "tiff.XResolution")
+_TRUST = (
+    "openslide.mpp-x",
+    _WITNESS,
+    "aperio.MPP",
+    "ome.PhysicalSizeX",
+    "imagej.unit",
+    "tiff.XResolution",
+)
 # Programs that write these leave the generic tags at whatever they were: they are not held against them.
 _BEATS_THE_TAG = ("ome.PhysicalSizeX", "imagej.unit")
 
@@ -68,13 +77,16 @@ def mpp_notes(candidates: Iterable[Mpp], chosen: Mpp) -> list[str]:
 
 def _judged(candidates: Iterable[Mpp]) -> tuple[list[Mpp], list[str]]:
     """The plausible figures, best first, and what speaks against the others."""
-    plausible, refused = [], []
+    plausible: list[Mpp] = []
+    refused: list[str] = []
     for candidate in sorted(candidates, key=lambda one: _TRUST.index(one.source)):
         problem = _problem(candidate)
         if problem is None:
             plausible.append(candidate)
         else:
             refused.append(f"{_in_words(candidate)} {problem}")
+    if [one.source for one in plausible] == [_WITNESS]:
+        refused.append(f"{_in_words(plausible.pop())} is not believed alone")
     return plausible, refused
 
 
@@ -85,7 +97,7 @@ def _apart(one: Mpp, other: Mpp) -> float:
 
 
 def _in_words(mpp: Mpp) -> str:
-    figures = f"{mpp.x:.6g}" if mpp.x == mpp.y else f"{mpp.x:.6g} x {mpp.y:.6g}"
+    figures = f"{mpp.x:.6g}" if f"{mpp.x:.6g}" == f"{mpp.y:.6g}" else f"{mpp.x:.6g} x {mpp.y:.6g}"
     return f"{mpp.source} = {figures}"
 
 

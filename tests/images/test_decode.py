@@ -34,6 +34,29 @@ def test_a_damaged_png_is_told_in_one_line_and_nothing_else_is_printed(tmp_path,
     np.testing.assert_array_equal(read_rgb(path)[:, :, ::-1], cv2.imdecode(np.frombuffer(whole, np.uint8), 1))
 
 
+def test_inks_are_decoded_strictly_where_the_marker_says_how_they_are_stored(tmp_path):
+    cyan = Image.new("CMYK", (64, 48), (255, 0, 0, 0))
+    cyan.save(tmp_path / "a.jpg")
+    assert np.abs(read_rgb(tmp_path / "a.jpg")[20, 20].astype(int) - (0, 255, 255)).max() < 3
+    data = (tmp_path / "a.jpg").read_bytes()
+    marker = data.index(b"Adobe") - 4
+    (tmp_path / "b.jpg").write_bytes(data[:marker] + data[marker + 16 :])
+    with pytest.raises(DatasetError, match="CMYK that doesn't say whether its inks are inverted; save it as RGB"):
+        read_rgb(tmp_path / "b.jpg")
+
+
+def test_several_pictures_in_an_image_are_said(tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 80, 3), np.uint8))
+    picture.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture])
+    with open_slide(tmp_path / "a.jpg", mpp_override=0.5) as slide:
+        assert "the first of 2 pictures in the file" in slide.info.judgement
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    data[len(data) // 4 : len(data) // 4 + 64] = bytes(64)
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(SlideReadError, match="damaged or not whole"):
+        open_slide(tmp_path / "a.jpg", mpp_override=0.5)
+
+
 @pytest.mark.parametrize(
     ("name", "mode", "orientation"),
     [

@@ -1,5 +1,6 @@
 """DICOM slides: a level a file, and frames that are not what the header says."""
 
+import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -8,9 +9,11 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 
-from muse_core.errors import SlideChangedError, SlideReadError
+from muse_core.errors import MppError, SlideChangedError, SlideReadError
 from muse_core.slide import open_slide
 from muse_core.slide.dicom import contradicted_colours
 from tests.data.make_dicom import write_level
@@ -144,6 +147,46 @@ def test_a_folder_of_small_pictures_holds_no_slide(tmp_path, image, kind):
         write_level(tmp_path / "a.dcm", 800, 600, image=image), ImageType=["ORIGINAL", "PRIMARY", kind, "NONE"]
     )
     with pytest.raises(SlideReadError, match=f"it is the {kind.lower()} of a slide, and no level"):
+        open_slide(path)
+
+
+def test_the_size_of_what_was_imaged_is_held_against_the_pixels_and_never_believed_alone(tmp_path, image):
+    path = change(write_level(tmp_path / "a.dcm", 800, 600, image=image), ImagedVolumeWidth=0.8, ImagedVolumeHeight=0.6)
+    with pytest.raises(MppError, match="by 100%: openslide.mpp-x = 0.5 and dicom.ImagedVolumeWidth = 1;") as caught:
+        open_slide(path)
+    assert caught.value.reason == "mpp_conflict"
+    with open_slide(change(path, ImagedVolumeHeight=0.3)) as slide:  # no square pixels: of another area
+        assert slide.info.mpp.x == pytest.approx(0.5)
+    measures = pydicom.dcmread(path).SharedFunctionalGroupsSequence
+    measures[0].PixelMeasuresSequence[0].PixelSpacing = [0, 0]
+    with pytest.raises(MppError, match="dicom.ImagedVolumeWidth = 1 is not believed alone"):
+        open_slide(change(path, SharedFunctionalGroupsSequence=measures, ImagedVolumeHeight=0.6))
+
+
+@pytest.mark.parametrize("claims", [{"TotalPixelMatrixColumns": 600}, {"NumberOfFrames": "7"}])
+def test_frames_that_do_not_make_the_picture_are_refused(tmp_path, image, claims):
+    with pytest.raises(SlideReadError, match="which lies where is not known"):
+        open_slide(change(write_level(tmp_path / "a.dcm", 800, 600, image=image), **claims))
+
+
+def test_a_slide_whose_series_is_a_larger_slides_is_not_taken_for_it(tmp_path, image):
+    larger = tissue_image(1000, 900, mpp=0.5, seed=9)[0]
+    write_level(tmp_path / "b.dcm", 1000, 900, image=larger, index=7)
+    with pytest.raises(SlideReadError, match="800 x 600 px, and no level of the slide of 1000 x 900 px"):
+        open_slide(write_level(tmp_path / "a.dcm", 800, 600, image=image))
+
+
+def test_frames_of_several_colours_and_ycbcr_that_nothing_calls_so_are_refused(tmp_path, image):
+    path = write_level(tmp_path / "a.dcm", 800, 600, image=image, jpeg=True, photometric="YBR_FULL_422")
+    frames = list(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=12))
+    stream = io.BytesIO()
+    Image.fromarray(image[:256, :256]).save(stream, "JPEG", keep_rgb=True)
+    change(path, PixelData=encapsulate([*frames[:5], stream.getvalue(), *frames[6:]]))
+    with pytest.raises(SlideReadError, match="would take RGB and YCbCr frames alike"):
+        open_slide(path)
+    bare = [frame[:2] + frame[4 + int.from_bytes(frame[4:6], "big") :] for frame in frames]  # without JFIF's marker
+    change(path, PixelData=encapsulate(bare), PhotometricInterpretation="RGB")
+    with pytest.raises(SlideReadError, match="its colours are YCbCr that nothing in the file calls so"):
         open_slide(path)
 
 

@@ -8,13 +8,15 @@ from pathlib import Path, PurePath
 from muse_core.cohort.manifest.ids import distinct_ids
 from muse_core.cohort.uris import path_text, slide_stem, slide_suffix
 from muse_core.errors import ManifestError
-from muse_core.slide.dicom import one_a_series
+from muse_core.slide.dicom import is_dicom, one_a_series
 
 # A scanner's small pictures beside a slide: the slide's name with one of these words behind it.
 _SMALL_PICTURE = re.compile(
     r"[\s._\-(\[]*(?:thumb(?:nail)?|macro|label|overview|preview|map|snapshot|barcode)s?[\s._\-)\]]*\d*$", re.IGNORECASE
 )
 OWN_FOLDERS = ("contact_sheets",)  # pictures that builds of this project write
+# What file servers and archivers keep beside files: thumbnails and shadows of them, and what was thrown away.
+_SYSTEM_FOLDERS = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 def slides_below(folder: Path) -> tuple[list[Path], list[str]]:
@@ -28,9 +30,10 @@ def slides_below(folder: Path) -> tuple[list[Path], list[str]]:
 
 def slides_among(files: list[Path]) -> tuple[list[Path], list[str]]:
     """Of files that are named as slides, those that are: one a DICOM series, no thumbnails; the rest in words."""
-    dicom = [path for path in files if path.suffix.lower() == ".dcm"]
+    files, words = _without_links(files)
+    dicom = [path for path in files if is_dicom(path)]
     of_series, standing = one_a_series(dicom)
-    words = [
+    words += [
         f"{path.name} stands for its DICOM series: {count} other file{'s' if count > 1 else ''} beside it "
         f"{'are' if count > 1 else 'is'} the same slide"
         for path, count in standing.items()
@@ -42,9 +45,28 @@ def slides_among(files: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def is_slide(path: Path) -> bool:
-    """Whether a path is named as a slide and is no folder."""
+    """Whether a path is named as a slide, or is DICOM without a suffix, and is no folder."""
     # Names that start with a dot are unfinished downloads and the shadow files of macOS.
-    return bool(slide_suffix(path.name)) and not path.name.startswith(".") and not os.path.isdir(path)
+    if path.name.startswith(".") or os.path.isdir(path):
+        return False
+    return bool(slide_suffix(path.name)) or is_dicom(path)
+
+
+def is_hidden(folder: str) -> bool:
+    """Whether a folder of that name holds nothing that a person put there."""
+    return folder.startswith(".") or folder in _SYSTEM_FOLDERS
+
+
+def _without_links(files: list[Path]) -> tuple[list[Path], list[str]]:
+    """The files without links to others among them, which would be one slide twice; and what was left out, in words."""
+    kept: dict[str, Path] = {}
+    words = []
+    for path in sorted(files, key=os.path.islink):  # files before links to them
+        first = kept.setdefault(os.path.realpath(path), path)
+        if first != path:
+            words.append(f"{path.name} is a link to the same file as {first.name} and left out")
+    taken = set(kept.values())
+    return [path for path in files if path in taken], words
 
 
 def is_small_picture(path: PurePath, slides: Sequence[PurePath]) -> bool:
@@ -90,9 +112,10 @@ def files_below(folder: Path) -> Iterator[Path]:
                 folders.clear()
                 continue
             seen.add(real)
+            folders[:] = [name for name in folders if name not in OWN_FOLDERS and not is_hidden(name)]
             links = [name for name in folders if os.path.islink(os.path.join(root, name))]
             waiting += [Path(root) / name for name in sorted(links)]
-            folders[:] = [name for name in folders if name not in links and name not in OWN_FOLDERS]
+            folders[:] = [name for name in folders if name not in links]
             yield from (Path(root) / name for name in names)
 
 

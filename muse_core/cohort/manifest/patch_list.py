@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from muse_core.cohort.manifest.files import is_hidden
 from muse_core.cohort.uris import path_text
 from muse_core.errors import ConfigError
 
@@ -54,7 +55,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
     for root, folders, names in os.walk(folder, onerror=refuse):
         # Names that start with a dot are thumbnails, unfinished downloads and the shadow files of macOS.
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         yield from (Path(root) / name for name in names if _is_patch(name))
 
 

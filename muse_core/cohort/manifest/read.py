@@ -35,6 +35,7 @@ from muse_core.cohort.uris import (
 )
 from muse_core.errors import ManifestError, OutputError
 from muse_core.machine.files import whole_file
+from muse_core.slide.dicom import is_dicom
 
 _REQUIRED = ("slide_id", "uri")
 _GDC_COLUMNS = frozenset({"id", "filename", "md5", "size", "state"})
@@ -85,7 +86,7 @@ def read_manifest(path: str | Path, *, check_files: bool = False, known: Mapping
         found = (Path(name) for name in glob.glob(str(path), recursive=True))
         among = slides_among(sorted(name for name in found if is_slide(name)))
         return _from_files(path, *among, check_files=check_files, known=known or {})
-    if slide_suffix(path.name) and os.path.isfile(path):
+    if os.path.isfile(path) and (slide_suffix(path.name) or is_dicom(path)):
         return _from_files(path, [path], [], check_files=check_files, known=known or {})
     if words := unread_format(path.name):
         raise ManifestError(f"{path}: {words}")

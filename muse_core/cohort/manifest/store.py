@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from muse_core.cohort.manifest.files import OWN_FOLDERS, is_picture_of, is_small_picture, left_out_as_small
+from muse_core.cohort.manifest.files import OWN_FOLDERS, is_hidden, is_picture_of, is_small_picture, left_out_as_small
 from muse_core.cohort.manifest.ids import distinct_ids, is_there
 from muse_core.cohort.objects import ObjectFolder
 from muse_core.cohort.uris import slide_suffix
@@ -62,8 +62,10 @@ def slides_in_store(url: str, known: Mapping[str, str], suffixes: Sequence[str] 
 
 
 def _is_hidden(name: PurePosixPath) -> bool:
-    """Whether an object is an unfinished upload, or a picture that a build of this project wrote."""
-    return name.name.startswith(".") or any(folder in OWN_FOLDERS for folder in name.parts[:-1])
+    """Whether an object is an unfinished upload, a server's own, or a picture that a build of this project wrote."""
+    return name.name.startswith(".") or any(
+        folder in OWN_FOLDERS or is_hidden(folder) for folder in name.parts[:-1]
+    )
 
 
 def _pictures_among(names: Sequence[str], slides: Sequence[str]) -> set[str]:

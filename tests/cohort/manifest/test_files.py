@@ -3,11 +3,15 @@
 import os
 from pathlib import Path
 
+import pydicom
 import pytest
+from PIL import Image
 
 from muse_core.cohort.manifest import read_manifest
-from muse_core.errors import ManifestError
+from muse_core.cohort.manifest.patch_list import list_patches
+from muse_core.errors import ConfigError, ManifestError, SlideReadError
 from muse_core.infer.inputs import read_inputs
+from muse_core.slide import open_slide
 from tests.data.make_dicom import write_level
 
 
@@ -38,6 +42,21 @@ def test_dicom_files_that_cannot_be_read_are_left_to_who_opens_them(tmp_path):
     assert ids(tmp_path) == ["a", "b"]
 
 
+def test_dicom_without_a_suffix_is_known_by_its_header(tmp_path):
+    for index, name in enumerate(("IM0001", "1.2.840.7")):
+        write_level(tmp_path / name, 512 >> index, 512 >> index, index=index)
+    level = pydicom.dcmread(write_level(tmp_path / "DICOMDIR", 512, 512, series=2))
+    del level.TotalPixelMatrixColumns, level.TotalPixelMatrixRows
+    level.save_as(tmp_path / "DICOMDIR")  # of another kind: a list of files, or tomography
+    touch(tmp_path, "README", "notes.1")
+    found = read_manifest(tmp_path)
+    assert [Path(row.uri).name for row in found.rows] == ["IM0001"]
+    assert "1 other file beside it is the same slide" in found.problems[0].message
+    assert ids(tmp_path / "1.2.840.7") == ["1.2.840"]
+    with open_slide(tmp_path / "1.2.840.7") as slide:
+        assert [level.width for level in slide.info.levels] == [512, 256]
+
+
 @pytest.mark.parametrize("word", ["_thumbnail", "-macro", ".label", " thumb", "_overview", "_thumb_1", "-snapshot"])
 def test_a_scanners_small_picture_beside_a_slide_is_none(tmp_path, word):
     touch(tmp_path, "S1.svs", f"S1{word}.tif", "elsewhere/S1_macro.tif", "S2_label_study.tif")
@@ -49,6 +68,33 @@ def test_a_scanners_small_picture_beside_a_slide_is_none(tmp_path, word):
 def test_images_beside_slides_are_not_taken_for_slides(tmp_path):
     touch(tmp_path, "S1.svs", "S1.png", "S1_thumbnail.jpg", "S1.svs.jpg", "own.png", "contact_sheets/own2.jpg")
     assert [row.slide_id for row in read_inputs(tmp_path, 0.25).rows] == ["S1", "own"]
+
+
+def test_hidden_folders_and_those_of_file_servers_hold_no_slides(tmp_path):
+    touch(tmp_path, "S1.svs", ".Trash-1000/files/T.svs", "@eaDir/S1.svs", "__MACOSX/a/S1.svs", "lost+found/L.svs")
+    (tmp_path / "lost+found").chmod(0)
+    assert ids(tmp_path) == ["S1"]
+    hidden = tmp_path / ".Trash-1000"
+    assert ids(hidden) == ["T"], "one that was asked for is"
+    Image.new("RGB", (64, 64)).save(tmp_path / ".Trash-1000" / "p.png")
+    with pytest.raises(ConfigError, match="no image in it"):
+        list_patches(tmp_path)
+
+
+def test_a_link_to_a_slide_beside_it_is_no_second_slide(tmp_path):
+    touch(tmp_path, "b/S1.svs")
+    (tmp_path / "a.svs").symlink_to("b/S1.svs")
+    found = read_manifest(tmp_path)
+    assert [row.slide_id for row in found.rows] == ["S1"]
+    assert "a.svs is a link to the same file as S1.svs and left out" in found.problems[0].message
+
+
+def test_a_pipe_is_no_slide(tmp_path):
+    for name in ("p", "p.svs"):
+        os.mkfifo(tmp_path / name)
+    assert ids(tmp_path) == ["p"]
+    with pytest.raises(SlideReadError, match="is no file but a device or pipe"):
+        open_slide(tmp_path / "p.svs")
 
 
 def test_a_linked_folder_is_followed_once(tmp_path):
