@@ -17,7 +17,7 @@ _HALF = 0.5  # chroma of tissue spreads by a quarter of what its brightness does
 def is_ycbcr(samples: Sequence[Pixels]) -> bool:
     """Whether some places of a slide, taken for RGB, are YCbCr: glass is salmon then, and tissue has one hue.
 
-    Of 808 patches of H&E at 256 px none is taken for YCbCr; as YCbCr 60 % are noticed by one patch alone, without glass.
+    Of 808 patches of H&E at 256 px none is taken for YCbCr; as YCbCr 60 % are noticed by one patch without glass.
 
     Args:
         samples: (H, W, 3) uint8 each, of one slide.

@@ -70,7 +70,7 @@ def read_dot_file(path: Path) -> list[DotFile]:
         return [_read_csv(path)]
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: no JSON that can be read: {error}") from None
     if isinstance(content, dict) and "annotations" in content:
         return list(_read_coco(content, path))

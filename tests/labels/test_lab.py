@@ -194,6 +194,7 @@ def test_settings_that_make_no_sense(root):
     [
         ("{", "no JSON that can be read"),
         ("7", "no GeoJSON"),
+        pytest.param("[" * 100_000, "no JSON that can be read", id="nested"),
         ('{"annotations": []}', "COCO without 'images'"),
         ('{"images": [{"id": 1, "file_name": "a.png"}], "categories": [], "annotations": [3]}', "annotation 1: a int"),
         (

@@ -152,14 +152,14 @@ def test_a_folder_of_small_pictures_holds_no_slide(tmp_path, image, kind):
 
 def test_the_size_of_what_was_imaged_is_held_against_the_pixels_and_never_believed_alone(tmp_path, image):
     path = change(write_level(tmp_path / "a.dcm", 800, 600, image=image), ImagedVolumeWidth=0.8, ImagedVolumeHeight=0.6)
-    with pytest.raises(MppError, match="by 100%: openslide.mpp-x = 0.5 and dicom.ImagedVolumeWidth = 1;") as caught:
+    with pytest.raises(MppError, match=r"by 100%: openslide\.mpp-x = 0.5 and dicom\.ImagedVolumeWidth = 1;") as caught:
         open_slide(path)
     assert caught.value.reason == "mpp_conflict"
     with open_slide(change(path, ImagedVolumeHeight=0.3)) as slide:  # no square pixels: of another area
         assert slide.info.mpp.x == pytest.approx(0.5)
     measures = pydicom.dcmread(path).SharedFunctionalGroupsSequence
     measures[0].PixelMeasuresSequence[0].PixelSpacing = [0, 0]
-    with pytest.raises(MppError, match="dicom.ImagedVolumeWidth = 1 is not believed alone"):
+    with pytest.raises(MppError, match=r"dicom\.ImagedVolumeWidth = 1 is not believed alone"):
         open_slide(change(path, SharedFunctionalGroupsSequence=measures, ImagedVolumeHeight=0.6))
 
 

@@ -104,6 +104,8 @@ class TestGeoJson:
         [
             ("{", DatasetError, "not GeoJSON"),
             ("3", DatasetError, "not GeoJSON"),
+            pytest.param("[" * 100_000, DatasetError, "not GeoJSON", id="nested"),
+            pytest.param("1" * 5000, DatasetError, "not GeoJSON", id="a long number"),
             ('{"type": "Circle"}', DatasetError, "not a GeoJSON geometry"),
             ('{"type": "Polygon", "coordinates": [[[1, 2]]]}', DatasetError, "not a GeoJSON geometry"),
             ('{"type": "Polygon", "coordinates": [[[0, 0], [NaN, 9], [9, 9], [0, 0]]]}', DatasetError, "is no number"),

@@ -63,9 +63,7 @@ def slides_in_store(url: str, known: Mapping[str, str], suffixes: Sequence[str] 
 
 def _is_hidden(name: PurePosixPath) -> bool:
     """Whether an object is an unfinished upload, a server's own, or a picture that a build of this project wrote."""
-    return name.name.startswith(".") or any(
-        folder in OWN_FOLDERS or is_hidden(folder) for folder in name.parts[:-1]
-    )
+    return name.name.startswith(".") or any(folder in OWN_FOLDERS or is_hidden(folder) for folder in name.parts[:-1])
 
 
 def _pictures_among(names: Sequence[str], slides: Sequence[str]) -> set[str]:
