@@ -8,6 +8,7 @@ from muse_core.images.pixels import Pixels
 
 _NEUTRAL = 128  # of Cb and Cr: what has no colour
 _NEAR_NEUTRAL, _NEAR_ON_AVERAGE = 16, 40  # grey levels; of a pixel of glass, and of all pixels in the mean
+_WHITE, _WHITE_PART = 190, 0.002  # in all channels: glass as RGB, and as YCbCr a bright magenta that no stain has
 _BRIGHT = 200  # of Y: glass
 _GLASS_PART = 0.2  # of the pixels: at most 0.02 of any of 808 patches of tissue are of that colour as RGB
 _LEAST_SPREAD = 15.0  # standard deviation of Y: flatter pictures tell nothing
@@ -25,6 +26,8 @@ def is_ycbcr(samples: Sequence[Pixels]) -> bool:
     if not samples:
         return False
     pixels = np.concatenate([one.reshape(-1, 3) for one in samples]).astype(np.int16)
+    if (pixels.min(axis=1) > _WHITE).mean() > _WHITE_PART:
+        return False
     chroma = np.abs(pixels[:, 1:] - _NEUTRAL)
     salmon = (pixels[:, 0] > _BRIGHT) & (chroma.max(axis=1) < _NEAR_NEUTRAL)
     if salmon.mean() > _GLASS_PART:

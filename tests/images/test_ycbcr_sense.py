@@ -25,6 +25,14 @@ def test_ycbcr_is_told_from_rgb(tissue):
     assert not is_ycbcr([])
 
 
+def test_a_red_stain_beside_glass_is_rgb():
+    """Eosin alone, or AEC, may be as salmon as glass in YCbCr; white glass beside it says what it is."""
+    stain = np.full((64, 64, 3), (215, 125, 130), np.uint8)
+    glass = np.full((64, 64, 3), 235, np.uint8)
+    assert is_ycbcr([stain])
+    assert not is_ycbcr([stain, stain, stain, glass])
+
+
 def test_what_was_photographed_is_rgb(shared):
     for path in sorted((shared / "data").rglob("*.png"))[::40]:
         with Image.open(path) as image:
