@@ -10,14 +10,20 @@ set -euo pipefail
 
 days=14
 if [ "${1:-}" = "--days" ]; then
-    days=$2
-    shift 2
+    days=${2:-}
+    shift $(($# < 2 ? $# : 2))
+fi
+if ! [[ $days =~ ^[1-9][0-9]*$ ]]; then
+    echo "retention.sh: --days '$days': a whole number of days, 1 or more, needed" >&2
+    exit 2
 fi
 
 old() { # old FOLDER: what lies in it and was not changed for so long, all below included
     [ -d "$1" ] || return 0
     find "$1" -mindepth 1 -maxdepth 1 -print0 | while IFS= read -r -d '' entry; do
-        [ -n "$(find "$entry" -mtime "-$days" -print -quit)" ] || printf '%s\0' "$entry"
+        # What cannot be looked through whole may hold something new: it stays.
+        new=$(find "$entry" -mtime "-$days" -print -quit) || continue
+        [ -n "$new" ] || printf '%s\0' "$entry"
     done
 }
 

@@ -4,6 +4,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 from prefect import get_run_logger
@@ -24,13 +25,13 @@ def tell_webhook(ended: object) -> None:
     address = os.environ.get(VARIABLE)
     if not address:
         return
-    request = urllib.request.Request(  # noqa: S310  (the address is the operator's own)
-        address, json.dumps(_told(ended)).encode(), {"Content-Type": "application/json"}
-    )
     try:
+        told = json.dumps(_told(ended), default=str).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(address, told, headers)  # noqa: S310  (the address is the operator's own)
         with urllib.request.urlopen(request, timeout=_PATIENCE_S):  # noqa: S310
             pass
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # the last: an address or an answer that is none
         said = f"status {error.code}" if isinstance(error, urllib.error.HTTPError) else type(error).__name__
         get_run_logger().warning("%s: the webhook was not told (%s)", VARIABLE, said)
 

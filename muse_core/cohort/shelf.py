@@ -1,6 +1,7 @@
 """Small files that several runs see: one way to read, write and list them, on a disk and in an object store."""
 
 import os
+import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -63,18 +64,20 @@ class DiskFolder:
     def create(self, name: str, data: bytes) -> bool:
         """Put a file where there is none, whole; of many callers at once one succeeds, over NFS too.
 
+        Bytes must be the caller's own: an answer of NFS that was lost on its way is told by them.
+
         Raises:
             OutputError: it cannot be written.
         """
         path = self._root / name
-        whole = path.with_name(f".{path.name}.{os.getpid()}.{id(data):x}.tmp")
+        whole = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             whole.write_bytes(data)
             try:
                 os.link(whole, path)
             except FileExistsError:
-                return False
+                return self.read(name) == data
             finally:
                 whole.unlink(missing_ok=True)
         return True

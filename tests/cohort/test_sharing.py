@@ -184,3 +184,17 @@ def test_other_settings_are_refused(shelf):
         two.agree("weights 2")
     assert caught.value.reason == "output_mixed"
     two.agree("weights 1")
+
+
+def test_a_claim_whose_answer_was_lost_is_the_caller_s(shelf, monkeypatch):
+    """NFS makes the link, loses the answer, asks again and hears that the file is there."""
+    link = os.link
+
+    def lost(source, target):
+        link(source, target)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", lost)
+    assert shelf.create("a/1", b"mine")
+    assert not shelf.create("a/1", b"another's")
+    assert shelf.read("a/1") == b"mine"

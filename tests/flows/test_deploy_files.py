@@ -41,7 +41,13 @@ def test_old_unfinished_work_goes_and_nothing_else(tmp_path):
         if "B b" not in str(path) and path.name != "new.svs":
             os.utime(path, (old, old))
     environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path), "MUSE_WORK": str(tmp_path / "none")}
-    subprocess.run(["bash", str(DEPLOY / "retention.sh"), str(out)], env=environment, check=True)
+    script = ["bash", str(DEPLOY / "retention.sh")]
+    for days in ("14d", "0", ""):
+        refused = subprocess.run([*script, "--days", days, str(out)], env=environment, capture_output=True, text=True)
+        assert refused.returncode == 2
+        assert f"--days '{days}': a whole number of days, 1 or more, needed" in refused.stderr
+    assert (out / "slides/old.svs").exists()
+    subprocess.run([*script, str(out)], env=environment, check=True)
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == set(kept)
 
 
