@@ -12,7 +12,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import DatasetError
-from muse_core.slide.annotation_classes import class_of, is_ignored
+from muse_core.slide.annotation_classes import class_of, is_ignored, is_made
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def read_regions(
 ) -> Iterator[Annotation]:
     """Each area of a file less those to be ignored; points, lines and features without a geometry are passed over.
 
+    So are, beside areas that were drawn, objects that QuPath made by itself: tiles, the whole image, detections.
+
     Areas of the class `Ignore*`, or of another that ends in `*` but `Region*`, are cut out of the others.
 
     Args:
@@ -56,7 +58,9 @@ def read_regions(
         DatasetError: the file cannot be read or is not GeoJSON.
     """
     offset = bounds_origin(provenance) if origin_level0 is None else origin_level0
-    found = [(class_of(feature), feature, _area(feature, path)) for feature in _features(path)]
+    everything = _features(path)
+    features = [feature for feature in everything if not is_made(feature)] or everything
+    found = [(class_of(feature), feature, _area(feature, path)) for feature in features]
     areas = [(name, feature, area) for name, feature, area in found if area is not None and area.area > 0]
     ignored = shapely.union_all([area for name, _, area in areas if is_ignored(name)])
     for name, feature, area in areas:

@@ -1,4 +1,4 @@
-"""What QuPath's classes say of an annotation: one that is looked at, or one that is cut out.
+"""What QuPath says of an object: an area that somebody drew or not; and by its class, one looked at or one cut out.
 
 QuPath ships `Region*` for ground that is annotated whole, and `Ignore*`; it calls any class whose name ends in `*`
 ignored, since objects of that class are no cells. A region of that kind still is one.
@@ -9,6 +9,20 @@ from typing import Any
 
 _REGION_NAMES = frozenset({"region", "region*", "roi"})
 _BETWEEN = ": "  # of the names of a class derived from another, `Tumor: Positive`
+# What QuPath makes by itself: pieces that it computes in, the whole image, and what it found. Before version 0.3 the
+# kind stood in `id`.
+_MADE = frozenset({"tile", "root", "detection", "cell"})
+_MADE_IDS = frozenset({"PathTileObject", "PathRootObject", "PathDetectionObject", "PathCellObject"})
+
+
+def is_made(feature: Mapping[str, Any]) -> bool:
+    """Whether a GeoJSON feature is QuPath's own work: a tile, the whole image, a nucleus, not an area that was drawn.
+
+    Beside areas that were drawn it is none; a file of nothing else may be what somebody wants.
+    """
+    properties = feature.get("properties")
+    kind = properties.get("objectType") if isinstance(properties, Mapping) else None
+    return kind in _MADE if isinstance(kind, str) else feature.get("id") in _MADE_IDS
 
 
 def class_of(feature: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_core.errors import DatasetError, TissueError
 from muse_core.machine.files import whole_file
 from muse_core.slide import SlideInfo
-from muse_core.slide.annotation_classes import class_of, is_ignored
+from muse_core.slide.annotation_classes import class_of, is_ignored, is_made
 from muse_core.tissue.find import Tissue
 from muse_core.tissue.polygons import clip_polygons, polygon_parts
 
@@ -51,7 +51,8 @@ def read_tissue(path: Path, info: SlideInfo) -> Tissue:
 
     Takes a FeatureCollection, a bare array, a single Feature or geometry; polygons of any kind are repaired, joined
     where they overlap and clipped to the slide; annotations that QuPath ignores (class `Ignore*`, or another that
-    ends in `*` but `Region*`) are cut out; points and lines are left out with a warning.
+    ends in `*` but `Region*`) are cut out; points, lines and, beside what was drawn, what QuPath made by itself
+    (tiles, the whole image, detections) are left out with a warning.
 
     Args:
         path: the GeoJSON file, level-0 px.
@@ -63,7 +64,11 @@ def read_tissue(path: Path, info: SlideInfo) -> Tissue:
     """
     wanted: list[BaseGeometry] = []
     ignored: list[BaseGeometry] = []
-    for feature, geometry in _geometries(_load(path), path):
+    found = list(_geometries(_load(path), path))
+    drawn = [(feature, geometry) for feature, geometry in found if not is_made(feature)] or found
+    if n_made := len(found) - len(drawn):
+        logger.warning("%s: %d tiles, detections or images of QuPath's are no tissue and are left out", path, n_made)
+    for feature, geometry in drawn:
         parts = polygon_parts(geometry)
         if not parts:
             logger.warning("%s: a %s is no area and is left out", path, geometry.geom_type)

@@ -62,3 +62,16 @@ def test_a_region_is_one_and_what_is_to_be_ignored_is_cut_out_of_all(tmp_path):
         ("Region*", 80),
         ("Region*: Stroma", 96),
     ]
+
+
+@pytest.mark.parametrize("kind", ["tile", "root", "detection", "cell"])
+def test_what_qupath_made_is_no_region_beside_one_that_was_drawn(tmp_path, kind):
+    whole, drawn = square(0, 0, 1000, name="Stroma"), square(10, 10, 5, name="Tumor")
+    whole["properties"]["objectType"], drawn["properties"]["objectType"] = kind, "annotation"
+    assert [one.area_level0.area for one in regions(tmp_path / "r.geojson", [whole, drawn])] == [25]
+    assert len(regions(tmp_path / "r.geojson", [whole])) == 1, "somebody wants it: there is nothing else"
+
+
+def test_what_qupath_made_before_version_0_3(tmp_path):
+    whole, drawn = {**square(0, 0, 1000), "id": "PathTileObject"}, {**square(10, 10, 5), "id": "PathAnnotationObject"}
+    assert [one.area_level0.area for one in regions(tmp_path / "r.geojson", [whole, drawn])] == [25]

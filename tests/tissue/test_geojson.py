@@ -34,6 +34,14 @@ class TestGeoJson:
         assert back.source == "t.geojson"
         assert [a.equals(b) for a, b in zip(back.polygons, tissue.polygons, strict=True)] == [True, True]
 
+    def test_the_whole_image_and_tiles_beside_what_was_drawn_are_no_tissue(self, tmp_path, caplog):
+        whole = {"type": "Polygon", "coordinates": [[[0, 0], [999, 0], [999, 799], [0, 799], [0, 0]]]}
+        content = [feature(whole, objectType="root"), feature(whole, objectType="tile"), feature(SQUARE_GEOMETRY)]
+        (tmp_path / "t.geojson").write_text(json.dumps(content))
+        (polygon,) = read_tissue(tmp_path / "t.geojson", slide_info()).polygons
+        assert polygon.equals(Polygon(SQUARE))
+        assert "2 tiles, detections or images of QuPath's are no tissue" in caplog.text
+
     def test_is_what_qupath_opens_as_annotations(self, tmp_path):
         write_tissue(Tissue((shapely.box(0, 0, 10, 10),)), tmp_path / "t.geojson")
         content = json.loads((tmp_path / "t.geojson").read_text())
