@@ -200,13 +200,13 @@ def test_a_schedule_runs_a_deployment_by_itself(checkout):
     inbox = checkout / "data" / "inbox"
     inbox.mkdir(parents=True)
     shutil.copy(checkout / "data_manifests" / "sample" / "ihc-colon-small.svs", inbox / "new.svs")
+    # A file is taken once it has not changed for ten minutes: this one's last change is long ago.
+    os.utime(inbox / "new.svs", (0, 0))
     with ExitStack() as stack:
         here = Installation(stack, checkout)
         here.prefect("deployment", "schedule", "create", "infer-slides/inbox", "--cron", "* * * * *")
         table = checkout / "runs" / "inbox" / "slides.parquet"
-        # A file is taken once it has not changed for ten minutes: this one's last change is long ago.
-        os.utime(inbox / "new.svs", (0, 0))
-        wait_for("a run that nobody started", table.exists)
+        wait_for("a run that nobody started", lambda: table.exists() and pq.read_table(table).num_rows)
         assert "Can't evaluate" not in (checkout / "server.log").read_text()
     (new,) = pq.read_table(table).to_pylist()
     assert (new["slide_id"], new["status"]) == ("new", "done")
@@ -229,7 +229,7 @@ def test_a_run_whose_process_is_killed_is_started_again_by_itself(checkout):
         (process,) = [one for one in psutil.process_iter(["environ"]) if is_run(one, run_id)]
         process.kill()
         wait_for("the end", lambda: flow_run_state(here.api, run_id) == "COMPLETED")
-        assert httpx.get(f"{here.api}/flow_runs/{run_id}", timeout=10).json()["run_count"] == 2
+        assert httpx.get(f"{here.api}/flow_runs/{run_id}", timeout=10).json()["run_count"] >= 2
     (row,) = pq.read_table(out / "slides.parquet").to_pylist()
     assert row["status"] == "done"
 
