@@ -12,7 +12,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from muse_core.errors import DatasetError
-from muse_core.slide.annotation_classes import class_of, is_ignored, is_made
+from muse_core.slide.annotation_classes import class_of, drawn_areas, is_ignored
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ def bounds_origin(provenance: Mapping[str, Any]) -> tuple[float, float]:
 def read_regions(
     path: Path, provenance: Mapping[str, Any], *, origin_level0: tuple[float, float] | None = None
 ) -> Iterator[Annotation]:
-    """Each area of a file less those to be ignored; points, lines and features without a geometry are passed over.
-
-    So are, beside areas that were drawn, objects that QuPath made by itself: tiles, the whole image, detections.
+    """Each area of a file less those to be ignored; points, lines and features without a geometry are passed over,
+    and beside areas that were drawn those that QuPath made by itself: tiles, the whole image, detections.
 
     Areas of the class `Ignore*`, or of another that ends in `*` but `Region*`, are cut out of the others.
 
@@ -58,10 +57,9 @@ def read_regions(
         DatasetError: the file cannot be read or is not GeoJSON.
     """
     offset = bounds_origin(provenance) if origin_level0 is None else origin_level0
-    everything = _features(path)
-    features = [feature for feature in everything if not is_made(feature)] or everything
-    found = [(class_of(feature), feature, _area(feature, path)) for feature in features]
-    areas = [(name, feature, area) for name, feature, area in found if area is not None and area.area > 0]
+    found = [(feature, _area(feature, path)) for feature in _features(path)]
+    drawn = drawn_areas([(feature, area) for feature, area in found if area is not None and area.area > 0])
+    areas = [(class_of(feature), feature, area) for feature, area in drawn]
     ignored = shapely.union_all([area for name, _, area in areas if is_ignored(name)])
     for name, feature, area in areas:
         kept = area if is_ignored(name) or ignored.is_empty else shapely.difference(area, ignored)

@@ -4,8 +4,10 @@ QuPath ships `Region*` for ground that is annotated whole, and `Ignore*`; it cal
 ignored, since objects of that class are no cells. A region of that kind still is one.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+Area = TypeVar("Area")  # however its reader holds it
 
 _REGION_NAMES = frozenset({"region", "region*", "roi"})
 _BETWEEN = ": "  # of the names of a class derived from another, `Tumor: Positive`
@@ -15,11 +17,15 @@ _MADE = frozenset({"tile", "root", "detection", "cell"})
 _MADE_IDS = frozenset({"PathTileObject", "PathRootObject", "PathDetectionObject", "PathCellObject"})
 
 
-def is_made(feature: Mapping[str, Any]) -> bool:
-    """Whether a GeoJSON feature is QuPath's own work: a tile, the whole image, a nucleus, not an area that was drawn.
+def drawn_areas(areas: Sequence[tuple[Mapping[str, Any], Area]]) -> list[tuple[Mapping[str, Any], Area]]:
+    """GeoJSON features with their areas, without QuPath's own work: tiles, the whole image, nuclei that it found.
 
-    Beside areas that were drawn it is none; a file of nothing else may be what somebody wants.
+    A file of nothing else may be what somebody wants: then all of them.
     """
+    return [(feature, area) for feature, area in areas if not _is_made(feature)] or list(areas)
+
+
+def _is_made(feature: Mapping[str, Any]) -> bool:
     properties = feature.get("properties")
     kind = properties.get("objectType") if isinstance(properties, Mapping) else None
     return kind in _MADE if isinstance(kind, str) else feature.get("id") in _MADE_IDS

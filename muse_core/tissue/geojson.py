@@ -18,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_core.errors import DatasetError, TissueError
 from muse_core.machine.files import whole_file
 from muse_core.slide import SlideInfo
-from muse_core.slide.annotation_classes import class_of, is_ignored, is_made
+from muse_core.slide.annotation_classes import class_of, drawn_areas, is_ignored
 from muse_core.tissue.find import Tissue
 from muse_core.tissue.polygons import clip_polygons, polygon_parts
 
@@ -62,17 +62,17 @@ def read_tissue(path: Path, info: SlideInfo) -> Tissue:
         DatasetError: the file is not there or is not GeoJSON.
         TissueError: reason no_tissue: it holds no polygon on the slide.
     """
-    wanted: list[BaseGeometry] = []
-    ignored: list[BaseGeometry] = []
-    found = list(_geometries(_load(path), path))
-    drawn = [(feature, geometry) for feature, geometry in found if not is_made(feature)] or found
-    if n_made := len(found) - len(drawn):
-        logger.warning("%s: %d tiles, detections or images of QuPath's are no tissue and are left out", path, n_made)
-    for feature, geometry in drawn:
-        parts = polygon_parts(geometry)
-        if not parts:
+    areas = []
+    for feature, geometry in _geometries(_load(path), path):
+        if parts := polygon_parts(geometry):
+            areas.append((feature, parts))
+        else:
             logger.warning("%s: a %s is no area and is left out", path, geometry.geom_type)
-        (ignored if is_ignored(class_of(feature)) else wanted).extend(parts)
+    drawn = drawn_areas(areas)
+    if n_made := len(areas) - len(drawn):
+        logger.warning("%s: %d tiles, detections or images of QuPath's are no tissue and are left out", path, n_made)
+    wanted = [part for feature, parts in drawn if not is_ignored(class_of(feature)) for part in parts]
+    ignored = [part for feature, parts in drawn if is_ignored(class_of(feature)) for part in parts]
     kept = shapely.difference(shapely.union_all(wanted), shapely.union_all(ignored))
     polygons = clip_polygons([kept], info.width_level0, info.height_level0)
     if not polygons:

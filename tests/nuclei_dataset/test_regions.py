@@ -69,7 +69,8 @@ def test_what_qupath_made_is_no_region_beside_one_that_was_drawn(tmp_path, kind)
     whole, drawn = square(0, 0, 1000, name="Stroma"), square(10, 10, 5, name="Tumor")
     whole["properties"]["objectType"], drawn["properties"]["objectType"] = kind, "annotation"
     assert [one.area_level0.area for one in regions(tmp_path / "r.geojson", [whole, drawn])] == [25]
-    assert len(regions(tmp_path / "r.geojson", [whole])) == 1, "somebody wants it: there is nothing else"
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {}}
+    assert len(regions(tmp_path / "r.geojson", [whole, point])) == 1, "somebody wants it: there is no other area"
 
 
 def test_what_qupath_made_before_version_0_3(tmp_path):

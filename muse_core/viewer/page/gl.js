@@ -66,12 +66,14 @@ flat in vec3 v_colour;
 out vec4 colour;
 void main() { colour = vec4(v_colour, 1.0); }`;
 
+let accelerated = null; // asked once: in software the asking takes a while
 const SOFTWARE = /swiftshader|llvmpipe|softpipe|software|basic render/i;
 
 /** A context that a graphics card draws; null where software would have to, or where there is none. `force` takes both. */
 export function contextOf(canvas, force = false) {
   const options = { alpha: false, antialias: false, powerPreference: "high-performance" };
-  return force || isAccelerated() ? canvas.getContext("webgl2", options) : null;
+  accelerated ??= force || isAccelerated();
+  return accelerated ? canvas.getContext("webgl2", options) : null;
 }
 
 /** Whether WebGL 2 is a graphics card's: its name says so, as `failIfMajorPerformanceCaveat` does not everywhere. */
