@@ -43,8 +43,9 @@ def bounds_origin(provenance: Mapping[str, Any]) -> tuple[float, float]:
 def read_regions(
     path: Path, provenance: Mapping[str, Any], *, origin_level0: tuple[float, float] | None = None
 ) -> Iterator[Annotation]:
-    """Each area of a file less those to be ignored; points, lines and features without a geometry are passed over,
-    and beside areas that were drawn those that QuPath made by itself: tiles, the whole image, detections.
+    """Each area of a file less those to be ignored; points, lines and features without a geometry are passed over.
+
+    Beside areas that were drawn, so are those that QuPath made by itself: tiles, the whole image, detections.
 
     Areas of the class `Ignore*`, or of another that ends in `*` but `Region*`, are cut out of the others.
 
