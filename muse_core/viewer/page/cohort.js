@@ -103,7 +103,7 @@ export class CohortPage {
       notes.append(h("li", { class: "look" }, h("span", { class: "mark", "aria-hidden": "true" }, "!"), `${words(one.reason || one.status || "not finished")}: ${one.message || "no nuclei"}`));
     } else {
       if (one.reason) notes.append(h("li", { class: "look" }, h("span", { class: "mark", "aria-hidden": "true" }, "!"), `${words(one.reason)}: ${one.message || "nuclei of an earlier time"}`));
-      const line = [`${count(one.n_nuclei)} nuclei`, one.tissue_mm2 && `${+one.tissue_mm2.toPrecision(3)} mm²`, one.tissue_mm2 && `${count(Math.round(one.n_nuclei / one.tissue_mm2))} per mm²`, one.n_labels && `${count(one.n_labels)} labels`];
+      const line = [`${count(one.n_nuclei)} nuclei`, one.tissue_mm2 && `${+one.tissue_mm2.toPrecision(3)} mm²`, one.n_labels && `${count(one.n_labels)} labels`];
       figures.append(h("p", {}, line.filter(Boolean).join(" · ")));
     }
     return { element, picture, figures, notes };
@@ -130,7 +130,7 @@ export class CohortPage {
       try {
         const key = one.slide_id + one.version;
         if (!this.app.summaries.has(key)) this.app.summaries.set(key, await ask("summary", { slide: one.slide_id }));
-        this.fill(card, this.app.summaries.get(key));
+        this.fill(card, this.app.summaries.get(key), one.tissue_mm2);
       } catch (error) {
         card.notes.append(h("li", { class: "look" }, h("span", { class: "mark", "aria-hidden": "true" }, "!"), error.message));
       }
@@ -139,8 +139,9 @@ export class CohortPage {
     if (!this.closed && ["doubt", "notes"].includes(this.sort)) this.show();
   }
 
-  fill(card, { counts, doubt, notes }) {
-    const total = Object.values(counts).reduce((sum, one) => sum + one, 0) || 1;
+  fill(card, { counts, in_tissue: inTissue, doubt, notes }, mm2) {
+    const sum = (numbers) => Object.values(numbers).reduce((total, one) => total + one, 0), total = sum(counts) || 1;
+    if (mm2) card.figures.append(h("p", { class: "sub" }, `${count(Math.round(sum(inTissue) / mm2))} per mm² of tissue`)); // as the report has it
     card.figures.append(stacked(Object.entries(counts).map(([name, n]) => [name, this.app.colourOf(name), n / total]), Object.entries(counts).map(([name, n]) => `${words(name)} ${percent(n / total)}`).join(", ")));
     if (doubt !== null) card.figures.append(h("p", { class: "sub" }, `nuclei of doubtful class: ${percent(doubt)}`));
     card.notes.append(...notes.filter((note) => note.kind === "look").map(({ text }) => h("li", { class: "look" }, h("span", { class: "mark", "aria-hidden": "true" }, "!"), text)));
